@@ -1,0 +1,249 @@
+import { constants } from 'node:buffer';
+import { MigrationError } from '../../errors.ts';
+import type { MemoryRegion, PageRun } from '../../interfaces/memory.ts';
+import { chunksLength } from '../../util/chunks.ts';
+import type { Prng } from '../../util/prng.ts';
+import { isPowerOfTwo, requireArgument, requireRange } from './arguments.ts';
+import { PageBitmap } from './page-bitmap.ts';
+
+/** The content of one batch at most, and so the largest page: what the contract of `PageBatch` allows. */
+export const BATCH_BYTES_MAX = 1024 * 1024;
+
+/** Zero pages in one batch at most: they cost nothing to send, but time to look at. */
+const BATCH_ZERO_BYTES_MAX = 16 * 1024 * 1024;
+
+/** Runs in one batch at most, should zero and other pages alternate. */
+const BATCH_RUNS_MAX = 512;
+
+const zeroPage = Buffer.alloc(BATCH_BYTES_MAX);
+
+/** How the memory of a new VM is filled: `random`, `zero`, or the fraction of its pages, 0 to 1, that are zero. */
+export type MemoryFill = 'random' | 'zero' | number;
+
+/** Where a round stands: the next page to look at. */
+export interface RoundCursor {
+  region: number;
+  page: number;
+}
+
+/** A run while it is being put together. */
+interface OpenRun {
+  readonly region: number;
+  readonly offset: number;
+  length: number;
+  readonly zero: boolean;
+}
+
+interface Region {
+  readonly description: MemoryRegion;
+  readonly bytes: Buffer;
+  /** The same bytes, to look at the first word of a page without a call. */
+  readonly words: Int32Array;
+  readonly dirty: PageBitmap;
+}
+
+/**
+ * A simulated guest's memory: real bytes, and a dirty mark for every page. All pages are dirty at first.
+ */
+export class GuestMemory {
+  readonly regions: readonly MemoryRegion[];
+  readonly #regions: Region[];
+  #freed = false;
+
+  /** Zero-filled. Throws `invalid-argument` if a region's sizes, or its name, are not as {@link MemoryRegion} says. */
+  constructor(regions: readonly MemoryRegion[]) {
+    const problem = regionProblems(regions)[0];
+    requireArgument(problem === undefined, problem ?? '');
+    this.regions = regions.map((region) => Object.freeze({ ...region }));
+    this.#regions = this.regions.map((description) => {
+      const bytes = Buffer.alloc(description.sizeBytes);
+      const words = new Int32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
+      return { description, bytes, words, dirty: new PageBitmap(pageCount(description)) };
+    });
+    this.markAllDirty();
+  }
+
+  /** A region's bytes themselves, live, not a copy. Writing to them leaves no dirty mark. Throws `memory` once they were freed. */
+  bytes(region: number): Buffer {
+    return this.#region(region).bytes;
+  }
+
+  /** Fills all pages as `fill` says. Leaves no dirty mark. */
+  fill(fill: MemoryFill, prng: Prng): void {
+    if (fill === 'zero') return;
+    const zeroFraction = fill === 'random' ? 0 : fill;
+    requireArgument(zeroFraction >= 0 && zeroFraction <= 1, `fill: ${fill} is not a fraction from 0 to 1`);
+    for (const { bytes, description } of this.#regions) {
+      for (let offset = 0; offset < bytes.byteLength; offset += description.pageBytes) {
+        if (zeroFraction > 0 && prng.fraction() < zeroFraction) continue;
+        prng.fill(bytes.subarray(offset, offset + description.pageBytes));
+      }
+    }
+  }
+
+  /** A guest's write: bytes into place, then the dirty marks. Returns how many pages it touched. Throws `invalid-argument`. */
+  write(region: number, offset: number, content: Uint8Array): number {
+    const { bytes, dirty, description } = this.#region(region);
+    requireRange(`memory region ${description.name}`, offset, content.byteLength, bytes.byteLength);
+    if (content.byteLength === 0) return 0;
+    bytes.set(content, offset);
+    const first = Math.floor(offset / description.pageBytes);
+    const last = Math.floor((offset + content.byteLength - 1) / description.pageBytes);
+    for (let page = first; page <= last; page += 1) dirty.set(page);
+    return last - first + 1;
+  }
+
+  /** Puts a run that came from elsewhere into place, without dirty marks. Throws `memory` if it does not fit. */
+  put(run: PageRun): void {
+    const { bytes, description } = this.#region(run.region);
+    const { offset, length, content } = run;
+    const whole = offset % description.pageBytes === 0 && length % description.pageBytes === 0;
+    const fits = whole && length > 0 && offset >= 0 && offset + length <= bytes.byteLength;
+    if (!fits || (content !== 'zero' && chunksLength(content) !== length)) {
+      throw new MigrationError(
+        'memory',
+        `a run of ${length} bytes at ${offset} of ${description.name} is not one of whole pages`,
+      );
+    }
+    if (content === 'zero') {
+      this.#putZeros(bytes, offset, length, description.pageBytes);
+      return;
+    }
+    let at = offset;
+    for (const chunk of content) {
+      bytes.set(chunk, at);
+      at += chunk.byteLength;
+    }
+  }
+
+  /** Bytes of pages that are dirty. */
+  dirtyBytes(): number {
+    let total = 0;
+    for (const { dirty, description } of this.#regions) total += dirty.count * description.pageBytes;
+    return total;
+  }
+
+  markAllDirty(): void {
+    for (const { dirty } of this.#regions) dirty.setAll();
+  }
+
+  /** A bitmap for each region, all clear: what {@link GuestMemory.take} writes into. */
+  newMarks(): readonly PageBitmap[] {
+    this.#requireThere();
+    return this.#regions.map(({ dirty }) => new PageBitmap(dirty.size));
+  }
+
+  /** Marks pages dirty again that a round had taken. */
+  giveBack(taken: readonly PageBitmap[]): void {
+    this.#regions.forEach(({ dirty }, index) => {
+      const marks = taken[index];
+      if (marks !== undefined) dirty.setFrom(marks);
+    });
+  }
+
+  /**
+   * Takes dirty pages from `cursor` on, as one batch: clears their marks, notes them in `taken`, then copies their content into
+   * `buffer` (of {@link BATCH_BYTES_MAX}), adjoining pages as one run. Moves the cursor. Empty when no page is dirty from the cursor on.
+   */
+  take(cursor: RoundCursor, buffer: Buffer, taken: readonly PageBitmap[]): readonly PageRun[] {
+    this.#requireThere();
+    const open: OpenRun[] = [];
+    let room = BATCH_BYTES_MAX;
+    let zeroRoom = BATCH_ZERO_BYTES_MAX;
+    let last: OpenRun | undefined;
+    for (; cursor.region < this.#regions.length; cursor.region += 1, cursor.page = 0) {
+      const { description, bytes, words, dirty } = this.#region(cursor.region);
+      const { pageBytes } = description;
+      const marks = taken[cursor.region];
+      for (let page = dirty.nextSet(cursor.page); page !== -1; page = dirty.nextSet(page + 1)) {
+        cursor.page = page;
+        if (room < pageBytes || zeroRoom < pageBytes) return this.#read(open, buffer);
+        const offset = page * pageBytes;
+        const zero = words[offset / 4] === 0 && isZeroPage(bytes, offset, pageBytes);
+        if (last?.region === cursor.region && last.zero === zero && last.offset + last.length === offset) {
+          last.length += pageBytes;
+        } else {
+          if (open.length === BATCH_RUNS_MAX) return this.#read(open, buffer);
+          last = { region: cursor.region, offset, length: pageBytes, zero };
+          open.push(last);
+        }
+        dirty.clear(page);
+        marks?.set(page);
+        if (zero) zeroRoom -= pageBytes;
+        else room -= pageBytes;
+      }
+    }
+    return this.#read(open, buffer);
+  }
+
+  /** Whether {@link GuestMemory.free} was called. */
+  get freed(): boolean {
+    return this.#freed;
+  }
+
+  /** Lets go of the bytes: {@link GuestMemory.bytes} and everything that needs them throws `memory` from now on. */
+  free(): void {
+    this.#freed = true;
+    this.#regions.length = 0;
+  }
+
+  /** Copies the runs' content out of guest memory. Their marks are clear by now. */
+  #read(open: readonly OpenRun[], buffer: Buffer): readonly PageRun[] {
+    let used = 0;
+    return open.map(({ region, offset, length, zero }): PageRun => {
+      if (zero) return { region, offset, length, content: 'zero' };
+      const content = buffer.subarray(used, used + length);
+      content.set(this.#region(region).bytes.subarray(offset, offset + length));
+      used += length;
+      return { region, offset, length, content: [content] };
+    });
+  }
+
+  /** Looks before it writes: memory that was never touched stays unallocated by the host. */
+  #putZeros(bytes: Buffer, offset: number, length: number, pageBytes: number): void {
+    for (let at = offset; at < offset + length; at += pageBytes) {
+      if (!isZeroPage(bytes, at, pageBytes)) bytes.fill(0, at, at + pageBytes);
+    }
+  }
+
+  #requireThere(): void {
+    if (this.#freed) throw new MigrationError('memory', 'the memory was freed', { guest: 'lost' });
+  }
+
+  #region(index: number): Region {
+    const region = this.#regions[index];
+    if (region !== undefined) return region;
+    this.#requireThere();
+    throw new MigrationError('invalid-argument', `there is no memory region ${index}`);
+  }
+}
+
+/** Everything about the regions that a {@link GuestMemory} cannot have; empty if all is well. */
+export function regionProblems(regions: readonly MemoryRegion[]): readonly string[] {
+  const problems: string[] = [];
+  const names = new Set<string>();
+  for (const { name, sizeBytes, pageBytes } of regions) {
+    if (name.length < 1 || name.length > 255)
+      problems.push(`memory region ${name}: its name has not 1 to 255 characters`);
+    if (names.has(name)) problems.push(`memory region ${name}: named twice`);
+    names.add(name);
+    if (!isPowerOfTwo(pageBytes, 4096, BATCH_BYTES_MAX)) {
+      problems.push(
+        `memory region ${name}: pages of ${pageBytes} bytes, not a power of two from 4096 to ${BATCH_BYTES_MAX}`,
+      );
+    } else if (!(sizeBytes > 0 && sizeBytes <= constants.MAX_LENGTH && sizeBytes % pageBytes === 0)) {
+      problems.push(
+        `memory region ${name}: ${sizeBytes} bytes, not whole pages of ${pageBytes} up to ${constants.MAX_LENGTH} together`,
+      );
+    }
+  }
+  return problems;
+}
+
+function pageCount(region: MemoryRegion): number {
+  return region.sizeBytes / region.pageBytes;
+}
+
+function isZeroPage(bytes: Buffer, offset: number, pageBytes: number): boolean {
+  return bytes.compare(zeroPage, 0, pageBytes, offset, offset + pageBytes) === 0;
+}

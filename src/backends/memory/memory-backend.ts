@@ -1,0 +1,112 @@
+import { MigrationError } from '../../errors.ts';
+import type { CallOptions } from '../../interfaces/content.ts';
+import type { Environment } from '../../interfaces/environment.ts';
+import type { DestinationVm, HypervisorBackend, VmDescription } from '../../interfaces/hypervisor.ts';
+import { throwIfAborted } from '../../util/promises.ts';
+import { descriptionDifferences, type Offer } from './description-differences.ts';
+import { DEVICE_STATE_FORMAT } from './device-state.ts';
+import { regionProblems } from './guest-memory.ts';
+import { MemoryDestinationVm } from './memory-destination-vm.ts';
+import { diskProblems } from './memory-disk.ts';
+import { createMemoryVm, MACHINE, type MemoryVm } from './memory-vm.ts';
+
+/** A destination in memory, as {@link createMemoryBackend} makes it. */
+export interface MemoryBackendOptions {
+  /** Default `memory`. */
+  readonly name?: string;
+  /** What VMs that it makes run on. Default: the running process. */
+  readonly environment?: Environment;
+  /** The latency of the disks that it makes, in milliseconds. Default 0. */
+  readonly diskLatencyMs?: number;
+  /** A paused VM to migrate into. Default: each `prepare()` makes one that suits. */
+  readonly vm?: MemoryVm;
+  /** What it insists on; what is left out may be anything that a simulated VM can be. Not together with `vm`. Default: nothing. */
+  readonly accept?: Offer;
+  /** Whether a VM stays paused when it was started, until its `run()`: time to look at it before the guest changes it. Default false. */
+  readonly startPaused?: boolean;
+}
+
+/** Simulated VMs as destinations of migrations. */
+export interface MemoryBackend extends HypervisorBackend {
+  /** The VM that was started last: a full one, which may migrate again. Undefined before the first. */
+  readonly vm: MemoryVm | undefined;
+}
+
+/** A backend that prepares simulated VMs. */
+export function createMemoryBackend(options: MemoryBackendOptions = {}): MemoryBackend {
+  return new InMemoryBackend(options);
+}
+
+class InMemoryBackend implements MemoryBackend {
+  readonly name: string;
+  readonly #options: MemoryBackendOptions;
+  #vm: MemoryVm | undefined;
+  /** Whether `options.vm` is prepared for a migration, or was started by one. */
+  #givenTaken = false;
+
+  constructor(options: MemoryBackendOptions) {
+    this.name = options.name ?? 'memory';
+    this.#options = options;
+  }
+
+  get vm(): MemoryVm | undefined {
+    return this.#vm;
+  }
+
+  async prepare(description: VmDescription, options?: CallOptions): Promise<DestinationVm> {
+    throwIfAborted(options?.signal);
+    const given = this.#options.vm;
+    const offer: Offer = given?.description ?? {
+      machine: MACHINE,
+      deviceStateFormat: DEVICE_STATE_FORMAT,
+      ...this.#options.accept,
+    };
+    const problems = [
+      ...descriptionDifferences(offer, description),
+      ...regionProblems(description.memory),
+      ...diskProblems(description.disks),
+    ];
+    if (given !== undefined && (given.state !== 'paused' || this.#givenTaken)) {
+      problems.push(`the VM here is in use: ${this.#givenTaken ? 'by another migration' : given.state}`);
+    }
+    if (problems.length > 0) {
+      throw new MigrationError(
+        'incompatible',
+        `${this.name} cannot take ${description.vmId}: ${problems.join('; ')}`,
+      );
+    }
+    this.#givenTaken = given !== undefined;
+    const vm = given ?? this.#make(description);
+    return new MemoryDestinationVm(vm, {
+      startPaused: this.#options.startPaused ?? false,
+      onStart: () => {
+        this.#vm = vm;
+      },
+      onDiscard: () => {
+        if (given === undefined) vm.destroy();
+        else this.#givenTaken = false;
+      },
+    });
+  }
+
+  #make({ vmId, name, cpus, memory, disks }: VmDescription): MemoryVm {
+    const { environment, diskLatencyMs = 0 } = this.#options;
+    const shape = {
+      vmId,
+      name,
+      cpus,
+      regions: memory,
+      disks,
+      diskLatencyMs,
+      fill: 'zero',
+      paused: true,
+    } as const;
+    try {
+      return createMemoryVm(environment === undefined ? shape : { ...shape, environment });
+    } catch (error) {
+      throw new MigrationError('incompatible', `${this.name} cannot take ${vmId}: ${String(error)}`, {
+        cause: error,
+      });
+    }
+  }
+}

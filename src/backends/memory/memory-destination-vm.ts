@@ -1,0 +1,138 @@
+import { MigrationError } from '../../errors.ts';
+import type { BlockDevice, Extent } from '../../interfaces/block-device.ts';
+import type { CallOptions, Chunks } from '../../interfaces/content.ts';
+import type { DestinationVm } from '../../interfaces/hypervisor.ts';
+import type { MemoryRegion, MemorySink, PageRun } from '../../interfaces/memory.ts';
+import { throwIfAborted } from '../../util/promises.ts';
+import type { MemoryDisk } from './memory-disk.ts';
+import type { MemoryVm } from './memory-vm.ts';
+
+/** What becomes of a prepared VM. */
+export interface DestinationHooks {
+  /** Whether a VM that is started stays paused. */
+  readonly startPaused: boolean;
+  onStart(): void;
+  /** It was given up before it was started. */
+  onDiscard(): void;
+}
+
+/**
+ * A paused simulated VM that a migration fills. Strict: what the contract says never comes (content after the device state, a device state
+ * before the disks were flushed) is refused with `invalid-state`.
+ */
+export class MemoryDestinationVm implements DestinationVm {
+  readonly memory: MemorySink;
+  readonly disks: readonly PreparedDisk[];
+  readonly #vm: MemoryVm;
+  readonly #hooks: DestinationHooks;
+  #state: 'filling' | 'failed' | 'loaded' | 'started' | 'discarded' = 'filling';
+
+  constructor(vm: MemoryVm, hooks: DestinationHooks) {
+    this.#vm = vm;
+    this.#hooks = hooks;
+    const requireFilling = () => this.#require('write', 'filling');
+    this.memory = new PreparedMemory(vm, requireFilling);
+    this.disks = vm.disks.map((disk) => new PreparedDisk(disk, requireFilling));
+  }
+
+  async loadDeviceState(state: Chunks, options?: CallOptions): Promise<void> {
+    throwIfAborted(options?.signal);
+    this.#require('loadDeviceState', 'filling');
+    for (const disk of this.disks) disk.requireFlushed();
+    this.#state = 'failed';
+    this.#vm.loadDeviceState(state);
+    this.#state = 'loaded';
+  }
+
+  async start({ run }: { readonly run: boolean }): Promise<void> {
+    this.#require('start', 'loaded');
+    this.#state = 'started';
+    this.#hooks.onStart();
+    if (run && !this.#hooks.startPaused) this.#vm.run();
+  }
+
+  async discard(): Promise<void> {
+    if (this.#state === 'started' || this.#state === 'discarded') return;
+    this.#state = 'discarded';
+    this.#hooks.onDiscard();
+  }
+
+  #require(action: string, state: 'filling' | 'loaded'): void {
+    if (this.#state === state) return;
+    throw new MigrationError('invalid-state', `${action}: the prepared VM is ${this.#state}, not ${state}`);
+  }
+}
+
+class PreparedMemory implements MemorySink {
+  readonly regions: readonly MemoryRegion[];
+  readonly #vm: MemoryVm;
+  readonly #requireFilling: () => void;
+
+  constructor(vm: MemoryVm, requireFilling: () => void) {
+    this.regions = vm.memory.regions;
+    this.#vm = vm;
+    this.#requireFilling = requireFilling;
+  }
+
+  async write(runs: readonly PageRun[], options?: CallOptions): Promise<void> {
+    throwIfAborted(options?.signal);
+    this.#requireFilling();
+    for (const run of runs) this.#vm.memory.put(run);
+  }
+}
+
+/** A disk of a prepared VM: read-only for the guest alone, and closed to the engine once the device state is loaded. */
+class PreparedDisk implements BlockDevice {
+  readonly id: string;
+  readonly sizeBytes: number;
+  readonly blockBytes: number;
+  readonly readOnly: boolean;
+  readonly #disk: MemoryDisk;
+  readonly #requireFilling: () => void;
+  /** Changes that were completed, and how many of them a flush has covered. */
+  #changes = 0;
+  #flushed = 0;
+
+  constructor(disk: MemoryDisk, requireFilling: () => void) {
+    ({ id: this.id, sizeBytes: this.sizeBytes, blockBytes: this.blockBytes, readOnly: this.readOnly } = disk);
+    this.#disk = disk;
+    this.#requireFilling = requireFilling;
+  }
+
+  requireFlushed(): void {
+    if (this.#flushed === this.#changes) return;
+    throw new MigrationError('invalid-state', `disk ${this.id}: not everything that was written is flushed`);
+  }
+
+  read(offset: number, length: number, options?: CallOptions): Promise<Chunks> {
+    return this.#disk.read(offset, length, options);
+  }
+
+  extents(offset: number, length: number, options?: CallOptions): Promise<readonly Extent[]> {
+    return this.#disk.extents(offset, length, options);
+  }
+
+  async flush(options?: CallOptions): Promise<void> {
+    const covered = this.#changes;
+    await this.#disk.flush(options);
+    this.#flushed = Math.max(this.#flushed, covered);
+  }
+
+  write(offset: number, content: Chunks, options?: CallOptions): Promise<void> {
+    return this.#change(() => this.#disk.write(offset, content, options));
+  }
+
+  writeZeroes(offset: number, length: number, options?: CallOptions): Promise<void> {
+    return this.#change(() => this.#disk.writeZeroes(offset, length, options));
+  }
+
+  discard(offset: number, length: number, options?: CallOptions): Promise<void> {
+    return this.#change(() => this.#disk.discard(offset, length, options));
+  }
+
+  async #change(change: () => Promise<void>): Promise<void> {
+    this.#requireFilling();
+    await change();
+    this.#changes += 1;
+  }
+}

@@ -1,0 +1,92 @@
+import { MigrationError } from '../../errors.ts';
+import type { CallOptions } from '../../interfaces/content.ts';
+import type { Environment } from '../../interfaces/environment.ts';
+import type { MemoryRegion, MemorySource, PageBatch, PageRun } from '../../interfaces/memory.ts';
+import { delay, throwIfAborted } from '../../util/promises.ts';
+import { BATCH_BYTES_MAX, type GuestMemory, type RoundCursor } from './guest-memory.ts';
+
+/** Released buffers that are kept for the next batches, 1 MiB each: as many as a default window has on its way. */
+const SPARE_BUFFERS_MAX = 64;
+
+/** After this much memory a round lets timers and I/O have their turn: some milliseconds' work. */
+const BREATH_BYTES = 32 * 1024 * 1024;
+
+/**
+ * A simulated guest's memory as rounds. One round is one pass over the dirty marks: a page that is dirtied ahead of the pass is in this
+ * round, behind it in the next.
+ */
+export class MemoryRounds implements MemorySource {
+  readonly keepsUnsentPages = true;
+  readonly #memory: GuestMemory;
+  readonly #environment: Environment;
+  readonly #spare: Buffer[] = [];
+  /** The round that is being read; another object, or none, once it was ended. */
+  #current: object | undefined;
+
+  constructor(memory: GuestMemory, environment: Environment) {
+    this.#memory = memory;
+    this.#environment = environment;
+  }
+
+  get regions(): readonly MemoryRegion[] {
+    return this.#memory.regions;
+  }
+
+  async *round(options: CallOptions = {}): AsyncGenerator<PageBatch, void, undefined> {
+    if (this.#current !== undefined)
+      throw new MigrationError('invalid-state', 'a memory round is being read already');
+    const round = {};
+    this.#current = round;
+    const taken = this.#memory.newMarks();
+    const cursor: RoundCursor = { region: 0, page: 0 };
+    let complete = false;
+    let breath = BREATH_BYTES;
+    try {
+      for (;;) {
+        throwIfAborted(options.signal);
+        if (this.#current !== round) throw new MigrationError('aborted', 'the memory source was stopped');
+        const buffer = this.#spare.pop() ?? Buffer.allocUnsafeSlow(BATCH_BYTES_MAX);
+        const runs = this.#memory.take(cursor, buffer, taken);
+        if (runs.length === 0) {
+          this.#keep(buffer);
+          complete = true;
+          return;
+        }
+        yield this.#batch(runs, buffer);
+        for (const run of runs) breath -= run.length;
+        if (breath > 0) continue;
+        breath = BREATH_BYTES;
+        await delay(this.#environment, 0, options.signal);
+      }
+    } finally {
+      if (!complete) this.#memory.giveBack(taken);
+      if (this.#current === round) this.#current = undefined;
+    }
+  }
+
+  dirtyBytes(): number {
+    return this.#memory.dirtyBytes();
+  }
+
+  async stop(): Promise<void> {
+    this.#current = undefined;
+    this.#spare.length = 0;
+    this.#memory.markAllDirty();
+  }
+
+  #batch(runs: readonly PageRun[], buffer: Buffer): PageBatch {
+    let held = true;
+    return {
+      runs,
+      release: () => {
+        // A buffer that came back twice would be lent to two batches at once.
+        if (held) this.#keep(buffer);
+        held = false;
+      },
+    };
+  }
+
+  #keep(buffer: Buffer): void {
+    if (this.#spare.length < SPARE_BUFFERS_MAX) this.#spare.push(buffer);
+  }
+}

@@ -1,0 +1,177 @@
+import { MigrationError } from '../../errors.ts';
+import type { Extent, SourceDisk, Tap, TapHandler } from '../../interfaces/block-device.ts';
+import type { ByteRange, CallOptions, Chunks, Content } from '../../interfaces/content.ts';
+import { type Deferred, deferred, throwIfAborted } from '../../util/promises.ts';
+import type { MemoryDisk } from './memory-disk.ts';
+
+/** A guest write on its way, from when the guest issued it until the handler was called. */
+interface PendingWrite extends ByteRange {
+  readonly called: Deferred<void>;
+}
+
+/** A running guest's disk: its writes pass through here to the medium, and through the tap if one is set. */
+export class TappedDisk implements SourceDisk {
+  readonly tapCapability = 'ordered';
+  readonly disk: MemoryDisk;
+  readonly #isStunned: () => boolean;
+  /** In the order in which the guest issued them. */
+  readonly #pending = new Set<PendingWrite>();
+  #tap: DiskTap | undefined;
+
+  constructor(disk: MemoryDisk, isStunned: () => boolean) {
+    this.disk = disk;
+    this.#isStunned = isStunned;
+  }
+
+  get id(): string {
+    return this.disk.id;
+  }
+
+  get sizeBytes(): number {
+    return this.disk.sizeBytes;
+  }
+
+  get blockBytes(): number {
+    return this.disk.blockBytes;
+  }
+
+  get readOnly(): boolean {
+    return this.disk.readOnly;
+  }
+
+  read(offset: number, length: number, options?: CallOptions): Promise<Chunks> {
+    return this.disk.read(offset, length, options);
+  }
+
+  extents(offset: number, length: number, options?: CallOptions): Promise<readonly Extent[]> {
+    return this.disk.extents(offset, length, options);
+  }
+
+  flush(options?: CallOptions): Promise<void> {
+    return this.disk.flush(options);
+  }
+
+  async tap(handler: TapHandler, options?: CallOptions): Promise<Tap> {
+    throwIfAborted(options?.signal);
+    if (this.#tap !== undefined)
+      throw new MigrationError('invalid-state', `disk ${this.id} has a tap already`);
+    const tap = new DiskTap(handler, this.#isStunned, () => {
+      if (this.#tap === tap) this.#tap = undefined;
+    });
+    this.#tap = tap;
+    return tap;
+  }
+
+  /** The tap loses track, as a filter does whose process died. Without a tap nothing happens. */
+  breakTap(reason: string): void {
+    this.#tap?.break(`disk ${this.id}: ${reason}`);
+  }
+
+  async removeTap(): Promise<void> {
+    await this.#tap?.remove();
+  }
+
+  /**
+   * A write by the guest, whose content does not change any more: waits for its turn among those it overlaps, goes to the medium, then
+   * to the tap; resolves when the guest may be told. Rejects with `disk-write`.
+   */
+  async guestWrite(offset: number, length: number, content: Content): Promise<void> {
+    const write: PendingWrite = { offset, length, called: deferred() };
+    const before = [...this.#pending].filter((other) => overlap(other, write));
+    this.#pending.add(write);
+    let told: Promise<void> | undefined;
+    try {
+      for (const other of before) await other.called.promise;
+      try {
+        if (content === 'zero') await this.disk.writeZeroes(offset, length);
+        else await this.disk.write(offset, content);
+      } catch (error) {
+        this.#tap?.invalidate({ offset, length });
+        throw error;
+      }
+      told = this.#tap?.deliver({ offset, length }, content);
+    } finally {
+      this.#pending.delete(write);
+      write.called.resolve();
+    }
+    await told;
+  }
+}
+
+class DiskTap implements Tap {
+  readonly #handler: TapHandler;
+  readonly #isStunned: () => boolean;
+  readonly #onRemove: () => void;
+  /** The guest's completions that wait for the handler. */
+  readonly #held = new Set<Deferred<void>>();
+  #gap: MigrationError | undefined;
+  #removed = false;
+
+  constructor(handler: TapHandler, isStunned: () => boolean, onRemove: () => void) {
+    this.#handler = handler;
+    this.#isStunned = isStunned;
+    this.#onRemove = onRemove;
+  }
+
+  async finish(options?: CallOptions): Promise<void> {
+    throwIfAborted(options?.signal);
+    if (this.#gap !== undefined) throw this.#gap;
+    // A stunned guest's I/O is finished, so everything has been handed over: that is what stun() waits for.
+    if (this.#removed || !this.#isStunned()) {
+      throw new MigrationError(
+        'invalid-state',
+        'a tap can be finished only while it is set and the guest is stunned',
+      );
+    }
+  }
+
+  async remove(): Promise<void> {
+    this.#removed = true;
+    this.#onRemove();
+    this.#letGo();
+  }
+
+  invalidate(range: ByteRange): void {
+    if (this.#gap === undefined) this.#handler.invalidate(range);
+  }
+
+  /** Calls the handler at once; what comes back resolves when the guest may be told. */
+  deliver(range: ByteRange, content: Content): Promise<void> | undefined {
+    if (this.#gap !== undefined) return undefined;
+    let handled: Promise<void> | void;
+    try {
+      handled = this.#handler.write({ ...range, content, release: () => {} });
+    } catch (error) {
+      this.break(`the handler threw: ${String(error)}`);
+      return undefined;
+    }
+    if (handled === undefined) return undefined;
+    const held = deferred<void>();
+    this.#held.add(held);
+    const tell = () => {
+      this.#held.delete(held);
+      held.resolve();
+    };
+    handled.then(tell, (error: unknown) => {
+      this.break(`the handler rejected: ${String(error)}`);
+      tell();
+    });
+    return held.promise;
+  }
+
+  break(reason: string): void {
+    if (this.#gap !== undefined) return;
+    this.#gap = new MigrationError('tap-gap', reason);
+    this.#handler.broken(this.#gap);
+    this.#letGo();
+  }
+
+  #letGo(): void {
+    for (const held of this.#held) held.resolve();
+    this.#held.clear();
+  }
+}
+
+function overlap(a: ByteRange, b: ByteRange): boolean {
+  return a.offset < b.offset + b.length && b.offset < a.offset + a.length;
+}

@@ -1,0 +1,120 @@
+import { asMigrationError, MigrationError } from '../../errors.ts';
+import type { CallOptions, Chunks } from '../../interfaces/content.ts';
+import type { DestinationVm, VmDescription } from '../../interfaces/hypervisor.ts';
+import { joinChunks } from '../../util/chunks.ts';
+import type { QemuDestinationDisk } from './destination-disk.ts';
+import { QemuDestinationMemory } from './destination-memory.ts';
+import type { IncomingMigration } from './incoming-migration.ts';
+import { pollUntil, queryMigration, queryRunState } from './migration-status.ts';
+import { encodeRamEnd } from './migration-stream.ts';
+import { isCompleteDeviceState } from './migration-stream-parser.ts';
+import { type NbdExports, ownExports } from './nbd-exports.ts';
+import type { PrivateDirectory } from './private-directory.ts';
+import type { QmpClient } from './qmp.ts';
+
+/** What a {@link QemuDestinationVm} is made of. */
+export interface DestinationVmParts {
+  readonly qmp: QmpClient;
+  readonly directory: PrivateDirectory;
+  readonly exports: NbdExports;
+  readonly incoming: IncomingMigration;
+  readonly description: VmDescription;
+  readonly disks: readonly QemuDestinationDisk[];
+}
+
+/** How the guest's network cards make themselves known, in ms: what QEMU does by default after a migration. */
+const ANNOUNCEMENTS = { initial: 50, max: 550, rounds: 5, step: 100 };
+
+/**
+ * A VM in a QEMU that takes a migration; see `createQemuBackend`.
+ *
+ *     prepared ──loadDeviceState()──► loaded (paused) ──start()──► started
+ */
+export class QemuDestinationVm implements DestinationVm {
+  readonly memory: QemuDestinationMemory;
+  readonly disks: readonly QemuDestinationDisk[];
+  readonly #parts: DestinationVmParts;
+  #state: 'prepared' | 'loading' | 'loaded' | 'started' = 'prepared';
+  #discarded: Promise<void> | undefined;
+
+  constructor(parts: DestinationVmParts) {
+    this.#parts = parts;
+    this.memory = new QemuDestinationMemory(parts.incoming, parts.description.memory);
+    this.disks = parts.disks;
+  }
+
+  async loadDeviceState(state: Chunks, options: CallOptions = {}): Promise<void> {
+    if (this.#state !== 'prepared') throw new MigrationError('invalid-state', 'device state is loaded once');
+    this.#state = 'loading';
+    const { qmp, incoming, exports } = this.#parts;
+    try {
+      // QEMU would wait for the rest for ever.
+      if (!isCompleteDeviceState(Buffer.from(joinChunks(state)))) {
+        throw new MigrationError('device-state', 'the device state is not complete');
+      }
+      await incoming.write(encodeRamEnd(), options);
+      // QEMU would start the guest with an export left, and go on taking writes over it.
+      await Promise.all([incoming.applied(options), exports.close()]);
+      for (const chunk of state) await incoming.write(chunk, options);
+      await incoming.loaded(options);
+      await pollUntil(
+        (signal) => queryRunState(qmp, signal),
+        (runState) => runState === 'paused',
+        (runState) => `the guest was loaded, and is ${runState}`,
+      );
+      this.#state = 'loaded';
+    } catch (error) {
+      throw await this.#explain(error);
+    }
+  }
+
+  async start(options: { readonly run: boolean }): Promise<void> {
+    if (this.#state !== 'loaded')
+      throw new MigrationError('invalid-state', 'only a loaded VM can be started');
+    const { qmp } = this.#parts;
+    try {
+      const exports = await ownExports(qmp);
+      if (exports.length > 0)
+        throw new MigrationError('hypervisor', `exports are left: ${exports.join(', ')}`);
+      this.#state = 'started';
+      if (!options.run) return;
+      await qmp.execute('cont');
+      await pollUntil(
+        (signal) => queryRunState(qmp, signal),
+        (runState) => runState === 'running',
+        (runState) => `told to run, the guest is ${runState}`,
+      );
+    } catch (error) {
+      throw asMigrationError(error, 'hypervisor');
+    }
+    // It runs; that a switch learns late where it is now is no reason to call it failed.
+    await qmp.execute('announce-self', ANNOUNCEMENTS).catch(() => undefined);
+  }
+
+  /** QEMU itself stays, and cannot take another migration: a retry needs a new process. */
+  async discard(): Promise<void> {
+    this.#discarded ??= this.#discard();
+    await this.#discarded;
+  }
+
+  async #discard(): Promise<void> {
+    const { qmp, incoming, exports, directory } = this.#parts;
+    incoming.close();
+    // If QEMU is gone, so are its exports.
+    await exports.close().catch(() => undefined);
+    await qmp.close();
+    await directory.remove();
+  }
+
+  /** Adds what QEMU says of its failure. */
+  async #explain(error: unknown): Promise<MigrationError> {
+    const known = asMigrationError(error, 'device-state');
+    if (known.code !== 'hypervisor') return known;
+    const reason = await queryMigration(this.#parts.qmp).then(
+      (status) => status.error,
+      () => undefined,
+    );
+    const message = reason === undefined ? known.message : `${known.message} (${reason})`;
+    return new MigrationError('device-state', message, { cause: error });
+  }
+}

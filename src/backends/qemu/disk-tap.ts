@@ -1,0 +1,205 @@
+import { MigrationError } from '../../errors.ts';
+import type { Tap, TapHandler } from '../../interfaces/block-device.ts';
+import type { CallOptions, Content } from '../../interfaces/content.ts';
+import { type Deferred, deferred, raceAbort } from '../../util/promises.ts';
+import { cancelMirror } from './leftovers.ts';
+import { NbdServer } from './nbd-server.ts';
+import { OWN_PREFIX } from './own-prefix.ts';
+import type { QmpClient, QmpEvent } from './qmp.ts';
+import { objectsOf } from './qmp-values.ts';
+import type { DiskNode } from './vm-inventory.ts';
+
+/** What a {@link DiskTap} works with. */
+export interface DiskTapOptions {
+  readonly qmp: QmpClient;
+  readonly disk: DiskNode;
+  /** Makes its names unique within the VM. */
+  readonly index: number;
+  /** Where it listens for QEMU. */
+  readonly socketPath: string;
+  readonly handler: TapHandler;
+}
+
+/** `min`: a write that is not a multiple would come as a read first. `max`: what one write can hold up. */
+const BLOCK_BYTES = { minimum: 1, preferred: 4096, maximum: 1024 * 1024 };
+/** Guest writes within one such unit wait for each other, so it is as small as what guests write. */
+const GRANULARITY_BYTES = 4096;
+
+/**
+ * A tap as QEMU's mirror job: with nothing to copy (`sync: none`) and in write-blocking mode it sends every guest write, after the source's
+ * disk has it and before the guest is told, to an NBD server, which is ours.
+ *
+ * Should we die, or fail to answer, the job ends with an error and the guest does not notice (`on-target-error: report`).
+ * When the guest is stopped, QEMU drains the mirror and then flushes it: that FLUSH is the sign that nothing is under way any more.
+ */
+export class DiskTap implements Tap {
+  readonly #options: DiskTapOptions;
+  readonly #name: string;
+  readonly #held = new Set<Deferred<void>>();
+  readonly #off: (() => void)[] = [];
+  #server: NbdServer | undefined;
+  #drained: Deferred<void> | undefined;
+  #flushed = false;
+  #gap: MigrationError | undefined;
+  #set = false;
+  #letGo = false;
+  #gone = false;
+  #removed: Promise<void> | undefined;
+
+  private constructor(options: DiskTapOptions) {
+    this.#options = options;
+    this.#name = `${OWN_PREFIX}tap-${options.index}`;
+  }
+
+  /** Sets it. Rejects with `hypervisor` or `aborted`; then nothing of it is left. */
+  static async set(options: DiskTapOptions, signal?: AbortSignal): Promise<DiskTap> {
+    const tap = new DiskTap(options);
+    try {
+      await tap.#start(signal);
+      return tap;
+    } catch (error) {
+      await tap.remove().catch(() => undefined);
+      throw error;
+    }
+  }
+
+  /** Whether it cannot vouch for every write any more. */
+  get broken(): boolean {
+    return this.#gap !== undefined;
+  }
+
+  /** The guest is about to be stopped: the next FLUSH says that the last write has come. */
+  expectDrain(): void {
+    this.#drained = deferred();
+    this.#flushed = false;
+    if (this.#gap !== undefined) this.#drained.reject(this.#gap);
+  }
+
+  async finish(options: CallOptions = {}): Promise<void> {
+    if (this.#drained === undefined || this.#letGo) {
+      throw new MigrationError('invalid-state', 'a tap is finished while it is set and the guest is stunned');
+    }
+    await raceAbort(this.#drained.promise, options.signal);
+    const { qmp } = this.#options;
+    const jobs = objectsOf(await qmp.execute('query-block-jobs', undefined, options), 'block jobs');
+    const job = jobs.find(({ device }) => device === this.#name);
+    if (this.#gap === undefined && (job?.status !== 'ready' || job['actively-synced'] === false)) {
+      this.#break(`its mirror job is ${String(job?.status ?? 'gone')}`);
+    }
+    if (!this.#flushed) this.#break('the guest writes although it is stunned');
+    if (this.#gap !== undefined) throw this.#gap;
+  }
+
+  remove(): Promise<void> {
+    this.#removed ??= this.#remove();
+    return this.#removed;
+  }
+
+  async #start(signal?: AbortSignal): Promise<void> {
+    const { qmp, disk, socketPath } = this.#options;
+    this.#server = await NbdServer.listen({
+      path: socketPath,
+      sizeBytes: disk.sizeBytes,
+      blockBytes: BLOCK_BYTES,
+      connectionsMax: 1,
+      handler: {
+        write: (offset, data) => this.#write(offset, data.length, [data]),
+        writeZeroes: (offset, length) => this.#write(offset, length, 'zero'),
+        flush: async () => this.#onFlush(),
+        disconnected: (reason) => this.#break(`its mirror hung up: ${reason?.message ?? 'without a reason'}`),
+      },
+    });
+    for (const event of ['BLOCK_JOB_ERROR', 'BLOCK_JOB_COMPLETED', 'BLOCK_JOB_CANCELLED']) {
+      this.#off.push(qmp.on(event, (received) => this.#onJobEvent(received)));
+    }
+    this.#off.push(qmp.on('BLOCK_IO_ERROR', (event) => this.#onIoError(event)));
+    void qmp.closed.then(() => {
+      this.#gone = true;
+      this.#break('QEMU is gone');
+    });
+
+    await qmp.execute(
+      'blockdev-add',
+      { driver: 'nbd', 'node-name': this.#name, server: { type: 'unix', path: socketPath } },
+      { signal },
+    );
+    const ready = qmp.waitFor('BLOCK_JOB_READY', ({ data }) => data.device === this.#name, { signal });
+    await qmp.execute(
+      'blockdev-mirror',
+      {
+        'job-id': this.#name,
+        device: disk.nodeName,
+        target: this.#name,
+        sync: 'none',
+        'copy-mode': 'write-blocking',
+        granularity: GRANULARITY_BYTES,
+        'on-target-error': 'report',
+      },
+      { signal },
+    );
+    await ready;
+    if (this.#gap !== undefined) throw new MigrationError('hypervisor', this.#gap.message);
+    this.#set = true;
+  }
+
+  #onFlush(): void {
+    if (this.#drained === undefined) return;
+    this.#flushed = true;
+    this.#drained.resolve();
+  }
+
+  /** The promise delays QEMU's answer, and so the guest's; the call is what fixes the order. */
+  async #write(offset: number, length: number, content: Content): Promise<void> {
+    if (this.#letGo) return;
+    // The guest runs again: whatever was drained is not any more.
+    if (this.#flushed) this.expectDrain();
+    const waiting = this.#options.handler.write({ offset, length, content, release: () => {} });
+    if (waiting === undefined) return;
+    const held = deferred<void>();
+    this.#held.add(held);
+    waiting.then(held.resolve, held.resolve);
+    await held.promise;
+    this.#held.delete(held);
+  }
+
+  #onJobEvent({ name, data }: QmpEvent): void {
+    if (data.device !== this.#name) return;
+    this.#break(`its mirror job ended: ${name} ${String(data.error ?? '')}`.trimEnd());
+  }
+
+  /** A guest's write failed at its own disk. The mirror drops it, and does not say where it was. */
+  #onIoError({ data }: QmpEvent): void {
+    const said = [data.device, data['node-name'], ...String(data['qom-path'] ?? '').split('/')];
+    const concerned = this.#options.disk.names.some((name) => said.includes(name));
+    if (concerned && data.operation === 'write') this.#break('a write of the guest failed');
+  }
+
+  #break(reason: string): void {
+    if (this.#gap !== undefined || this.#letGo) return;
+    const message = `the tap of disk ${this.#options.disk.id} lost track of writes: ${reason}`;
+    this.#gap = new MigrationError('tap-gap', message);
+    this.#drained?.reject(this.#gap);
+    // Before it was set, whoever sets it gets the error.
+    if (this.#set) this.#options.handler.broken(this.#gap);
+  }
+
+  async #remove(): Promise<void> {
+    const { qmp } = this.#options;
+    // QEMU would stop altogether if the job was cancelled while a write of it waits for our answer.
+    this.#letGo = true;
+    for (const held of this.#held) held.resolve();
+    for (const off of this.#off) off();
+    const server = this.#server;
+    if (server === undefined) return;
+    try {
+      // Broken, it may still have a connection on which QEMU waits.
+      if (this.#gap !== undefined) server.dropConnections(this.#gap);
+      await cancelMirror(qmp, this.#name);
+      await qmp.execute('blockdev-del', { 'node-name': this.#name });
+    } catch (error) {
+      if (!this.#gone) throw error;
+    } finally {
+      await server.close();
+    }
+  }
+}

@@ -1,0 +1,4 @@
+/** QEMU over QMP and NBD: entry `longhaul/qemu`. */
+
+export { createQemuBackend, type QemuBackendOptions } from './qemu-backend.ts';
+export { openQemuSource, type QemuSourceOptions } from './qemu-source.ts';

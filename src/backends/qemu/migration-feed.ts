@@ -1,0 +1,89 @@
+import { MigrationError } from '../../errors.ts';
+import type { MemoryRegion } from '../../interfaces/memory.ts';
+import type { StreamBlock } from './migration-stream-parser.ts';
+import type { OutgoingMigrationHandler } from './outgoing-migration.ts';
+import { RoundAssembler } from './round-assembler.ts';
+
+/** Sorts what a stream brings: pages into rounds, and device state. Without I/O. */
+export class MigrationFeed implements OutgoingMigrationHandler {
+  readonly rounds: RoundAssembler;
+  readonly #machine: string;
+  readonly #regions: readonly MemoryRegion[];
+  readonly #statePieces: Uint8Array[] = [];
+  /** The region of each block of the stream. */
+  #regionOf: readonly number[] = [];
+  #switching = false;
+  #lastPartEmpty = false;
+  #ramEnded = false;
+  #stateComplete = false;
+
+  constructor(machine: string, regions: readonly MemoryRegion[]) {
+    this.rounds = new RoundAssembler(regions);
+    this.#machine = machine;
+    this.#regions = regions;
+  }
+
+  /** All pages are there; none follows. */
+  get ramEnded(): boolean {
+    return this.#ramEnded;
+  }
+
+  /** All of the device state is there, taken or not. */
+  get stateComplete(): boolean {
+    return this.#stateComplete;
+  }
+
+  /** The next piece of device state, if there is one. */
+  takeState(): Uint8Array | undefined {
+    return this.#statePieces.shift();
+  }
+
+  /** From here on an empty part ends no round: only the end of RAM says that nothing is dirty any more. */
+  beginSwitchover(): void {
+    this.#switching = true;
+  }
+
+  configuration(machine: string): void {
+    if (machine === this.#machine) return;
+    throw new MigrationError(
+      'hypervisor',
+      `QEMU migrates a machine ${machine}, but said that it is ${this.#machine}`,
+    );
+  }
+
+  blocks(blocks: readonly StreamBlock[]): void {
+    const sizes = new Map(blocks.map(({ name, sizeBytes }) => [name, sizeBytes]));
+    const differing = this.#regions.filter((region) => sizes.get(region.name) !== region.sizeBytes);
+    if (differing.length > 0 || sizes.size !== this.#regions.length) {
+      const name = differing[0]?.name ?? 'of which there is another number';
+      throw new MigrationError('memory', `RAM of the guest has changed since it was described: ${name}`);
+    }
+    const indices = new Map(this.#regions.map((region, index) => [region.name, index]));
+    this.#regionOf = blocks.map(({ name }) => indices.get(name) ?? -1);
+  }
+
+  page(block: number, offset: number, content: Uint8Array | 'zero'): void {
+    this.rounds.page(this.#regionOf[block] ?? -1, offset, content);
+  }
+
+  part(pages: number, last: boolean): void {
+    this.#lastPartEmpty = pages === 0;
+    if (!last) return;
+    this.rounds.flush();
+    this.#ramEnded = true;
+  }
+
+  deviceState(piece: Uint8Array, complete: boolean): void {
+    this.#statePieces.push(piece);
+    this.#stateComplete = complete;
+  }
+
+  /**
+   * An idle guest's passes are empty, and some thousands of them lie in the socket's buffers when a round begins. They say what was
+   * dirty some time ago; only an empty one that is the last there is says that nothing is dirty now.
+   */
+  chunkEnd(atBoundary: boolean): 'goOn' | 'pause' {
+    if (!this.#switching && atBoundary && this.#lastPartEmpty) this.rounds.endRound();
+    return this.rounds.length > 0 ? 'pause' : 'goOn';
+  }
+}

@@ -1,0 +1,134 @@
+import { createServer, type Server, type Socket } from 'node:net';
+import { asMigrationError, MigrationError } from '../../errors.ts';
+import { raceAbort, Signalled } from '../../util/promises.ts';
+import { encodeShut, encodeSwitchoverAck } from './migration-stream.ts';
+import { type MigrationStreamHandler, MigrationStreamParser } from './migration-stream-parser.ts';
+import type { QmpClient } from './qmp.ts';
+
+/** What the socket's owner needs to know after each chunk. */
+export interface OutgoingMigrationHandler extends MigrationStreamHandler {
+  /** A chunk was parsed; `atBoundary`: to its end. Whether to go on reading now. Not asked once reading cannot be stopped any more. */
+  chunkEnd(atBoundary: boolean): 'goOn' | 'pause';
+}
+
+/**
+ * A `migrate` of a QEMU to a socket of ours: the stream that comes in, and the few answers to it.
+ *
+ * It is read only while somebody waits for it: QEMU then waits too, and that costs it and the guest nothing. After the
+ * acknowledgement this must not be: QEMU writes its last pass while it holds its big lock, and its monitor is deaf until we have read.
+ */
+export class OutgoingMigration {
+  readonly #socket: Socket;
+  readonly #handler: OutgoingMigrationHandler;
+  readonly #parser: MigrationStreamParser;
+  readonly #news = new Signalled();
+  #switching = false;
+  #failure: MigrationError | undefined;
+
+  private constructor(socket: Socket, handler: OutgoingMigrationHandler) {
+    this.#socket = socket;
+    this.#handler = handler;
+    this.#parser = new MigrationStreamParser(handler);
+    socket.on('data', (chunk) => this.#take(chunk));
+    socket.on('error', (error) =>
+      this.#fail(asMigrationError(error, 'hypervisor', "QEMU's migration stream")),
+    );
+    socket.on('close', () =>
+      this.#fail(new MigrationError('hypervisor', "QEMU's migration stream: QEMU closed it")),
+    );
+  }
+
+  /**
+   * Has QEMU connect to `path`, where nothing may be yet, and removes it again. The settings have been applied. Rejects with
+   * `hypervisor`; then none is under way.
+   */
+  static async begin(
+    qmp: QmpClient,
+    path: string,
+    handler: OutgoingMigrationHandler,
+    signal?: AbortSignal,
+  ): Promise<OutgoingMigration> {
+    const server = createServer({ pauseOnConnect: true });
+    const connected = new Promise<Socket>((resolve, reject) => {
+      server.once('connection', resolve);
+      server.once('error', (error) => reject(asMigrationError(error, 'hypervisor', 'migration socket')));
+    });
+    connected.catch(() => {});
+    try {
+      await listening(server, path);
+      await qmp.execute('migrate', { uri: `unix:${path}` }, { signal });
+      const socket = await raceAbort(connected, signal, (late) => late.destroy());
+      return new OutgoingMigration(socket, handler);
+    } catch (error) {
+      // Without somebody who listens it fails at once, and may be begun again.
+      void connected.then(
+        (socket) => socket.destroy(),
+        () => {},
+      );
+      await qmp.execute('migrate_cancel').catch(() => undefined);
+      throw error;
+    } finally {
+      server.close();
+    }
+  }
+
+  /** Why nothing more comes, if so. */
+  get failure(): MigrationError | undefined {
+    return this.#failure;
+  }
+
+  /** Reads on, and resolves after some of it was parsed. Rejects when nothing more comes. */
+  async read(signal?: AbortSignal): Promise<void> {
+    if (this.#failure !== undefined) throw this.#failure;
+    const news = this.#news.wait();
+    this.#socket.resume();
+    await raceAbort(news, signal);
+  }
+
+  /** From now on everything is read as it comes, and QEMU is told that it may stop the guest. */
+  acknowledgeSwitchover(): void {
+    this.#switching = true;
+    this.#socket.resume();
+    this.#socket.write(encodeSwitchoverAck());
+  }
+
+  /** Tells QEMU that all has arrived: its migration completes, and from then on it does not resume the guest by itself. */
+  shut(): void {
+    this.#socket.write(encodeShut(0));
+  }
+
+  /** Closes the socket. Unless the migration is over, QEMU fails it, and runs the guest on. */
+  close(): void {
+    this.#socket.destroy();
+    this.#fail(new MigrationError('aborted', "QEMU's migration stream was closed"));
+  }
+
+  #take(chunk: Buffer): void {
+    if (this.#failure !== undefined) return;
+    try {
+      this.#parser.push(chunk);
+      const next = this.#handler.chunkEnd(this.#parser.atBoundary);
+      if (next === 'pause' && !this.#switching) this.#socket.pause();
+    } catch (error) {
+      this.#fail(asMigrationError(error, 'internal'));
+      // What cannot be understood is not read either; without us the guest runs on.
+      this.#socket.destroy();
+    }
+    this.#news.notify();
+  }
+
+  #fail(error: MigrationError): void {
+    this.#failure ??= error;
+    this.#news.fail(this.#failure);
+  }
+}
+
+function listening(server: Server, path: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once('error', reject);
+    server.listen(path, () => {
+      server.off('error', reject);
+      resolve();
+    });
+  });
+}

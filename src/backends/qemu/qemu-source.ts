@@ -1,0 +1,148 @@
+import { asMigrationError, MigrationError } from '../../errors.ts';
+import type { CallOptions } from '../../interfaces/content.ts';
+import type { SourceVm } from '../../interfaces/hypervisor.ts';
+import { cleanLeftovers } from './leftovers.ts';
+import { MigrationSettings } from './migration-settings.ts';
+import { queryRunState } from './migration-status.ts';
+import { NbdExports } from './nbd-exports.ts';
+import { PrivateDirectory } from './private-directory.ts';
+import { QmpClient } from './qmp.ts';
+import { objectOf, optionalString } from './qmp-values.ts';
+import { QemuSourceDisk } from './source-disk.ts';
+import { QemuSourceMemory } from './source-memory.ts';
+import { QemuSourceVm } from './source-vm.ts';
+import { type DiskNode, readInventory, regionsOf } from './vm-inventory.ts';
+
+/** How to find a running QEMU, and what of it to offer. */
+export interface QemuSourceOptions extends CallOptions {
+  /**
+   * Path of a QMP socket of the running QEMU. It serves one client at a time, so this one is the library's as long as
+   * the VM is open. QEMU needs no other options than it was started with.
+   */
+  readonly qmp: string;
+  /** The VM's identity for the ownership registers. Default: QEMU's `-uuid`, else its `-name`. */
+  readonly vmId?: string;
+  /**
+   * Which disks to offer, in this order: each the id of its guest device (`-device …,id=`), or its block device or node name. Default:
+   * every drive of the guest that has a medium. A disk's `id` is the id of its device, if that has one, else its block device,
+   * else its node name; it must be the same at the destination.
+   */
+  readonly disks?: readonly string[];
+  /** Where to make the private directory (mode 0700) for sockets, which QEMU must be able to enter: run as QEMU's user. Default: the system's. */
+  readonly runtimeDir?: string;
+  /**
+   * Whether `release()` ends the source's QEMU, as is usual once the VM runs elsewhere. Default true; false leaves it
+   * stopped (`postmigrate`), with all of ours taken away.
+   */
+  readonly quitOnRelease?: boolean;
+}
+
+/** The first version that migrates a guest under emulation without losing writes. */
+const TCG_SAFE_MAJOR = 9;
+
+/**
+ * Opens the VM that a QEMU runs, or has stopped, as the source of a migration. What an engine that died has left in it is taken away,
+ * and a guest that was stopped by a migration that completed stays so until `resume()`.
+ *
+ * Rejects with `connect-failed` if nobody listens; `hypervisor-unsafe` for a guest under emulation (TCG) on a QEMU
+ * before 9.0, which loses writes; `unsupported` for a QEMU before 8.1 or a guest that is not x86; `invalid-argument` if a disk is not
+ * there or no identity is known; `invalid-state` if a migration is under way or QEMU itself waits for one; `guest-stopped` if
+ * the guest has powered off. Then nothing has changed.
+ */
+export async function openQemuSource(options: QemuSourceOptions): Promise<SourceVm> {
+  const qmp = await QmpClient.connect(options.qmp, { signal: options.signal });
+  let directory: PrivateDirectory | undefined;
+  try {
+    await refuseUnsafe(qmp, options.signal);
+    const settings = await MigrationSettings.read(qmp, options.signal);
+    const runState = await queryRunState(qmp, options.signal);
+    if (runState === 'inmigrate') {
+      throw new MigrationError('invalid-state', 'this QEMU waits for a migration itself');
+    }
+    if (runState === 'shutdown') throw new MigrationError('guest-stopped', 'the guest has powered off');
+    await cleanLeftovers(qmp);
+    const inventory = await readInventory(qmp, options.signal);
+    const { vmId, name } = await identify(qmp, options.vmId);
+    const nodes = choose(inventory.disks, options.disks);
+    directory = await PrivateDirectory.create(options.runtimeDir);
+    const sockets = directory;
+    const exports = new NbdExports(qmp, sockets.socket('nbd'));
+    const { machine, cpus, deviceStateFormat } = inventory;
+    const regions = regionsOf(inventory.ramBlocks);
+    const disks = nodes.map((disk, index) => {
+      const tapSocketPath = (attempt: number): string => sockets.socket(`tap-${index}-${attempt}`);
+      return new QemuSourceDisk({ qmp, exports, disk, index, tapSocketPath });
+    });
+    return new QemuSourceVm({
+      qmp,
+      settings,
+      directory,
+      exports,
+      disks,
+      memory: new QemuSourceMemory({
+        qmp,
+        settings,
+        machine,
+        regions,
+        socketPath: sockets.socket('migrate'),
+      }),
+      description: {
+        vmId,
+        name,
+        machine,
+        cpus,
+        memory: regions,
+        disks: disks.map(({ id, sizeBytes, blockBytes, readOnly }) => ({
+          id,
+          sizeBytes,
+          blockBytes,
+          readOnly,
+        })),
+        deviceStateFormat,
+      },
+      // Cleaning up may have set it free.
+      runState: await queryRunState(qmp, options.signal),
+      quitOnRelease: options.quitOnRelease ?? true,
+    });
+  } catch (error) {
+    await directory?.remove();
+    qmp.abort(error);
+    throw asMigrationError(error, 'hypervisor');
+  }
+}
+
+async function refuseUnsafe(qmp: QmpClient, signal?: AbortSignal): Promise<void> {
+  const { major, minor } = qmp.version;
+  if (major >= TCG_SAFE_MAJOR) return;
+  const kvm = objectOf(await qmp.execute('query-kvm', undefined, { signal }), 'KVM');
+  if (kvm.enabled === true) return;
+  const message = `QEMU ${major}.${minor} loses writes when it migrates a guest without KVM; QEMU 9.0 does not`;
+  throw new MigrationError('hypervisor-unsafe', message);
+}
+
+async function identify(qmp: QmpClient, given?: string): Promise<{ vmId: string; name: string }> {
+  const uuid = optionalString(objectOf(await qmp.execute('query-uuid'), 'UUID').UUID);
+  const name = optionalString(objectOf(await qmp.execute('query-name'), 'name').name);
+  // Without -uuid it is all zeros.
+  const vmId = given ?? (uuid !== undefined && /[1-9a-f]/.test(uuid) ? uuid : name);
+  if (vmId === undefined || vmId.length < 1 || vmId.length > 255) {
+    throw new MigrationError(
+      'invalid-argument',
+      'QEMU has neither a UUID nor a name: give a vmId of 1 to 255 characters',
+    );
+  }
+  return { vmId, name: name ?? vmId };
+}
+
+function choose(disks: readonly DiskNode[], wanted: readonly string[] | undefined): readonly DiskNode[] {
+  const chosen = wanted?.map((name) => {
+    const disk = disks.find(({ names }) => names.includes(name));
+    if (disk !== undefined) return disk;
+    const known = disks.map(({ id }) => id).join(', ') || 'none';
+    throw new MigrationError('invalid-argument', `the guest has no disk ${name}; it has ${known}`);
+  });
+  const result = chosen ?? disks;
+  const twice = result.find(({ id }, index) => result.findIndex((other) => other.id === id) !== index);
+  if (twice !== undefined) throw new MigrationError('invalid-argument', `two disks are called ${twice.id}`);
+  return result;
+}

@@ -1,0 +1,97 @@
+import { MigrationError } from '../../errors.ts';
+import type { Extent, SourceDisk, Tap, TapHandler } from '../../interfaces/block-device.ts';
+import type { CallOptions, Chunks } from '../../interfaces/content.ts';
+import { DiskTap } from './disk-tap.ts';
+import type { NbdClient } from './nbd-client.ts';
+import type { NbdExports } from './nbd-exports.ts';
+import type { QmpClient } from './qmp.ts';
+import type { DiskNode } from './vm-inventory.ts';
+
+/** What a {@link QemuSourceDisk} works with. */
+export interface SourceDiskOptions {
+  readonly qmp: QmpClient;
+  readonly exports: NbdExports;
+  readonly disk: DiskNode;
+  readonly index: number;
+  /** Where its taps listen; none may be there twice, so each gets a number. */
+  readonly tapSocketPath: (attempt: number) => string;
+}
+
+/** A disk of a running guest: read through QEMU's own NBD server, tapped by a mirror job. Neither is there before it is needed. */
+export class QemuSourceDisk implements SourceDisk {
+  readonly id: string;
+  readonly sizeBytes: number;
+  readonly blockBytes: number;
+  readonly readOnly: boolean;
+  readonly tapCapability = 'ordered';
+  readonly #options: SourceDiskOptions;
+  #tap: DiskTap | undefined;
+  #tapping = false;
+  #attempts = 0;
+
+  constructor(options: SourceDiskOptions) {
+    const { id, sizeBytes, blockBytes, readOnly } = options.disk;
+    this.id = id;
+    this.sizeBytes = sizeBytes;
+    this.blockBytes = blockBytes;
+    this.readOnly = readOnly;
+    this.#options = options;
+  }
+
+  async read(offset: number, length: number, options: CallOptions = {}): Promise<Chunks> {
+    const client = await this.#client(options.signal);
+    return [await client.read(offset, length, options)];
+  }
+
+  /** QEMU refuses to tell once the guest is stopped for good: ask before the switchover. */
+  async extents(offset: number, length: number, options: CallOptions = {}): Promise<readonly Extent[]> {
+    const client = await this.#client(options.signal);
+    const extents = await client.blockStatus(offset, length, options);
+    return extents.map((extent) => ({ offset: extent.offset, length: extent.length, zero: extent.zero }));
+  }
+
+  async flush(options: CallOptions = {}): Promise<void> {
+    const client = await this.#client(options.signal);
+    await client.flush(options);
+  }
+
+  async tap(handler: TapHandler, options: CallOptions = {}): Promise<Tap> {
+    if (this.#tap !== undefined || this.#tapping) {
+      throw new MigrationError('invalid-state', `disk ${this.id} is tapped already`);
+    }
+    // The guest cannot write it, and QEMU would not mirror it.
+    if (this.readOnly) return { finish: async () => {}, remove: async () => {} };
+    this.#tapping = true;
+    try {
+      const { qmp, disk, index, tapSocketPath } = this.#options;
+      const socketPath = tapSocketPath(this.#attempts++);
+      this.#tap = await DiskTap.set({ qmp, disk, index, socketPath, handler }, options.signal);
+    } finally {
+      this.#tapping = false;
+    }
+    const tap = this.#tap;
+    return {
+      finish: (call) => tap.finish(call),
+      remove: async () => {
+        await tap.remove();
+        if (this.#tap === tap) this.#tap = undefined;
+      },
+    };
+  }
+
+  /** The guest is about to be stunned. */
+  expectDrain(): void {
+    this.#tap?.expectDrain();
+  }
+
+  /** Takes away a tap that is still set. */
+  async removeTap(): Promise<void> {
+    await this.#tap?.remove();
+    this.#tap = undefined;
+  }
+
+  #client(signal?: AbortSignal): Promise<NbdClient> {
+    const { exports, disk, index } = this.#options;
+    return exports.open(`disk-${index}`, disk.nodeName, false, signal);
+  }
+}

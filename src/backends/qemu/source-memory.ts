@@ -1,0 +1,216 @@
+import { asMigrationError, MigrationError } from '../../errors.ts';
+import type { CallOptions } from '../../interfaces/content.ts';
+import type { MemoryRegion, MemorySource, PageBatch } from '../../interfaces/memory.ts';
+import { throwIfAborted } from '../../util/promises.ts';
+import { MigrationFeed } from './migration-feed.ts';
+import type { MigrationSettings } from './migration-settings.ts';
+import { pollUntil, queryMigration, settledMigration } from './migration-status.ts';
+import { OutgoingMigration } from './outgoing-migration.ts';
+import type { QmpClient } from './qmp.ts';
+
+/** What {@link QemuSourceMemory} works with. */
+export interface SourceMemoryOptions {
+  readonly qmp: QmpClient;
+  readonly settings: MigrationSettings;
+  /** Where QEMU is to connect to. */
+  readonly socketPath: string;
+  readonly machine: string;
+  readonly regions: readonly MemoryRegion[];
+}
+
+interface Running {
+  readonly feed: MigrationFeed;
+  readonly migration: OutgoingMigration;
+}
+
+/**
+ * Guest memory out of QEMU's own outgoing migration, which is the only dirty log that it shows: while a round is read,
+ * QEMU is; between rounds it waits, and what the guest dirties meanwhile is in the next round.
+ *
+ * QEMU clears a page's dirty mark when it sends it, and pages cannot be handed back. So after a round that was not read to its end the
+ * next one begins a new migration, with every page.
+ *
+ *     idle ──round()──► live ──beginSwitchover()──► switching ──seal()──► sealed
+ *      ▲                  │                             │
+ *      └─────cancel()─────┴─────────────────────────────┘
+ */
+export class QemuSourceMemory implements MemorySource {
+  readonly regions: readonly MemoryRegion[];
+  readonly keepsUnsentPages = false;
+  readonly #options: SourceMemoryOptions;
+  #state: 'idle' | 'live' | 'switching' | 'sealed' = 'idle';
+  #running: Running | undefined;
+  #roundOpen = false;
+  #pagesLost = false;
+
+  constructor(options: SourceMemoryOptions) {
+    this.#options = options;
+    this.regions = options.regions;
+  }
+
+  /** Whether QEMU's migration has completed, so that nothing but a command runs the guest. */
+  get sealed(): boolean {
+    return this.#state === 'sealed';
+  }
+
+  /** QEMU counts them, but not in a way that could be asked for at once. */
+  dirtyBytes(): undefined {
+    return undefined;
+  }
+
+  async *round(options: CallOptions = {}): AsyncGenerator<PageBatch, void, undefined> {
+    if (this.#roundOpen) throw new MigrationError('invalid-state', 'a memory round is being read already');
+    this.#roundOpen = true;
+    let finished = false;
+    try {
+      const running = await this.#begin(options.signal);
+      for (let item = await nextItem(running, options.signal); item !== undefined; ) {
+        yield item;
+        item = await nextItem(running, options.signal);
+      }
+      finished = true;
+    } catch (error) {
+      throw await this.#explain(error, 'memory');
+    } finally {
+      this.#roundOpen = false;
+      this.#pagesLost = !finished;
+    }
+  }
+
+  /** As the contract says; but once the switchover has begun it is `resume()` or `release()` of the VM that ends it. */
+  async stop(): Promise<void> {
+    if (this.#state === 'live') await this.cancel();
+  }
+
+  /**
+   * Lets QEMU stop the guest, and resolves once it has; `stopped` says so. From here on pages and device state are read as they
+   * come, and kept until they are asked for: at most all pages once. Rejects with `hypervisor`; then `cancel()` is due.
+   */
+  async beginSwitchover(stopped: () => boolean, signal?: AbortSignal): Promise<void> {
+    const { qmp, settings } = this.#options;
+    try {
+      const { feed, migration } = await this.#begin(signal);
+      const { status, error } = await queryMigration(qmp, signal);
+      // With an error it may still be active, but takes no acknowledgement any more.
+      if (error !== undefined || (status !== 'active' && status !== 'setup')) {
+        throw new MigrationError('hypervisor', `QEMU's migration is ${status}`);
+      }
+      await settings.allowSwitchover(signal);
+      this.#state = 'switching';
+      feed.beginSwitchover();
+      migration.acknowledgeSwitchover();
+      while (!stopped() && !feed.ramEnded) await migration.read(signal);
+    } catch (error) {
+      throw await this.#explain(error, 'hypervisor');
+    }
+  }
+
+  /** The device state, as it comes. Rejects with `device-state`. */
+  async *deviceState(signal?: AbortSignal): AsyncGenerator<Uint8Array, void, undefined> {
+    const running = this.#running;
+    if (this.#state !== 'switching' || running === undefined) {
+      throw new MigrationError('invalid-state', 'there is device state only of a stunned guest');
+    }
+    const { feed, migration } = running;
+    try {
+      for (;;) {
+        throwIfAborted(signal);
+        const piece = feed.takeState();
+        if (piece !== undefined) yield piece;
+        else if (feed.stateComplete) return;
+        else await migration.read(signal);
+      }
+    } catch (error) {
+      throw await this.#explain(error, 'device-state');
+    }
+  }
+
+  /** Ends QEMU's migration well: after this it does not resume the guest by itself. Rejects with `hypervisor`. */
+  async seal(): Promise<void> {
+    const running = this.#running;
+    if (this.#state !== 'switching' || running === undefined || !running.feed.stateComplete) {
+      throw new MigrationError(
+        'invalid-state',
+        'only a stunned guest whose state has been read can be sealed',
+      );
+    }
+    running.migration.shut();
+    const { qmp } = this.#options;
+    const { status, error } = await settledMigration(qmp);
+    if (status !== 'completed') {
+      throw new MigrationError('hypervisor', `QEMU's migration is ${status}: ${error ?? 'no reason given'}`);
+    }
+    this.#state = 'sealed';
+    running.migration.close();
+  }
+
+  /** Ends QEMU's migration, whatever its state; unless it had completed, QEMU runs the guest on. Rejects with `hypervisor`. */
+  async cancel(): Promise<void> {
+    const { qmp } = this.#options;
+    // Not read any more, QEMU's monitor would be deaf while it writes its last pass; with the socket closed it is not.
+    if (this.#state === 'switching') this.#running?.migration.close();
+    await pollUntil(
+      async (signal) => {
+        await qmp.execute('migrate_cancel', undefined, { signal });
+        return true;
+      },
+      (done) => done,
+      () => '',
+    );
+    await settledMigration(qmp);
+    this.#running?.migration.close();
+    this.#running = undefined;
+    this.#state = 'idle';
+    this.#pagesLost = false;
+  }
+
+  /** The migration that runs, or a new one if there is none, or if some pages of it went astray. */
+  async #begin(signal?: AbortSignal): Promise<Running> {
+    const lost = this.#pagesLost || this.#running?.migration.failure !== undefined;
+    if (this.#running !== undefined && !lost) return this.#running;
+    if (this.#state === 'switching' || this.#state === 'sealed') {
+      throw new MigrationError(
+        'memory',
+        'pages of a stunned guest were lost: only a new start can bring them again',
+      );
+    }
+    if (this.#running !== undefined) await this.cancel();
+    const { qmp, settings, socketPath, machine, regions } = this.#options;
+    await settings.apply(signal);
+    const feed = new MigrationFeed(machine, regions);
+    const migration = await OutgoingMigration.begin(qmp, socketPath, feed, signal);
+    this.#running = { feed, migration };
+    this.#state = 'live';
+    this.#pagesLost = false;
+    return this.#running;
+  }
+
+  /** Adds what QEMU says of it to an error, if it can be asked. */
+  async #explain(error: unknown, code: 'memory' | 'hypervisor' | 'device-state'): Promise<MigrationError> {
+    const known = asMigrationError(error, code);
+    if (known.code !== 'hypervisor') return known;
+    const reason = await Promise.race([
+      queryMigration(this.#options.qmp).then(
+        (status) => status.error,
+        () => undefined,
+      ),
+      // In the last pass QEMU may be deaf; its reason is not worth waiting for.
+      new Promise<undefined>((resolve) => setTimeout(resolve, EXPLAIN_MS_MAX, undefined)),
+    ]);
+    const message = reason === undefined ? known.message : `${known.message} (${reason})`;
+    return new MigrationError(code, message, { cause: error });
+  }
+}
+
+const EXPLAIN_MS_MAX = 500;
+
+/** The next batch of the round, or nothing at its end. */
+async function nextItem({ feed, migration }: Running, signal?: AbortSignal): Promise<PageBatch | undefined> {
+  for (;;) {
+    throwIfAborted(signal);
+    const item = feed.rounds.take();
+    if (item !== undefined) return item === 'roundEnd' ? undefined : item;
+    if (feed.ramEnded) return undefined;
+    await migration.read(signal);
+  }
+}

@@ -1,0 +1,218 @@
+import { asMigrationError, MigrationError } from '../../errors.ts';
+import type { CallOptions } from '../../interfaces/content.ts';
+import type { RunState, SourceVm, UnexpectedStop, VmDescription } from '../../interfaces/hypervisor.ts';
+import type { MigrationSettings } from './migration-settings.ts';
+import { pollUntil, queryRunState } from './migration-status.ts';
+import type { NbdExports } from './nbd-exports.ts';
+import type { PrivateDirectory } from './private-directory.ts';
+import type { QmpClient, QmpEvent } from './qmp.ts';
+import type { QemuSourceDisk } from './source-disk.ts';
+import type { QemuSourceMemory } from './source-memory.ts';
+
+/** What a {@link QemuSourceVm} is made of. */
+export interface SourceVmParts {
+  readonly qmp: QmpClient;
+  readonly settings: MigrationSettings;
+  readonly directory: PrivateDirectory;
+  readonly exports: NbdExports;
+  readonly disks: readonly QemuSourceDisk[];
+  readonly memory: QemuSourceMemory;
+  readonly description: VmDescription;
+  /** QEMU's, when it was opened. */
+  readonly runState: string;
+  readonly quitOnRelease: boolean;
+}
+
+/** Between a stop and the end of a migration; left alone they become another one within milliseconds. */
+const PASSING_RUN_STATES: ReadonlySet<string> = new Set(['finish-migrate', 'save-vm', 'restore-vm']);
+
+/** A VM in a running QEMU; see `openQemuSource`. */
+export class QemuSourceVm implements SourceVm {
+  readonly description: VmDescription;
+  readonly capabilities = { throttle: true } as const;
+  readonly memory: QemuSourceMemory;
+  readonly disks: readonly QemuSourceDisk[];
+  readonly #parts: SourceVmParts;
+  readonly #listeners = new Set<(stop: UnexpectedStop) => void>();
+  readonly #off: (() => void)[];
+  /** Whether the guest is to run when no migration stops it. */
+  readonly #runs: boolean;
+  #running: boolean;
+  /** A stop that comes now is ours. */
+  #stunning = false;
+  #stopTold = false;
+  #gone = false;
+  #released: Promise<void> | undefined;
+  #detached: Promise<void> | undefined;
+
+  constructor(parts: SourceVmParts) {
+    const { qmp, runState } = parts;
+    this.#parts = parts;
+    this.description = parts.description;
+    this.memory = parts.memory;
+    this.disks = parts.disks;
+    this.#running = runState === 'running';
+    // `postmigrate` is where a migration leaves a guest that ran.
+    this.#runs = this.#running || runState === 'postmigrate';
+    this.#off = [
+      qmp.on('STOP', () => this.#onStop()),
+      qmp.on('RESUME', () => {
+        this.#running = true;
+      }),
+      qmp.on('SHUTDOWN', (event) => this.#onShutdown(event)),
+      qmp.on('GUEST_PANICKED', () => this.#tell({ kind: 'shutdown', reason: 'the guest panicked' })),
+    ];
+    void qmp.closed.then((error) => {
+      if (error !== undefined) this.#tell({ kind: 'gone', reason: error.message });
+    });
+  }
+
+  runState(): RunState {
+    return this.#running ? 'running' : 'paused';
+  }
+
+  onUnexpectedStop(listener: (stop: UnexpectedStop) => void): () => void {
+    // One entry a call, so that the same function may listen twice.
+    const entry = (stop: UnexpectedStop): void => listener(stop);
+    this.#listeners.add(entry);
+    return () => {
+      this.#listeners.delete(entry);
+    };
+  }
+
+  /** The 1 % that QEMU's throttle cannot be below while a migration is under way counts as off. */
+  async setThrottle(fraction: number): Promise<void> {
+    if (!(fraction >= 0 && fraction <= 0.99)) {
+      throw new MigrationError('invalid-argument', `a throttle of ${fraction} is not from 0 to 0.99`);
+    }
+    await this.#parts.settings.setThrottle(fraction);
+  }
+
+  async stun(options: CallOptions = {}): Promise<void> {
+    const { exports } = this.#parts;
+    try {
+      // Stopping flushes every disk. What is flushed now need not be while the guest stands still.
+      await Promise.all((await exports.clients()).map((client) => client.flush(options)));
+      for (const disk of this.disks) disk.expectDrain();
+      this.#stunning = true;
+      await this.memory.beginSwitchover(() => !this.#running && this.#runs, options.signal);
+    } catch (error) {
+      await this.resume().catch(() => undefined);
+      throw asMigrationError(error, 'hypervisor');
+    }
+  }
+
+  saveDeviceState(options: CallOptions = {}): AsyncIterable<Uint8Array> {
+    return this.memory.deviceState(options.signal);
+  }
+
+  async seal(): Promise<void> {
+    await this.memory.seal();
+  }
+
+  /**
+   * As the contract says. A guest that was paused from the start and whose migration had completed cannot be told from one that is to
+   * run by QEMU, and cannot be migrated again before it has run.
+   */
+  async resume(): Promise<void> {
+    if (this.#released !== undefined) {
+      throw new MigrationError('invalid-state', 'a VM that was released does not run here again');
+    }
+    if (this.#running && !this.#stunning) return;
+    const { qmp } = this.#parts;
+    try {
+      await this.memory.cancel();
+      const state = await pollUntil(
+        (signal) => queryRunState(qmp, signal),
+        (runState) => !PASSING_RUN_STATES.has(runState),
+        (runState) => `the guest stays in ${runState}`,
+      );
+      if (this.#runs && state !== 'running') await this.#continue();
+      this.#running = this.#runs;
+      this.#stunning = false;
+    } catch (error) {
+      throw asMigrationError(error, 'hypervisor');
+    }
+  }
+
+  async release(): Promise<void> {
+    this.#released ??= this.#release();
+    await this.#released;
+  }
+
+  /** Also closes the monitor: a new `openQemuSource` is what may follow. An unfinished stun ends with the guest running. */
+  async detach(): Promise<void> {
+    this.#detached ??= this.#detach();
+    await this.#detached;
+  }
+
+  /** Runs the guest, and makes sure that it does. */
+  async #continue(): Promise<void> {
+    const { qmp } = this.#parts;
+    await pollUntil(
+      async (signal) => {
+        await qmp.execute('cont', undefined, { signal });
+        return await queryRunState(qmp, signal);
+      },
+      (runState) => runState === 'running',
+      (runState) => `told to run, the guest stays in ${runState}`,
+    );
+  }
+
+  async #release(): Promise<void> {
+    const { qmp, quitOnRelease } = this.#parts;
+    if (quitOnRelease) {
+      this.#stopTold = true;
+      await this.#takeAway();
+      const closed = qmp.closed;
+      // Its answer may come or not; that it hangs up is what shows that it has ended.
+      await qmp.execute('quit').catch(() => undefined);
+      await closed;
+    }
+    await this.detach();
+  }
+
+  async #detach(): Promise<void> {
+    const { qmp, settings, directory } = this.#parts;
+    const sealed = this.memory.sealed;
+    try {
+      await this.#takeAway();
+      if (!sealed) await this.memory.cancel();
+      await settings.restore();
+    } catch (error) {
+      // Where QEMU has ended there is nothing to take away.
+      if (!this.#gone) throw asMigrationError(error, 'hypervisor');
+    } finally {
+      for (const off of this.#off) off();
+      this.#listeners.clear();
+      await qmp.close();
+      await directory.remove();
+    }
+  }
+
+  async #takeAway(): Promise<void> {
+    for (const disk of this.disks) await disk.removeTap();
+    await this.#parts.exports.close();
+  }
+
+  #onStop(): void {
+    this.#running = false;
+    if (!this.#stunning) this.#tell({ kind: 'paused', reason: 'the guest was stopped by somebody else' });
+  }
+
+  #onShutdown({ data }: QmpEvent): void {
+    this.#tell({
+      kind: 'shutdown',
+      reason: `the guest shut down: ${String(data.reason ?? 'no reason given')}`,
+    });
+  }
+
+  /** Once: what follows from a stop (a stop, then the end of QEMU, say) is no further news. */
+  #tell(stop: UnexpectedStop): void {
+    if (stop.kind === 'gone') this.#gone = true;
+    if (stop.kind !== 'paused') this.#running = false;
+    if (this.#stopTold) return;
+    this.#stopTold = stop.kind !== 'paused';
+    for (const listener of [...this.#listeners]) listener(stop);
+  }
+}

@@ -1,0 +1,40 @@
+import { MigrationError } from '../errors.ts';
+import type { Connection } from '../interfaces/transport.ts';
+import { joinChunks } from '../util/chunks.ts';
+
+/** Reads a connection: first some exact lengths (the greeting), then everything that follows, chunk by chunk. */
+export class ByteReader {
+  readonly #chunks: AsyncIterator<Uint8Array>;
+  readonly #label: string;
+  #left: Uint8Array = new Uint8Array(0);
+
+  constructor(connection: Connection) {
+    this.#chunks = connection.receive()[Symbol.asyncIterator]();
+    this.#label = connection.label;
+  }
+
+  /** The next `length` bytes. Throws `connection-lost` if the stream ends before. */
+  async readExactly(length: number): Promise<Uint8Array> {
+    const parts: Uint8Array[] = [this.#left];
+    let have = this.#left.byteLength;
+    while (have < length) {
+      const next = await this.#chunks.next();
+      if (next.done) throw new MigrationError('connection-lost', `${this.#label} ended during the greeting`);
+      parts.push(next.value);
+      have += next.value.byteLength;
+    }
+    const all = joinChunks(parts);
+    this.#left = all.subarray(length);
+    return all.subarray(0, length);
+  }
+
+  /** What follows. Iterated once, after which {@link ByteReader.readExactly} must not be called. */
+  async *rest(): AsyncGenerator<Uint8Array> {
+    if (this.#left.byteLength > 0) yield this.#left;
+    for (;;) {
+      const next = await this.#chunks.next();
+      if (next.done) return;
+      yield next.value;
+    }
+  }
+}

@@ -1,0 +1,378 @@
+/**
+ * One channel over several connections: control in order, data exactly once in any order.
+ *
+ * ```
+ * push() ─► Scheduler ─► Lane 1..N ═════════► Lane 1..N ─► ReceiveStream ─► handler
+ *              ▲ credit      ▲ freed                            │ positions
+ *              └─────────────┴── control lane ◄─────────────────┘
+ * ```
+ *
+ * Each lane takes the next frame when it has room for it, so a slow lane takes less. Frames are kept until the peer has
+ * received them. A lane that is lost fails the channel.
+ */
+import { asMigrationError, MigrationError } from '../errors.ts';
+import type { CancelTimer, Environment } from '../interfaces/environment.ts';
+import { crc32c } from '../util/checksum.ts';
+import { joinChunks } from '../util/chunks.ts';
+import { Signalled } from '../util/promises.ts';
+import type { IncomingFrame } from '../wire/frame.ts';
+import { decodeMessage, encodeMessage, type Message } from '../wire/messages.ts';
+import { decodePositions, encodePositions } from '../wire/positions.ts';
+import type { GreetedConnection } from './handshake.ts';
+import { controlFrame, Lane } from './lane.ts';
+import { LinkEstimate } from './link-estimate.ts';
+import { Mailbox } from './mailbox.ts';
+import { type ItemHandler, ReceiveStream } from './receive-stream.ts';
+import { type QueuedFrame, Scheduler } from './scheduler.ts';
+import { SendStream } from './send-stream.ts';
+
+export interface ChannelOptions {
+  readonly environment: Environment;
+  /** Bytes on their way at most, all lanes together. */
+  readonly windowBytesMax: number;
+}
+
+/** How long positions wait for more to say, unless much has arrived. */
+const positionsDelayMs = 2;
+/** ... and how much is much. */
+const positionsBytes = 256 << 10;
+/** How often the round trip is measured. */
+const pingMs = 250;
+
+/** What has gone through a channel. */
+export interface ChannelStatistics {
+  readonly wireBytes: number;
+  readonly roundTripMs: number;
+  readonly bytesPerSecond: number | undefined;
+}
+
+/** See the top of this file. Made by {@link connectChannel} or {@link acceptChannel}. */
+export class Channel {
+  readonly mailbox = new Mailbox();
+  readonly #environment: Environment;
+  readonly #control: Lane;
+  readonly #lanes: Lane[] = [];
+  readonly #scheduler = new Scheduler();
+  readonly #estimate: LinkEstimate;
+  readonly #sendStreams = new Map<number, SendStream>();
+  readonly #receiveStreams = new Map<number, ReceiveStream>();
+  readonly #failure = new AbortController();
+  readonly #dataWake = new Signalled();
+  readonly #controlWake = new Signalled();
+  readonly #controlQueue: Uint8Array[] = [];
+  readonly #pongs: Uint8Array[] = [];
+  readonly #loops: Promise<void>[] = [];
+  readonly #controlIdle = new Signalled();
+  readonly #queueShrank = new Signalled();
+  #sendingStopped = false;
+  #controlSending = false;
+  #controlSent = 0;
+  #controlReceived = 0;
+  #positionsDue = false;
+  #positionsBytes = 0;
+  #cancelPositions: CancelTimer | undefined;
+  #cancelPing: CancelTimer | undefined;
+  #pingDue = false;
+  #pingSentMs = 0;
+  #pingNumber = 0;
+  #ended = false;
+
+  constructor(options: ChannelOptions, control: GreetedConnection) {
+    this.#environment = options.environment;
+    this.#estimate = new LinkEstimate(options.windowBytesMax);
+    this.#control = new Lane(0, control);
+    if (control.roundTripMs > 0) this.#estimate.roundTrip(control.roundTripMs);
+    this.#loops.push(this.#run(this.#readControl()), this.#run(this.#writeControl()));
+    this.#armPing();
+  }
+
+  /** Aborted, with the reason, when the channel has failed. Never aborted by {@link Channel.close}. */
+  get signal(): AbortSignal {
+    return this.#failure.signal;
+  }
+
+  get statistics(): ChannelStatistics {
+    let wireBytes = 0;
+    for (const lane of [this.#control, ...this.#lanes]) wireBytes += lane.bytesSent + lane.bytesReceived;
+    return {
+      wireBytes,
+      roundTripMs: this.#estimate.roundTripMs,
+      bytesPerSecond: this.#estimate.bytesPerSecond,
+    };
+  }
+
+  /** Payload bytes that wait or are on their way. */
+  get backlogBytes(): number {
+    return this.#scheduler.queuedBytes + this.#lanes.reduce((sum, lane) => sum + lane.inFlightBytes, 0);
+  }
+
+  /** Resolves when at most `bytes` of payload wait to be sent. Rejects when sending has stopped. */
+  async queueBelow(bytes: number): Promise<void> {
+    while (this.#scheduler.queuedBytes > bytes) await this.#queueShrank.wait();
+  }
+
+  /**
+   * No more data: what waits to be sent is dropped, whoever waits for room is told the reason, pushes are let go of at once. Control messages still
+   * go through, now ahead of nothing.
+   */
+  stopSending(reason: MigrationError): void {
+    this.#sendingStopped = true;
+    this.#queueShrank.fail(reason);
+    for (const stream of this.#sendStreams.values()) stream.fail(reason);
+    for (const frame of this.#scheduler.drain()) frame.release();
+  }
+
+  /** Takes a data connection into use. */
+  addLane(index: number, greeted: GreetedConnection): void {
+    if (this.#ended || this.#lanes.some((lane) => lane.index === index)) {
+      greeted.connection.abort();
+      return;
+    }
+    const lane = new Lane(index, greeted);
+    if (greeted.roundTripMs > 0) this.#estimate.roundTrip(greeted.roundTripMs);
+    this.#lanes.push(lane);
+    this.#loops.push(this.#run(this.#readData(lane)), this.#run(this.#writeData(lane)));
+  }
+
+  /** Opens the sending side of a stream. */
+  openSend(id: number, digestKey: number): SendStream {
+    const sink = {
+      environment: this.#environment,
+      enqueue: (frame: QueuedFrame) => {
+        if (this.#ended || this.#sendingStopped) {
+          frame.release();
+          return;
+        }
+        this.#scheduler.enqueue(frame);
+        this.#dataWake.notify();
+      },
+    };
+    const stream = new SendStream(id, sink, digestKey);
+    if (this.signal.aborted) stream.fail(this.signal.reason);
+    this.#sendStreams.set(id, stream);
+    return stream;
+  }
+
+  /** Opens the receiving side of a stream, before the peer may send on it. */
+  openReceive(id: number, digestKey: number, bufferBytes: number, handler: ItemHandler): ReceiveStream {
+    const stream = new ReceiveStream(id, digestKey, bufferBytes, handler, () => this.#positionsSoon(0));
+    this.#receiveStreams.set(id, stream);
+    this.#positionsSoon(positionsBytes);
+    return stream;
+  }
+
+  /** Sends a control message, ahead of all data. Messages arrive in order. */
+  send(message: Message): void {
+    if (this.#ended) return;
+    this.#controlQueue.push(encodeMessage(message));
+    this.#controlWake.notify();
+  }
+
+  /** Sends what is queued on the control lane, ends all connections, and resolves when they are gone. Idempotent. */
+  async close(): Promise<void> {
+    if (this.#ended) return;
+    while (this.#controlQueue.length > 0 && !this.signal.aborted) {
+      this.#controlWake.notify();
+      await this.#controlDrained();
+    }
+    this.#end(new MigrationError('connection-lost', 'the channel was closed'));
+    await Promise.allSettled([this.#control, ...this.#lanes].map((lane) => lane.close()));
+    await Promise.allSettled(this.#loops);
+  }
+
+  /** Drops everything; whoever waits is told the reason. Idempotent. */
+  abort(reason: MigrationError): void {
+    this.#fail(reason);
+  }
+
+  async #controlDrained(): Promise<void> {
+    while ((this.#controlQueue.length > 0 || this.#controlSending) && !this.signal.aborted) {
+      await this.#controlIdle.wait().catch(() => {});
+    }
+  }
+
+  /** A loop that fails the channel with whatever it throws. */
+  async #run(loop: Promise<void>): Promise<void> {
+    try {
+      await loop;
+    } catch (error) {
+      this.#fail(asMigrationError(error, 'connection-lost'));
+    }
+  }
+
+  #fail(error: MigrationError): void {
+    if (this.#ended) return;
+    this.#end(error);
+    this.#failure.abort(error);
+    for (const lane of [this.#control, ...this.#lanes]) lane.abort(error);
+  }
+
+  #end(error: MigrationError): void {
+    this.#ended = true;
+    this.#cancelPositions?.();
+    this.#cancelPing?.();
+    this.mailbox.fail(error);
+    this.#dataWake.fail(error);
+    this.#controlWake.fail(error);
+    this.#controlIdle.fail(error);
+    this.stopSending(error);
+    for (const lane of this.#lanes) for (const frame of lane.takeKept()) frame.release();
+  }
+
+  async #writeData(lane: Lane): Promise<void> {
+    while (!this.#ended) {
+      const room = lane.inFlightBytes < this.#estimate.windowBytes / this.#lanes.length;
+      const frame = room ? this.#scheduler.next() : undefined;
+      if (frame === undefined) {
+        await this.#dataWake.wait().catch(() => {});
+        continue;
+      }
+      this.#sendStreams.get(frame.stream)?.left(frame.payloadBytes);
+      this.#queueShrank.notify();
+      await lane.sendKept(frame);
+    }
+  }
+
+  async #readData(lane: Lane): Promise<void> {
+    for await (const frame of lane.frames()) {
+      if (this.#ended) return;
+      const stream = frame.type === 'data' ? this.#receiveStreams.get(frame.stream) : undefined;
+      if (stream === undefined)
+        throw new MigrationError('protocol', 'a frame on a data connection has no place here');
+      stream.accept(frame);
+      this.#positionsSoon(frame.payloadBytes);
+    }
+    if (!this.#ended) throw new MigrationError('connection-lost', `the peer ended ${lane.label}`);
+  }
+
+  /** Positions go out a moment after something has changed, or at once when much has. */
+  #positionsSoon(bytes: number): void {
+    this.#positionsBytes += bytes;
+    if (this.#ended || this.#positionsDue) return;
+    if (this.#positionsBytes >= positionsBytes) {
+      this.#positionsNow();
+      return;
+    }
+    this.#cancelPositions ??= this.#environment.setTimer(positionsDelayMs, () => this.#positionsNow());
+  }
+
+  #positionsNow(): void {
+    this.#cancelPositions?.();
+    this.#cancelPositions = undefined;
+    this.#positionsBytes = 0;
+    this.#positionsDue = true;
+    this.#controlWake.notify();
+  }
+
+  #armPing(): void {
+    this.#pingDue = true;
+    this.#controlWake.notify();
+    this.#cancelPing = this.#environment.setTimer(pingMs, () => this.#armPing());
+  }
+
+  async #writeControl(): Promise<void> {
+    while (!this.#ended) {
+      const payload = this.#nextControl();
+      if (payload === undefined) {
+        this.#controlSending = false;
+        this.#controlIdle.notify();
+        await this.#controlWake.wait().catch(() => {});
+        continue;
+      }
+      this.#controlSending = true;
+      await this.#control.send(
+        controlFrame(payload.type, payload.number, payload.bytes, crc32c(payload.bytes)),
+      );
+    }
+  }
+
+  #nextControl():
+    | {
+        readonly type: 'control' | 'positions' | 'ping' | 'pong';
+        readonly number: number;
+        readonly bytes: Uint8Array;
+      }
+    | undefined {
+    const message = this.#controlQueue.shift();
+    if (message !== undefined) return { type: 'control', number: ++this.#controlSent, bytes: message };
+    const pong = this.#pongs.shift();
+    if (pong !== undefined) return { type: 'pong', number: 0, bytes: pong };
+    if (this.#positionsDue) {
+      this.#positionsDue = false;
+      return { type: 'positions', number: 0, bytes: this.#positions() };
+    }
+    if (this.#pingDue && this.#pingSentMs === 0) {
+      this.#pingDue = false;
+      this.#pingSentMs = this.#environment.now();
+      const bytes = new Uint8Array(4);
+      new DataView(bytes.buffer).setUint32(0, ++this.#pingNumber);
+      return { type: 'ping', number: 0, bytes };
+    }
+    return undefined;
+  }
+
+  #positions(): Uint8Array {
+    return encodePositions({
+      lanes: this.#lanes.map((lane) => ({ lane: lane.index, sequence: lane.receivedSequence })),
+      streams: [...this.#receiveStreams.values()].map((stream) => stream.position),
+    });
+  }
+
+  async #readControl(): Promise<void> {
+    for await (const frame of this.#control.frames()) {
+      if (this.#ended) return;
+      this.#controlArrived(frame);
+    }
+    if (!this.#ended) throw new MigrationError('connection-lost', 'the peer ended the control connection');
+  }
+
+  #controlArrived(frame: IncomingFrame): void {
+    const payload = joinChunks(frame.payload);
+    switch (frame.type) {
+      case 'control':
+        this.#controlReceived++;
+        if (frame.number !== this.#controlReceived)
+          throw new MigrationError('protocol', 'a control message is missing');
+        this.mailbox.deliver(decodeMessage(payload));
+        return;
+      case 'positions':
+        this.#positioned(payload);
+        return;
+      case 'ping':
+        if (payload.byteLength !== 4 || this.#pongs.length > 16)
+          throw new MigrationError('protocol', 'a bad ping');
+        this.#pongs.push(payload.slice());
+        this.#controlWake.notify();
+        return;
+      case 'pong':
+        if (this.#pingSentMs > 0) this.#estimate.roundTrip(this.#environment.now() - this.#pingSentMs);
+        this.#pingSentMs = 0;
+        return;
+      case 'data':
+        throw new MigrationError('protocol', 'data on the control connection');
+    }
+  }
+
+  #positioned(payload: Uint8Array): void {
+    const positions = decodePositions(payload);
+    let bytes = 0;
+    for (const { lane: index, sequence } of positions.lanes) {
+      const lane = this.#lanes.find((candidate) => candidate.index === index);
+      // The peer may know of a lane a moment before we see its welcome.
+      if (lane === undefined && sequence === 0) continue;
+      if (lane === undefined) throw new MigrationError('protocol', 'a position of an unknown lane');
+      bytes += lane.received(sequence);
+    }
+    for (const position of positions.streams) {
+      const stream = this.#sendStreams.get(position.stream);
+      if (stream === undefined) throw new MigrationError('protocol', 'a position of an unknown stream');
+      this.#scheduler.grant(position.stream, position.creditBytes);
+      stream.positioned(position);
+    }
+    if (bytes > 0) {
+      this.#estimate.acknowledged(bytes, this.#environment.now(), this.#scheduler.queuedBytes > 0);
+      if (this.backlogBytes === 0) this.#estimate.idle();
+    }
+    this.#dataWake.notify();
+  }
+}

@@ -1,0 +1,134 @@
+import { MigrationError } from '../errors.ts';
+import { chunksLength } from '../util/chunks.ts';
+import {
+  encodeFrameHeader,
+  FrameParser,
+  frameHeaderBytes,
+  type IncomingFrame,
+  type OutgoingFrame,
+} from '../wire/frame.ts';
+import type { GreetedConnection } from './handshake.ts';
+import type { QueuedFrame } from './scheduler.ts';
+
+/** A frame that was sent and is kept until the peer has it. */
+interface KeptFrame {
+  readonly frame: QueuedFrame;
+  readonly bytes: number;
+}
+
+/** One connection in use by the channel: frames out, frames in, and what is on its way. */
+export class Lane {
+  /** 0 is the control lane. */
+  readonly index: number;
+  readonly #greeted: GreetedConnection;
+  readonly #parser = new FrameParser();
+  /** Sent and not yet received by the peer, in the order of their sequence numbers. */
+  readonly #kept: KeptFrame[] = [];
+  #sentSequence = 0;
+  #freedSequence = 0;
+  #receivedSequence = 0;
+  #inFlightBytes = 0;
+  #bytesSent = 0;
+  #bytesReceived = 0;
+
+  constructor(index: number, greeted: GreetedConnection) {
+    this.index = index;
+    this.#greeted = greeted;
+  }
+
+  /** For people. */
+  get label(): string {
+    return this.#greeted.connection.label;
+  }
+
+  /** Bytes sent that the peer has not said it received. */
+  get inFlightBytes(): number {
+    return this.#inFlightBytes;
+  }
+
+  /** The last frame that arrived here, modulo 2^32. */
+  get receivedSequence(): number {
+    return this.#receivedSequence;
+  }
+
+  get bytesSent(): number {
+    return this.#bytesSent;
+  }
+
+  get bytesReceived(): number {
+    return this.#bytesReceived;
+  }
+
+  /** Sends a data frame and keeps it until {@link Lane.received}. Resolves when there is room for the next. */
+  sendKept(frame: QueuedFrame): Promise<void> {
+    const bytes = frame.payloadBytes + frameHeaderBytes;
+    this.#kept.push({ frame, bytes });
+    this.#inFlightBytes += bytes;
+    return this.send(frame);
+  }
+
+  /** Sends a frame of which nothing is kept. */
+  send(frame: OutgoingFrame): Promise<void> {
+    this.#sentSequence = (this.#sentSequence + 1) >>> 0;
+    const header = encodeFrameHeader(frame, this.#sentSequence);
+    this.#bytesSent += header.byteLength + frame.payloadBytes;
+    return this.#greeted.connection.send([header, ...frame.payload]);
+  }
+
+  /**
+   * The peer has received everything up to `sequence`. Lets go of those frames and returns their bytes. Throws `protocol` if
+   * that many were never sent.
+   */
+  received(sequence: number): number {
+    const newly = (sequence - this.#freedSequence) >>> 0;
+    if (newly > this.#kept.length) {
+      throw new MigrationError('protocol', 'the peer says it received what was never sent');
+    }
+    let bytes = 0;
+    for (const kept of this.#kept.splice(0, newly)) {
+      bytes += kept.bytes;
+      kept.frame.release();
+    }
+    this.#freedSequence = sequence;
+    this.#inFlightBytes -= bytes;
+    return bytes;
+  }
+
+  /** Takes out every frame that the peer may not have. */
+  takeKept(): readonly QueuedFrame[] {
+    this.#inFlightBytes = 0;
+    return this.#kept.splice(0).map((kept) => kept.frame);
+  }
+
+  /** Every frame that arrives, until the peer ends the stream. Throws `protocol` or `connection-lost`. */
+  async *frames(): AsyncGenerator<IncomingFrame> {
+    for await (const chunk of this.#greeted.reader.rest()) {
+      this.#bytesReceived += chunk.byteLength;
+      for (const frame of this.#parser.push(chunk)) {
+        this.#receivedSequence = frame.sequence;
+        yield frame;
+      }
+    }
+    if (!this.#parser.atBoundary)
+      throw new MigrationError('connection-lost', `${this.label} ended within a frame`);
+  }
+
+  close(): Promise<void> {
+    return this.#greeted.connection.close();
+  }
+
+  abort(reason: unknown): void {
+    this.#greeted.connection.abort(reason);
+  }
+}
+
+/** A frame of the control connection. */
+export function controlFrame(
+  type: 'control' | 'positions' | 'ping' | 'pong',
+  number: number,
+  payload: Uint8Array,
+  crc: number,
+): OutgoingFrame {
+  const chunks = payload.byteLength === 0 ? [] : [payload];
+  return { type, stream: 0, number, payload: chunks, payloadBytes: chunksLength(chunks), payloadCrc: crc };
+}

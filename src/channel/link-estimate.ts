@@ -1,0 +1,81 @@
+interface Sample {
+  readonly atMs: number;
+  readonly bytesPerSecond: number;
+}
+
+/** The least time between two rate samples: acknowledgements come in bursts a few milliseconds apart. */
+const sampleMsMin = 20;
+/** For how long a rate sample counts towards the window. */
+const sampleLifeMs = 1000;
+/** Weight of the newest sample in the smoothed rate. */
+const smoothing = 0.3;
+/** What is always allowed on its way: a few frames for each connection, so that the first samples mean something. */
+export const windowBytesMin = 2 << 20;
+/**
+ * The window over the bandwidth-delay product. Two, so that it doubles each round trip while the measured rate still grows (as BBR's
+ * startup does), and half of it stands in queues afterwards.
+ */
+const windowGain = 2;
+/** Acknowledgements are held back for a moment (see `positionsDelayMs` in the channel); that is part of the delay to fill. */
+const acknowledgementMs = 4;
+
+/** What the channel knows of its link, from round trips and acknowledgements. Pure: the clock comes in as an argument. */
+export class LinkEstimate {
+  readonly #windowBytesMax: number;
+  #roundTripMs = Number.POSITIVE_INFINITY;
+  #samples: Sample[] = [];
+  #smoothed: number | undefined;
+  #pendingBytes = 0;
+  #sampleStartMs: number | undefined;
+
+  constructor(windowBytesMax: number) {
+    this.#windowBytesMax = windowBytesMax;
+  }
+
+  /** The smallest round trip seen, in ms; 0 if none was. */
+  get roundTripMs(): number {
+    return Number.isFinite(this.#roundTripMs) ? this.#roundTripMs : 0;
+  }
+
+  /** What the link carried lately while we had more to send; undefined before the first such moment. */
+  get bytesPerSecond(): number | undefined {
+    return this.#smoothed;
+  }
+
+  /** How many bytes may be on their way. */
+  get windowBytes(): number {
+    let fastest = 0;
+    for (const sample of this.#samples) fastest = Math.max(fastest, sample.bytesPerSecond);
+    const product = (fastest / 1000) * (this.roundTripMs + acknowledgementMs);
+    return Math.min(this.#windowBytesMax, windowBytesMin + windowGain * product);
+  }
+
+  roundTrip(ms: number): void {
+    this.#roundTripMs = Math.min(this.#roundTripMs, Math.max(0.01, ms));
+  }
+
+  /** `bytes` were acknowledged; `busy` says whether there was more to send all the while. */
+  acknowledged(bytes: number, nowMs: number, busy: boolean): void {
+    this.#sampleStartMs ??= nowMs;
+    this.#pendingBytes += bytes;
+    const elapsedMs = nowMs - this.#sampleStartMs;
+    if (elapsedMs < Math.max(sampleMsMin, this.roundTripMs / 4)) return;
+    const bytesPerSecond = (this.#pendingBytes / elapsedMs) * 1000;
+    this.#pendingBytes = 0;
+    this.#sampleStartMs = nowMs;
+    const lifeMs = Math.max(sampleLifeMs, 10 * this.roundTripMs);
+    this.#samples = this.#samples.filter((sample) => nowMs - sample.atMs < lifeMs);
+    this.#samples.push({ atMs: nowMs, bytesPerSecond });
+    if (!busy) return;
+    this.#smoothed =
+      this.#smoothed === undefined
+        ? bytesPerSecond
+        : this.#smoothed + smoothing * (bytesPerSecond - this.#smoothed);
+  }
+
+  /** Nothing is on its way: the time until the next acknowledgement says nothing of the link. */
+  idle(): void {
+    this.#sampleStartMs = undefined;
+    this.#pendingBytes = 0;
+  }
+}

@@ -1,0 +1,91 @@
+import { MigrationError } from '../errors.ts';
+import { Watermark } from '../util/watermark.ts';
+import type { FrameClass, IncomingFrame } from '../wire/frame.ts';
+import { decodeItem, ItemDigest, type ItemRange } from '../wire/item.ts';
+import type { StreamPosition } from '../wire/positions.ts';
+
+/** An item that arrived; it stays the receiver's to apply, and then to say so. */
+export interface ReceivedItem {
+  readonly number: number;
+  readonly class: FrameClass;
+  readonly ranges: readonly ItemRange[];
+  readonly payloadBytes: number;
+  /** For the digest of what was applied. */
+  readonly payloadCrc: number;
+}
+
+/** Called for each item, once, in whatever order they arrive. Must not throw; fails the channel through its own means. */
+export type ItemHandler = (item: ReceivedItem) => void;
+
+/** The receiving side of a stream: each number once, positions, and credit. */
+export class ReceiveStream {
+  readonly id: number;
+  readonly #handler: ItemHandler;
+  readonly #bufferBytes: number;
+  readonly #changed: () => void;
+  readonly #received = new Watermark();
+  readonly #applied = new Watermark();
+  readonly #digest: ItemDigest;
+  readonly #contentBytes: Record<FrameClass, number> = { mirror: 0, memory: 0, bulk: 0 };
+  #receivedBytes = 0;
+  #appliedBytes = 0;
+  #flushed = 0;
+
+  /** `bufferBytes`: payload that may have arrived without being applied; `changed` is called when a position moved. */
+  constructor(id: number, digestKey: number, bufferBytes: number, handler: ItemHandler, changed: () => void) {
+    this.id = id;
+    this.#digest = new ItemDigest(digestKey ^ id);
+    this.#bufferBytes = bufferBytes;
+    this.#handler = handler;
+    this.#changed = changed;
+  }
+
+  /** Every number up to this one has been applied. */
+  get appliedThrough(): number {
+    return this.#applied.through;
+  }
+
+  /** The sum of all that was applied. */
+  get digest(): string {
+    return this.#digest.toString();
+  }
+
+  /** Content bytes received, by class; ranges of zeros do not count. */
+  get contentBytes(): Readonly<Record<FrameClass, number>> {
+    return this.#contentBytes;
+  }
+
+  get position(): StreamPosition {
+    const creditBytes = this.#appliedBytes + this.#bufferBytes;
+    return { stream: this.id, applied: this.#applied.through, creditBytes, flushed: this.#flushed };
+  }
+
+  /** The channel's: a frame of this stream has arrived. Throws `protocol` if the peer broke a rule. */
+  accept(frame: IncomingFrame): void {
+    if (frame.class === undefined || frame.number < 1)
+      throw new MigrationError('protocol', 'a data frame has no number');
+    if (!this.#received.add(frame.number)) return;
+    this.#receivedBytes += frame.payloadBytes;
+    if (this.#receivedBytes > this.#appliedBytes + this.#bufferBytes) {
+      throw new MigrationError('protocol', `stream ${this.id} was sent beyond its credit`);
+    }
+    const { number, payloadBytes, payloadCrc } = frame;
+    const ranges = decodeItem(frame.payload, payloadBytes);
+    for (const range of ranges) if (range.content !== 'zero') this.#contentBytes[frame.class] += range.length;
+    this.#handler({ number, class: frame.class, ranges, payloadBytes, payloadCrc });
+  }
+
+  /** The item is where it belongs (or newer content is): its room is free again. */
+  applied(item: ReceivedItem): void {
+    this.#applied.add(item.number);
+    this.#appliedBytes += item.payloadBytes;
+    this.#digest.add(item.number, item.payloadCrc);
+    this.#changed();
+  }
+
+  /** Everything up to `number` is durable. */
+  flushed(number: number): void {
+    this.#flushed = Math.max(this.#flushed, number);
+    this.#changed();
+  }
+}

@@ -1,0 +1,114 @@
+import type { Environment } from '../interfaces/environment.ts';
+import { crc32cOfChunks } from '../util/checksum.ts';
+import { chunksLength } from '../util/chunks.ts';
+import { Signalled } from '../util/promises.ts';
+import type { FrameClass } from '../wire/frame.ts';
+import { encodeItem, ItemDigest, type ItemRange } from '../wire/item.ts';
+import type { StreamPosition } from '../wire/positions.ts';
+import type { QueuedFrame } from './scheduler.ts';
+
+/** Payload that may wait in one stream's queues before {@link SendStream.room} holds its caller: enough to keep all lanes busy. */
+export const queueBytesMax = 4 << 20;
+
+/** What a stream needs of its channel. */
+export interface FrameSink {
+  readonly environment: Environment;
+  enqueue(frame: QueuedFrame): void;
+}
+
+/** The sending side of a stream: numbers what belongs together in order, and sums it up. */
+export class SendStream {
+  readonly id: number;
+  readonly #sink: FrameSink;
+  readonly #digest: ItemDigest;
+  readonly #changed = new Signalled();
+  #last = 0;
+  #pushedBytes = 0;
+  #receivedBytes = 0;
+  #waiting = 0;
+  #position: StreamPosition;
+
+  constructor(id: number, sink: FrameSink, digestKey: number) {
+    this.id = id;
+    this.#sink = sink;
+    this.#digest = new ItemDigest(digestKey ^ id);
+    this.#position = { stream: id, applied: 0, creditBytes: 0, flushed: 0 };
+  }
+
+  /** The last number that was given out. */
+  get last(): number {
+    return this.#last;
+  }
+
+  /** The sum of all that was pushed. */
+  get digest(): string {
+    return this.#digest.toString();
+  }
+
+  /** Payload bytes pushed that the peer has not received. */
+  get backlogBytes(): number {
+    return this.#pushedBytes - this.#receivedBytes;
+  }
+
+  /** Every number up to this one has been applied by the peer. */
+  get applied(): number {
+    return this.#position.applied;
+  }
+
+  /**
+   * Takes an item and gives it the next number, now: its content is fixed from here on, until `release` is called because the
+   * peer has it (or because the channel failed). Never waits; ask for {@link SendStream.room} first where that is possible.
+   */
+  push(frameClass: FrameClass, ranges: readonly ItemRange[], release: () => void): number {
+    const payload = encodeItem(ranges);
+    const payloadBytes = chunksLength(payload);
+    const payloadCrc = crc32cOfChunks(payload);
+    const number = ++this.#last;
+    this.#digest.add(number, payloadCrc);
+    this.#pushedBytes += payloadBytes;
+    this.#waiting += payloadBytes;
+    this.#sink.enqueue({
+      type: 'data',
+      class: frameClass,
+      stream: this.id,
+      number,
+      payload,
+      payloadBytes,
+      payloadCrc,
+      release: () => {
+        this.#receivedBytes += payloadBytes;
+        release();
+      },
+    });
+    return number;
+  }
+
+  /** Resolves when less than {@link queueBytesMax} waits to be sent. Rejects when the channel has failed. */
+  async room(): Promise<void> {
+    while (this.#waiting >= queueBytesMax) await this.#changed.wait();
+  }
+
+  /** Resolves once the peer has applied everything pushed so far. Rejects when the channel has failed. */
+  async allApplied(): Promise<void> {
+    const last = this.#last;
+    while (this.#position.applied < last) await this.#changed.wait();
+  }
+
+  /** The channel's: a frame has left the queue. */
+  left(payloadBytes: number): void {
+    const full = this.#waiting >= queueBytesMax;
+    this.#waiting -= payloadBytes;
+    if (full && this.#waiting < queueBytesMax) this.#changed.notify();
+  }
+
+  /** The channel's: the peer's newest position. */
+  positioned(position: StreamPosition): void {
+    this.#position = position;
+    this.#changed.notify();
+  }
+
+  /** The channel's: it has failed. */
+  fail(error: unknown): void {
+    this.#changed.fail(error);
+  }
+}

@@ -1,0 +1,133 @@
+import PQueue from 'p-queue';
+import type { ReceivedItem, ReceiveStream } from '../channel/receive-stream.ts';
+import { asMigrationError, type ErrorCode, MigrationError } from '../errors.ts';
+import { sliceChunks } from '../util/chunks.ts';
+import { Signalled } from '../util/promises.ts';
+import type { ItemRange } from '../wire/item.ts';
+import { fits } from '../wire/messages.ts';
+import { NewestWins } from './storage/newest-wins.ts';
+
+export interface ApplyQueueOptions {
+  /** The size of each space that a range may name. */
+  readonly spaceBytes: readonly number[];
+  /** How many items may be written at once. */
+  readonly writers: number;
+  /** Puts content into place. What overlaps is never in flight together. */
+  readonly write: (ranges: readonly ItemRange[]) => Promise<void>;
+  /** The code of a failed write that has none of its own. */
+  readonly errorCode: ErrorCode;
+  /** Called once, with the first failure; nothing is written after it. */
+  readonly failed: (error: MigrationError) => void;
+}
+
+/**
+ * Applies a stream's items at the destination: in any order of arrival, several at once, and still as if one after the other by number.
+ * The rule itself is {@link NewestWins}; the credit of the stream bounds what waits here.
+ */
+export class ApplyQueue {
+  readonly #options: ApplyQueueOptions;
+  readonly #rule = new NewestWins();
+  readonly #queue: PQueue;
+  readonly #bases: readonly number[];
+  readonly #writing = new Map<number, Promise<void>>();
+  readonly #progressed = new Signalled();
+  #stream: ReceiveStream | undefined;
+  #failed = false;
+  #appliedBytes = 0;
+
+  constructor(options: ApplyQueueOptions) {
+    this.#options = options;
+    this.#queue = new PQueue({ concurrency: options.writers });
+    // One line of addresses for all spaces, so that one rule serves them.
+    let base = 0;
+    this.#bases = options.spaceBytes.map((bytes) => {
+      const start = base;
+      base += bytes;
+      return start;
+    });
+  }
+
+  /** Content bytes applied so far, zeros counted in full. */
+  get appliedBytes(): number {
+    return this.#appliedBytes;
+  }
+
+  /** Where the items come from. */
+  attach(stream: ReceiveStream): void {
+    this.#stream = stream;
+  }
+
+  /** Takes an item that has arrived. */
+  readonly arrived = (item: ReceivedItem): void => {
+    for (const range of item.ranges) {
+      const spaceBytes = this.#options.spaceBytes[range.space];
+      if (spaceBytes === undefined || !fits(range, spaceBytes)) {
+        this.#fail(new MigrationError('protocol', 'an item lies outside of its disk or memory region'));
+        return;
+      }
+    }
+    this.#queue
+      .add(() => this.#apply(item))
+      .catch((error) => this.#fail(asMigrationError(error, 'internal')));
+  };
+
+  /** Resolves once every item up to `last` has been applied. Rejects when one could not be. */
+  async appliedThrough(last: number): Promise<void> {
+    while ((this.#stream?.appliedThrough ?? 0) < last) await this.#progressed.wait();
+  }
+
+  /** Nothing more is written; resolves when no write is in flight. */
+  async stop(): Promise<void> {
+    this.#failed = true;
+    this.#queue.clear();
+    await this.#queue.onIdle();
+  }
+
+  async #apply(item: ReceivedItem): Promise<void> {
+    if (this.#failed) return;
+    const flat = item.ranges.map((range) => ({
+      offset: (this.#bases[range.space] ?? 0) + range.offset,
+      length: range.length,
+    }));
+    const turn = this.#rule.begin(item.number, flat);
+    const writing = this.#write(item, turn);
+    this.#writing.set(item.number, writing);
+    try {
+      await writing;
+      if (this.#failed) return;
+      this.#rule.finished(item.number);
+      for (const range of item.ranges) this.#appliedBytes += range.length;
+      this.#stream?.applied(item);
+      this.#progressed.notify();
+    } catch (error) {
+      this.#fail(asMigrationError(error, this.#options.errorCode));
+    } finally {
+      this.#writing.delete(item.number);
+    }
+  }
+
+  async #write(item: ReceivedItem, turn: ReturnType<NewestWins['begin']>): Promise<void> {
+    // A writer that waits here waits for one that started before it, so none waits for ever.
+    for (const number of turn.after) await this.#writing.get(number);
+    if (this.#failed || turn.parts.length === 0) return;
+    const ranges: ItemRange[] = [];
+    for (const part of turn.parts) {
+      const range = item.ranges[part.index];
+      if (range === undefined) continue;
+      const base = this.#bases[range.space] ?? 0;
+      const offset = part.offset - base;
+      const content =
+        range.content === 'zero' ? 'zero' : sliceChunks(range.content, offset - range.offset, part.length);
+      ranges.push({ space: range.space, offset, length: part.length, content });
+    }
+    await this.#options.write(ranges);
+  }
+
+  #fail(error: MigrationError): void {
+    if (this.#failed) return;
+    this.#failed = true;
+    this.#queue.clear();
+    this.#progressed.fail(error);
+    this.#options.failed(error);
+  }
+}

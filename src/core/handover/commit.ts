@@ -1,0 +1,118 @@
+import type { Channel } from '../../channel/channel.ts';
+import { ask } from '../../channel/question.ts';
+import { asMigrationError, MigrationError } from '../../errors.ts';
+import type { Environment } from '../../interfaces/environment.ts';
+import type { Claim, OwnershipRegister } from '../../interfaces/register.ts';
+import type { Transport } from '../../interfaces/transport.ts';
+import { delay, withTimeout } from '../../util/promises.ts';
+import { claimsAt, type Decision, verdictForSource } from './ownership.ts';
+
+export interface CommitOptions {
+  readonly channel: Channel;
+  /** To ask on, should the channel be lost. */
+  readonly transport: Transport;
+  readonly environment: Environment;
+  readonly register: OwnershipRegister;
+  readonly vmId: string;
+  readonly epoch: number;
+  /** How long to wait for the decision, and to ask for it. */
+  readonly decideMsMax: number;
+}
+
+/** Between two questions: soon enough to cost an operator nothing, seldom enough for a host that is coming up. */
+const askAgainMs = 250;
+/** One question may take this long, then another is asked. */
+const askMsMax = 2000;
+
+/**
+ * Gives a sealed VM to the destination and learns its decision. Resolves when the destination owns it. Throws `declined` with `owner:
+ * 'source'` when it declined, and the VM has been reclaimed: the caller resumes it. Throws with `owner: 'undecided'` when the decision
+ * could not be learned in time: the VM must not run here until {@link recover} says so.
+ */
+export async function commit(options: CommitOptions): Promise<void> {
+  const { channel, register, vmId, epoch } = options;
+  let problem: MigrationError | undefined;
+  try {
+    await register.claim(vmId, epoch, 'source', 'given');
+    channel.send({ type: 'go', epoch });
+  } catch (error) {
+    // The claim may stand all the same, so only the destination's word counts now. Without GO it can only decline.
+    problem = asMigrationError(error, 'register', 'the claim on the source failed');
+    channel.send({ type: 'abort', code: problem.code, reason: problem.message });
+  }
+  const { decision, reason } = await learnDecision(options);
+  const given: Claim = { epoch, role: 'source', value: 'given' };
+  switch (verdictForSource([given], epoch, decision)) {
+    case 'released':
+      return;
+    case 'reclaim-then-run': {
+      const detail = await reclaim(options);
+      const why = problem?.message ?? (reason || 'it gave no reason');
+      throw new MigrationError('declined', `the destination declined: ${why}${detail}`, {
+        owner: 'source',
+        cause: problem,
+      });
+    }
+    case 'run':
+    case 'ask':
+      throw new MigrationError(
+        'owner-undecided',
+        `the destination's decision on attempt ${epoch} of ${vmId} is not known; ask again with recover() when it can be reached`,
+        { owner: 'undecided', guest: 'paused', cause: problem },
+      );
+  }
+}
+
+/**
+ * Claims *reclaimed*. Should that fail, the source may run all the same, since *declined* stands at the destination and cannot change; the
+ * register then asks once more after a crash, and gets the same answer.
+ */
+async function reclaim({ register, vmId, epoch }: CommitOptions): Promise<string> {
+  try {
+    await register.claim(vmId, epoch, 'return', 'reclaimed');
+    return '';
+  } catch (error) {
+    return `; and the register could not take the reclaim: ${asMigrationError(error, 'register').message}`;
+  }
+}
+
+interface Learned {
+  readonly decision: Decision | undefined;
+  readonly reason: string;
+}
+
+/** From the channel while it lives, else from a shared register, else by asking; until `decideMsMax` is over. */
+async function learnDecision(options: CommitOptions): Promise<Learned> {
+  const { channel, environment, decideMsMax } = options;
+  const deadlineMs = environment.now() + decideMsMax;
+  const late = () => new MigrationError('timeout', 'no decision in time');
+  try {
+    const decided = await withTimeout(environment, decideMsMax, channel.mailbox.take('decided'), late);
+    return { decision: decided.value, reason: decided.reason };
+  } catch {
+    // The link was lost, or the destination is silent.
+  }
+  do {
+    const decision = (await readDecision(options)) ?? (await askDecision(options));
+    if (decision !== undefined) return { decision, reason: 'the connection was lost' };
+    await delay(environment, askAgainMs);
+  } while (environment.now() < deadlineMs);
+  return { decision: undefined, reason: '' };
+}
+
+async function readDecision({ register, vmId, epoch }: CommitOptions): Promise<Decision | undefined> {
+  try {
+    return claimsAt(await register.read(vmId), epoch).decision;
+  } catch {
+    return undefined;
+  }
+}
+
+async function askDecision(options: CommitOptions): Promise<Decision | undefined> {
+  try {
+    const value = await ask({ ...options, limitMs: askMsMax, signal: undefined });
+    return value === 'pending' ? undefined : value;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,216 @@
+/**
+ * Who may run the guest: the rules, all of them, as functions of what stands in a register. The running migration, the answers to
+ * questions and recovery after a crash call the same functions, so that there is one set of rules. docs/failure-model.md says what
+ * they come to at each point at which an end or the link can fail.
+ *
+ * ```
+ *  source                              destination
+ *  stun ──────── FINAL ──────────────► check, flush, load
+ *       ◄─────── READY ────────────────
+ *  seal
+ *  claim given(e)
+ *       ──────── GO ─────────────────► claim owner(e) ─── owner stands ─────► start, answer OWNER
+ *                                        │  └──────────── declined stands ──► never, answer DECLINED
+ *                                        failed, gave up, restarted without a claim: claim declined(e)
+ *  OWNER: release
+ *  DECLINED: claim reclaimed(e), resume
+ *  neither: ask, and until there is an answer do not run the guest
+ * ```
+ *
+ * Why never both run: the source runs only before the call of given(e), or after declined(e) stood; the destination runs only after
+ * owner(e) stood; owner(e) follows GO, GO follows given(e), and of owner(e) and declined(e) only one can stand. Why one runs
+ * in the end: the destination's decision always comes (whoever asks an end without a session makes it decline), and each
+ * decision lets one end run.
+ *
+ * An end that has a register of its own sees only its own claims; a shared register shows it the other end's too. The rules need no
+ * more than the first, and use what they see of the second.
+ */
+import { MigrationError, type Owner } from '../../errors.ts';
+import type { Claim } from '../../interfaces/register.ts';
+
+/** The destination's decision about one attempt. Once it stands it never changes. */
+export type Decision = 'owner' | 'declined';
+
+/** What stands of one attempt, as far as one register shows it. */
+export interface AttemptClaims {
+  readonly epoch: number;
+  /** The source gave the VM away. */
+  readonly given: boolean;
+  /** What the destination decided, if that stands here. */
+  readonly decision: Decision | undefined;
+  /** The source has it back. */
+  readonly reclaimed: boolean;
+}
+
+/** What the source of an attempt may do; see {@link verdictForSource}. */
+export type SourceVerdict = 'run' | 'reclaim-then-run' | 'released' | 'ask';
+
+/** What the destination of an attempt may do; see {@link verdictForDestination}. */
+export type DestinationVerdict = 'start' | 'never' | 'decline';
+
+/** What the destination answers; see {@link answerTo}. */
+export type AnswerVerdict = Decision | 'pending' | 'decline';
+
+/** The highest epoch that any claim names, 0 if there is none. */
+export function highestEpoch(claims: readonly Claim[]): number {
+  return claims.reduce((highest, claim) => Math.max(highest, claim.epoch), 0);
+}
+
+/**
+ * The number of a new attempt, from the highest epoch in each end's register ({@link highestEpoch}): above both, so that no claim of
+ * an earlier attempt, in either direction, can stand for this one. Throws `register` when there is no higher number.
+ */
+export function nextEpoch(highestAtSource: number, highestAtDestination: number): number {
+  const highest = Math.max(highestAtSource, highestAtDestination);
+  if (highest >= Number.MAX_SAFE_INTEGER)
+    throw new MigrationError('register', 'the register has no epoch left');
+  return highest + 1;
+}
+
+/**
+ * What stands of one attempt. Throws `register` if the claims contradict each other (`owner` beside `declined` or `reclaimed`): then the
+ * register is not write-once, and nothing may be done on its word.
+ */
+export function claimsAt(claims: readonly Claim[], epoch: number): AttemptClaims {
+  const values = new Set(claims.filter((claim) => claim.epoch === epoch).map((claim) => claim.value));
+  const [owner, declined, reclaimed] = [values.has('owner'), values.has('declined'), values.has('reclaimed')];
+  if (owner && (declined || reclaimed)) throw contradiction(epoch, [...values].join(', '));
+  return {
+    epoch,
+    given: values.has('given'),
+    decision: owner ? 'owner' : declined ? 'declined' : undefined,
+    reclaimed,
+  };
+}
+
+/**
+ * What the source of attempt `epoch` may do with its VM, from what it sees in its register and, if it has one, the destination's answer.
+ *
+ * - `run`: the VM is the source's and may run. Either it never gave it away, or it has taken it back.
+ * - `reclaim-then-run`: the destination declined: claim `reclaimed`, then run.
+ * - `released`: the destination owns the VM: never run it here again; let go of it.
+ * - `ask`: given away, and the decision is not known here: do not run, do not let go, ask the destination.
+ *
+ * A living source counts `given` as standing from the call of the claim on, whether or not that call has resolved (it adds the claim to
+ * `claims`). A restarted one goes by what it reads: the process that would have sent GO after the claim is gone.
+ *
+ * Throws `register` on a contradiction: `owner` for an attempt in which nothing was given, or an answer that differs from what stands.
+ */
+export function verdictForSource(claims: readonly Claim[], epoch: number, answer?: Decision): SourceVerdict {
+  const { given, reclaimed, decision } = claimsAt(claims, epoch);
+  if (decision !== undefined && answer !== undefined && decision !== answer) {
+    throw contradiction(epoch, `${decision} stands, and the destination answers ${answer}`);
+  }
+  const decided = decision ?? answer;
+  if (decided === 'owner') {
+    if (given && !reclaimed) return 'released';
+    throw contradiction(epoch, given ? 'owner after reclaimed' : 'owner without given');
+  }
+  if (reclaimed || !given) return 'run';
+  return decided === 'declined' ? 'reclaim-then-run' : 'ask';
+}
+
+/**
+ * What the destination of attempt `epoch` may do with the VM that it prepared, from what stands in its register. Its living session
+ * asks with what its claim resolved to; after a restart, with what is read.
+ *
+ * - `start`: `owner` stands: the VM is this end's, and nobody else may ever run it on this attempt's account. Its content was complete before
+ *   the claim. If the process that holds its memory lives, the guest is started, or runs already and goes on. If that process is
+ *   dead, the memory is lost and with it the guest's running state; this end alone may boot the VM again from its disks,
+ *   which were flushed before READY.
+ * - `never`: `declined` stands: it never starts here in this attempt.
+ * - `decline`: nothing stands: without a living session that waits for GO, claim `declined` and go by what stands then.
+ *
+ * `claimedOwner` is false in a session that has not itself called the claim of `owner` (default: true). If it finds `owner` when it
+ * declines, the claim is another session's, whose VM is complete; this one's never starts.
+ */
+export function verdictForDestination(
+  claims: readonly Claim[],
+  epoch: number,
+  claimedOwner = true,
+): DestinationVerdict {
+  const { decision } = claimsAt(claims, epoch);
+  if (decision === 'owner') return claimedOwner ? 'start' : 'never';
+  return decision === 'declined' ? 'never' : 'decline';
+}
+
+/**
+ * What the destination says when the source asks about attempt `epoch`: its decision; or `pending` while a session of that attempt lives
+ * here (`active`), which will decide by itself; or `decline`: claim `declined`, then answer with what stands. An answer is never given
+ * before the claim that it reports stands.
+ */
+export function answerTo(claims: readonly Claim[], epoch: number, active: boolean): AnswerVerdict {
+  return claimsAt(claims, epoch).decision ?? (active ? 'pending' : 'decline');
+}
+
+/** Who owns a VM by one register alone. */
+export interface Standing {
+  /** The last attempt that the register names, 0 if none. */
+  readonly epoch: number;
+  /**
+   * Which end of that attempt owns the VM: the end that may run it, `source` also where it has to claim `reclaimed` first. With epoch 0: the
+   * end where the VM is.
+   */
+  readonly owner: Owner;
+}
+
+/**
+ * Who owns the VM by this register alone. Attempts follow each other (A to B is 1, B back to A is 2), so the last one decides; an attempt that
+ * left no claim changed nothing. Throws `register` on a contradiction.
+ */
+export function standing(claims: readonly Claim[]): Standing {
+  const epoch = highestEpoch(claims);
+  const { given, decision, reclaimed } = claimsAt(claims, epoch);
+  if (decision === 'owner') return { epoch, owner: 'destination' };
+  return { epoch, owner: given && decision === undefined && !reclaimed ? 'undecided' : 'source' };
+}
+
+/** An end of an attempt. */
+export type End = 'source' | 'destination';
+
+/**
+ * The attempt that an end takes up again when it has lost its memory of it. `named` is the caller's word; without it the register
+ * tells, if it is the end's own. 0: no claim of the attempt concerns this end, so that {@link verdictForSource} says `run`, and a
+ * destination has nothing to decide until it is asked.
+ *
+ * Throws `invalid-argument` rather than guess: where the register shows both ends' claims (it is shared, and does not say which end
+ * we are), where a destination finds no decision of its own (it may have been the source of that attempt), and where `named` lies
+ * before the last attempt that moved the VM, or skips one that is undecided.
+ */
+export function attemptToRecover(end: End, claims: readonly Claim[], named?: number): number {
+  const moved = claimsAt(claims, highestEpoch(claims.filter((claim) => claim.value !== 'declined')));
+  if (named !== undefined) {
+    if (named < moved.epoch) throw refusal(`attempt ${named} is over: attempt ${moved.epoch} came after it`);
+    const settled = !moved.given || moved.reclaimed || moved.decision === 'owner';
+    if (end === 'source' && named > moved.epoch && !settled) {
+      throw refusal(`attempt ${moved.epoch} is not settled: recover that one first`);
+    }
+    return named;
+  }
+  const epochs = new Set(claims.map((claim) => claim.epoch));
+  const shared = [...epochs]
+    .map((epoch) => claimsAt(claims, epoch))
+    .find((at) => at.given && at.decision !== undefined);
+  if (shared !== undefined)
+    throw refusal(`the register is shared (attempt ${shared.epoch}): name the attempt`);
+  if (end === 'source') return moved.decision === 'owner' ? 0 : moved.epoch;
+  const last = claimsAt(claims, highestEpoch(claims));
+  if (last.epoch > 0 && last.decision === undefined) {
+    throw refusal(`the register says nothing of a destination in attempt ${last.epoch}: name the attempt`);
+  }
+  return last.epoch;
+}
+
+function contradiction(epoch: number, what: string): MigrationError {
+  return new MigrationError('register', `the claims of attempt ${epoch} contradict each other: ${what}`, {
+    phase: 'handover',
+    owner: 'undecided',
+  });
+}
+
+function refusal(why: string): MigrationError {
+  return new MigrationError('invalid-argument', `cannot tell what to recover: ${why}`, {
+    phase: 'handover',
+    owner: 'undecided',
+  });
+}

@@ -1,0 +1,73 @@
+import { ChannelAcceptor } from '../../channel/connect.ts';
+import { answer, ask } from '../../channel/question.ts';
+import type { CallOptions } from '../../interfaces/content.ts';
+import type { Environment } from '../../interfaces/environment.ts';
+import type { OwnershipRegister } from '../../interfaces/register.ts';
+import type { Transport } from '../../interfaces/transport.ts';
+import { nodeEnvironment } from '../../util/node-environment.ts';
+import { answerTo, type Decision } from './ownership.ts';
+
+/** What {@link askDecision} needs. */
+export interface AskDecisionOptions {
+  /** How to reach the destination; stays the caller's to close. */
+  readonly transport: Transport;
+  readonly vmId: string;
+  /** For the connection and for the answer, each, in ms. Default 5000. */
+  readonly limitMs?: number;
+  /** Default: the process's own. */
+  readonly environment?: Environment;
+}
+
+/**
+ * The `ask` of {@link recover}: asks the destination over a transport, once. Resolves to undefined when it has not decided yet. Rejects with
+ * `connect-failed`, `timeout`, `connection-lost`, `protocol`, `refused` or `version-mismatch`; then nothing is known.
+ */
+export function askDecision(
+  options: AskDecisionOptions,
+): (epoch: number, call: CallOptions) => Promise<Decision | undefined> {
+  const { transport, vmId, limitMs = 5000, environment = nodeEnvironment } = options;
+  return async (epoch, { signal }) => {
+    const value = await ask({ transport, environment, vmId, epoch, limitMs, signal });
+    return value === 'pending' ? undefined : value;
+  };
+}
+
+/** What {@link answerQuestions} needs. */
+export interface AnswerQuestionsOptions extends CallOptions {
+  /** Where sources ask; stays the caller's to close. */
+  readonly transport: Transport;
+  /** This host's register. */
+  readonly register: OwnershipRegister;
+  /** Default: the process's own. */
+  readonly environment?: Environment;
+}
+
+/** How long a connection may take over its greeting and its question. */
+const questionMsMax = 10_000;
+
+/**
+ * Answers sources that ask a destination for its decision, until the signal is aborted. To be called where no migration is active: an
+ * attempt that has no decision yet is declined, which is what lets the source run its guest again. Never rejects.
+ */
+export async function answerQuestions(options: AnswerQuestionsOptions): Promise<void> {
+  const { transport, register, environment = nodeEnvironment, signal } = options;
+  const decide = async (vmId: string, epoch: number): Promise<Decision> => {
+    const verdict = answerTo(await register.read(vmId), epoch, false);
+    if (verdict === 'owner' || verdict === 'declined') return verdict;
+    const value = await register.claim(vmId, epoch, 'destination', 'declined');
+    return value === 'owner' ? 'owner' : 'declined';
+  };
+  const acceptor = new ChannelAcceptor({
+    transport,
+    environment,
+    windowBytesMax: 0,
+    sessions: false,
+    greetingMsMax: questionMsMax,
+    onQuestion: (greeted) => answer(greeted, environment, questionMsMax, decide),
+  });
+  await new Promise<void>((resolve) => {
+    if (signal?.aborted) resolve();
+    else signal?.addEventListener('abort', () => resolve(), { once: true });
+  });
+  await acceptor.close();
+}

@@ -1,0 +1,91 @@
+import type { SendStream } from '../../channel/send-stream.ts';
+import type { CallOptions } from '../../interfaces/content.ts';
+import type { MemorySource, PageBatch, PageRun } from '../../interfaces/memory.ts';
+import { sliceChunks } from '../../util/chunks.ts';
+import type { ItemRange } from '../../wire/item.ts';
+import { itemContentBytesMax, itemRangesMax } from '../../wire/limits.ts';
+
+/** Sends rounds of dirty pages. */
+export class MemorySender {
+  readonly #source: MemorySource;
+  readonly #stream: SendStream;
+  #contentBytes = 0;
+  #offeredBytes = 0;
+  #rounds = 0;
+
+  constructor(source: MemorySource, stream: SendStream) {
+    this.#source = source;
+    this.#stream = stream;
+  }
+
+  /** Page content sent so far; zero pages do not count. */
+  get contentBytes(): number {
+    return this.#contentBytes;
+  }
+
+  /** All pages sent so far, zero pages counted in full. */
+  get offeredBytes(): number {
+    return this.#offeredBytes;
+  }
+
+  /** Rounds that were sent to their end. */
+  get rounds(): number {
+    return this.#rounds;
+  }
+
+  /** Sends one round, and resolves to its size in bytes when all of it is queued. */
+  async sendRound(options: CallOptions): Promise<number> {
+    const before = this.#offeredBytes;
+    for await (const batch of this.#source.round(options)) {
+      await this.#stream.room();
+      this.#push(batch);
+    }
+    this.#rounds++;
+    return this.#offeredBytes - before;
+  }
+
+  #push(batch: PageBatch): void {
+    const items = splitIntoItems(batch.runs);
+    let holders = items.length;
+    if (holders === 0) batch.release();
+    const release = () => {
+      if (--holders === 0) batch.release();
+    };
+    for (const item of items) {
+      for (const range of item) {
+        this.#offeredBytes += range.length;
+        if (range.content !== 'zero') this.#contentBytes += range.length;
+      }
+      this.#stream.push('memory', item, release);
+    }
+  }
+}
+
+/** The runs of a batch in as few items as the protocol's limits allow: one, for any batch that keeps to its contract. */
+export function splitIntoItems(runs: readonly PageRun[]): readonly (readonly ItemRange[])[] {
+  const items: ItemRange[][] = [];
+  let item: ItemRange[] = [];
+  let contentBytes = 0;
+  const add = (range: ItemRange, bytes: number) => {
+    if (item.length === itemRangesMax || contentBytes + bytes > itemContentBytesMax) {
+      items.push(item);
+      item = [];
+      contentBytes = 0;
+    }
+    item.push(range);
+    contentBytes += bytes;
+  };
+  for (const { region: space, offset, length, content } of runs) {
+    if (content === 'zero') {
+      add({ space, offset, length, content }, 0);
+      continue;
+    }
+    for (let at = 0; at < length; at += itemContentBytesMax) {
+      const bytes = Math.min(itemContentBytesMax, length - at);
+      const part = bytes === length ? content : sliceChunks(content, at, bytes);
+      add({ space, offset: offset + at, length: bytes, content: part }, bytes);
+    }
+  }
+  if (item.length > 0) items.push(item);
+  return items;
+}

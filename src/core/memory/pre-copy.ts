@@ -1,0 +1,134 @@
+import type { Channel } from '../../channel/channel.ts';
+import { MigrationError } from '../../errors.ts';
+import type { Environment } from '../../interfaces/environment.ts';
+import type { SourceVm } from '../../interfaces/hypervisor.ts';
+import type { RoundStatistics } from '../../interfaces/migration.ts';
+import { delay, throwIfAborted } from '../../util/promises.ts';
+import type { ResolvedPolicy } from '../policy.ts';
+import { type ConvergenceStatistics, convergence } from './convergence.ts';
+import type { MemorySender } from './memory-sender.ts';
+
+export interface PreCopyOptions {
+  readonly vm: SourceVm;
+  readonly memory: MemorySender;
+  readonly channel: Channel;
+  readonly environment: Environment;
+  readonly policy: ResolvedPolicy;
+  readonly signal: AbortSignal;
+  /** Disk content that is not copied now. */
+  readonly diskRestBytes: () => number;
+  /** Flushes both ends; resolves to how long the destination took, in ms. */
+  readonly flushBothEnds: () => Promise<number>;
+  readonly onRound: (round: RoundStatistics) => void;
+}
+
+/** Payload that may wait to be sent when the next round begins: the link stays busy, and what the round reads is fresh. */
+const queueBytesMax = 1 << 20;
+/** Time between two rounds at least: what a guest dirties in less is not worth a pass over its dirty log. */
+const pauseMs = 5;
+/** A flush counts for so long; after that there is too much new to flush within the stun. */
+const flushLifeMs = 1000;
+/** Device state before any was seen: what a small machine model has. */
+const stateBytesExpected = 256 << 10;
+/** What the destination needs to load it and start, over its flush, before any was seen: some milliseconds in a hypervisor. */
+const loadMsExpected = 20;
+/** How many rounds the rule looks back on. */
+const historyRounds = 8;
+
+/** Rounds of dirty pages until the rest fits the downtime. What to do after each is {@link convergence}'s to say. */
+export class PreCopy {
+  readonly #options: PreCopyOptions;
+  readonly #history: number[] = [];
+  #throttle = 0;
+  #throttleMax = 0;
+  #flush: { readonly endMs: number; readonly durationMs: number } | undefined;
+
+  constructor(options: PreCopyOptions) {
+    this.#options = options;
+  }
+
+  /** The throttle in force, 0 to 1. */
+  get throttle(): number {
+    return this.#throttle;
+  }
+
+  /** The hardest throttle that was in force. */
+  get throttleMax(): number {
+    return this.#throttleMax;
+  }
+
+  /** Resolves when it is time to stun. Rejects with `not-converging` when that time will not come. */
+  async run(): Promise<void> {
+    const { environment, memory, policy, signal, channel } = this.#options;
+    for (;;) {
+      const startMs = environment.now();
+      const bytes = await memory.sendRound({ signal });
+      await channel.queueBelow(queueBytesMax);
+      const durationMs = environment.now() - startMs;
+      const verdict = convergence(this.#statistics(bytes, durationMs), policy);
+      this.#options.onRound({
+        round: memory.rounds,
+        bytes,
+        durationMs,
+        decision: verdict.decision,
+        throttle: verdict.throttle,
+      });
+      switch (verdict.decision) {
+        case 'fail':
+          throw new MigrationError('not-converging', verdict.reason);
+        case 'switchover':
+          // Everything that can be flushed is flushed before the stun; what was dirtied meanwhile is the next round's.
+          if (this.#flushIsFresh()) return;
+          await this.#flushBothEnds();
+          break;
+        case 'throttle':
+        case 'continue':
+          await this.#setThrottle(verdict.throttle);
+          await delay(environment, pauseMs, signal);
+          break;
+      }
+      throwIfAborted(signal);
+    }
+  }
+
+  /** Takes the throttle off, if there is one. */
+  async releaseThrottle(): Promise<void> {
+    await this.#setThrottle(0);
+  }
+
+  #flushIsFresh(): boolean {
+    return this.#flush !== undefined && this.#options.environment.now() - this.#flush.endMs < flushLifeMs;
+  }
+
+  async #flushBothEnds(): Promise<void> {
+    const durationMs = await this.#options.flushBothEnds();
+    this.#flush = { endMs: this.#options.environment.now(), durationMs };
+  }
+
+  async #setThrottle(fraction: number): Promise<void> {
+    const { vm } = this.#options;
+    if (fraction === this.#throttle || !vm.capabilities.throttle) return;
+    await vm.setThrottle(fraction);
+    this.#throttle = fraction;
+    this.#throttleMax = Math.max(this.#throttleMax, fraction);
+  }
+
+  #statistics(bytes: number, durationMs: number): ConvergenceStatistics {
+    const { channel, vm, memory } = this.#options;
+    this.#history.push(bytes);
+    if (this.#history.length > historyRounds) this.#history.shift();
+    return {
+      round: memory.rounds,
+      roundBytes: bytes,
+      roundMs: durationMs,
+      dirtyBytes: vm.memory.dirtyBytes(),
+      bytesPerSecond: channel.statistics.bytesPerSecond,
+      backlogBytes: channel.backlogBytes,
+      diskRestBytes: this.#options.diskRestBytes(),
+      stateBytes: stateBytesExpected,
+      fixedMs: loadMsExpected + (this.#flush?.durationMs ?? 0),
+      throttle: this.#throttle,
+      history: this.#history,
+    };
+  }
+}

@@ -1,0 +1,88 @@
+import { MigrationError } from '../../errors.ts';
+import type { BlockDevice } from '../../interfaces/block-device.ts';
+import type { ItemRange } from '../../wire/item.ts';
+import { ApplyQueue } from '../apply-queue.ts';
+
+/** Writes in flight on one disk: enough for a disk's own queue, few enough that a slow one is noticed by its credit. */
+const writers = 8;
+/** Applied but not flushed: from here on a flush runs beside the writes ... */
+const flushBytes = 32 << 20;
+/** ... and here the writes wait for it, so that the flush within the stun is short. */
+const unflushedBytesMax = 64 << 20;
+
+/** Applies items to one of the destination's disks, and flushes as it goes. */
+export class DiskReceiver {
+  readonly disk: BlockDevice;
+  readonly queue: ApplyQueue;
+  #unflushedBytes = 0;
+  #flushing: Promise<void> | undefined;
+  #failedFlush: MigrationError | undefined;
+
+  constructor(disk: BlockDevice, failed: (error: MigrationError) => void) {
+    this.disk = disk;
+    this.queue = new ApplyQueue({
+      spaceBytes: [disk.sizeBytes],
+      writers,
+      errorCode: 'disk-write',
+      failed,
+      write: (ranges) => this.#write(ranges),
+    });
+  }
+
+  /** Makes durable what has been applied before the call. Rejects with `disk-write`. */
+  async flush(): Promise<void> {
+    // One that is under way may have begun before the last writes.
+    await this.#flushing;
+    await this.#startFlush();
+  }
+
+  async #write(ranges: readonly ItemRange[]): Promise<void> {
+    if (this.#unflushedBytes >= flushBytes) {
+      const flushing = this.#startFlush();
+      flushing.catch(() => {});
+      if (this.#unflushedBytes >= unflushedBytesMax) await flushing;
+    }
+    for (const { offset, length, content } of ranges) {
+      if (content === 'zero') {
+        await this.#writeZeroes(offset, length);
+      } else {
+        this.#unflushedBytes += length;
+        await this.disk.write(offset, content);
+      }
+    }
+  }
+
+  /** Writes zeros wherever the disk itself does not say that it reads as zeros. */
+  async #writeZeroes(offset: number, length: number): Promise<void> {
+    for (const extent of await this.disk.extents(offset, length)) {
+      if (!extent.zero) await this.disk.writeZeroes(extent.offset, extent.length);
+    }
+  }
+
+  #startFlush(): Promise<void> {
+    this.#flushing ??= this.#flushNow().finally(() => {
+      this.#flushing = undefined;
+    });
+    return this.#flushing;
+  }
+
+  async #flushNow(): Promise<void> {
+    const bytes = this.#unflushedBytes;
+    this.#unflushedBytes = 0;
+    try {
+      await this.disk.flush();
+    } catch (cause) {
+      // After a failed flush nothing is known to be durable, also by a later one that succeeds.
+      this.#unflushedBytes += bytes;
+      const message = cause instanceof Error ? cause.message : String(cause);
+      const error = new MigrationError(
+        'disk-write',
+        `disk ${this.disk.id} could not be flushed: ${message}`,
+        { cause },
+      );
+      this.#failedFlush ??= error;
+      throw error;
+    }
+    if (this.#failedFlush !== undefined) throw this.#failedFlush;
+  }
+}

@@ -1,0 +1,284 @@
+/**
+ * One disk at the source: the bulk copy, and the mirror of guest writes beside it.
+ *
+ * ```
+ * guest write ─► medium ─► tap ─► Regions ─ copied ────────────► push('mirror')
+ *                                         ─ being copied ─ held ─► push('mirror') after the bulk number
+ *                                         ─ not copied ──────────► nothing: the bulk copy will read it
+ * bulk copy: take a range ─► read ─► push('bulk') ─► Regions: copied
+ * ```
+ *
+ * The invariant: whenever no region is *not copied* or *being copied*, replaying the stream by number gives the disk as it is. A number is
+ * taken when its content is fixed, and never between a read's start and its end.
+ */
+import PQueue from 'p-queue';
+import type { SendStream } from '../../channel/send-stream.ts';
+import { asMigrationError, type MigrationError } from '../../errors.ts';
+import type { Extent, GuestWrite, SourceDisk, Tap, TapHandler } from '../../interfaces/block-device.ts';
+import type { ByteRange, Chunks } from '../../interfaces/content.ts';
+import { chunksLength, isZero, sliceChunks } from '../../util/chunks.ts';
+import { Signalled, throwIfAborted } from '../../util/promises.ts';
+import type { ItemRange } from '../../wire/item.ts';
+import { itemContentBytesMax } from '../../wire/limits.ts';
+import type { MirrorBuffer } from './mirror-buffer.ts';
+import { Regions } from './regions.ts';
+
+/** The grain of the copied / not copied map: a set-back write costs this much to copy again at most. */
+const regionBytes = 64 << 10;
+/** One read of the bulk copy. 256 KiB to 1 MiB is where disks and QEMU's NBD server are at their best. */
+const readBytes = 512 << 10;
+/** Reads in flight on one disk. */
+const readsMax = 4;
+/** How much is taken at once where data is; guest writes within it wait for their number, so not too much. */
+const takeBytesMin = 8 << 20;
+/** ... and where only zeros were found so far: holes of terabytes are passed in large steps. */
+const takeBytesMax = 1 << 30;
+
+export interface DiskSenderOptions {
+  readonly disk: SourceDisk;
+  readonly stream: SendStream;
+  readonly buffer: MirrorBuffer;
+  /** Aborted when the migration is over, one way or another. */
+  readonly signal: AbortSignal;
+  /** Called with the first failure. */
+  readonly failed: (error: MigrationError) => void;
+}
+
+/** See the top of this file. */
+export class DiskSender {
+  readonly disk: SourceDisk;
+  readonly #options: DiskSenderOptions;
+  readonly #regions: Regions<GuestWrite>;
+  readonly #reads = new PQueue({ concurrency: readsMax });
+  readonly #changed = new Signalled();
+  #tap: Tap | undefined;
+  #copying: Promise<void> | undefined;
+  #stopped = false;
+  #stunned = false;
+  #bulkBytes = 0;
+  #mirrorBytes = 0;
+  #mirrored = 0;
+  #setBack = 0;
+
+  constructor(options: DiskSenderOptions) {
+    this.disk = options.disk;
+    this.#options = options;
+    this.#regions = new Regions({ sizeBytes: options.disk.sizeBytes, regionBytes });
+  }
+
+  /** Bytes still to be copied, those being read included. */
+  get restBytes(): number {
+    return this.#regions.notCopiedBytes + this.#regions.beingCopiedBytes;
+  }
+
+  get stream(): SendStream {
+    return this.#options.stream;
+  }
+
+  get bulkBytes(): number {
+    return this.#bulkBytes;
+  }
+
+  get mirrorBytes(): number {
+    return this.#mirrorBytes;
+  }
+
+  /** Guest writes mirrored, and those whose extents were set back. */
+  get guestWrites(): { readonly mirrored: number; readonly setBack: number } {
+    return { mirrored: this.#mirrored, setBack: this.#setBack };
+  }
+
+  /** Sets the tap, then starts copying. */
+  async start(): Promise<void> {
+    if (!this.disk.readOnly) {
+      this.#tap = await this.disk.tap(this.#handler, { signal: this.#options.signal });
+    }
+    this.#copying = this.#copy().catch((error) => this.#fail(error));
+  }
+
+  /** Resolves when nothing is left to copy at this moment. A guest that outruns the mirror's buffer can make some again. */
+  async copied(): Promise<void> {
+    while (!this.#regions.complete) {
+      throwIfAborted(this.#options.signal);
+      await this.#changed.wait();
+    }
+  }
+
+  /** With the guest stunned: every guest write has been seen and numbered, and every region copied. */
+  async finish(): Promise<void> {
+    this.#stunned = true;
+    await this.#tap?.finish({ signal: this.#options.signal });
+    await this.copied();
+  }
+
+  /** Takes the tap away and stops copying; guest writes go on unhindered from the call on. Idempotent. Rejects if the tap could not be removed. */
+  async stop(reason: MigrationError): Promise<void> {
+    this.#stopped = true;
+    this.#changed.fail(reason);
+    this.#reads.clear();
+    await this.#tap?.remove();
+    await Promise.allSettled([this.#copying, this.#reads.onIdle()]);
+  }
+
+  #fail(error: unknown): void {
+    if (this.#stopped) return;
+    this.#options.failed(asMigrationError(error, 'disk-read', `disk ${this.disk.id}`));
+  }
+
+  readonly #handler: TapHandler = {
+    write: (write) => this.#guestWrote(write),
+    invalidate: (range) => {
+      this.#regions.setBack(range);
+      this.#changed.notify();
+    },
+    broken: (error) => this.#fail(error),
+  };
+
+  /** A guest write has reached the medium. Its place in the order is fixed here, before the first `await`. */
+  #guestWrote(write: GuestWrite): Promise<void> | undefined {
+    if (this.#stopped) {
+      write.release();
+      return undefined;
+    }
+    const bytes = write.content === 'zero' ? 0 : write.length;
+    if (!this.#options.buffer.take(bytes)) {
+      this.#setBack++;
+      this.#regions.setBack(write);
+      write.release();
+      this.#changed.notify();
+      return undefined;
+    }
+    switch (this.#regions.guestWrite(write, write)) {
+      case 'nothing':
+        this.#letGo(write);
+        return undefined;
+      case 'mirror':
+        this.#mirror(write);
+        break;
+      case 'held':
+        break;
+    }
+    return this.#options.buffer.hold();
+  }
+
+  #letGo(write: GuestWrite): void {
+    this.#options.buffer.give(write.content === 'zero' ? 0 : write.length);
+    write.release();
+  }
+
+  #mirror(write: GuestWrite): void {
+    const { offset, length, content } = write;
+    this.#mirrored++;
+    if (content === 'zero') {
+      this.#options.stream.push('mirror', [{ space: 0, offset, length, content }], () => this.#letGo(write));
+      return;
+    }
+    this.#mirrorBytes += length;
+    let pieces = Math.ceil(length / itemContentBytesMax);
+    const release = () => {
+      if (--pieces === 0) this.#letGo(write);
+    };
+    for (let at = 0; at < length; at += itemContentBytesMax) {
+      const bytes = Math.min(itemContentBytesMax, length - at);
+      const part = sliceChunks(content, at, bytes);
+      this.#options.stream.push(
+        'mirror',
+        [{ space: 0, offset: offset + at, length: bytes, content: part }],
+        release,
+      );
+    }
+  }
+
+  async #copy(): Promise<void> {
+    let takeBytes = takeBytesMin;
+    while (!this.#stopped) {
+      const range = this.#regions.nextToCopy(takeBytes);
+      if (range === undefined) {
+        await this.#changed.wait();
+        continue;
+      }
+      const zeroBytes = await this.#copyRange(range);
+      takeBytes = zeroBytes === range.length ? Math.min(2 * takeBytes, takeBytesMax) : takeBytesMin;
+    }
+  }
+
+  /** Copies a range that is marked *being copied*; resolves to how much of it was known to be zeros when the rest is queued for reading. */
+  async #copyRange(range: ByteRange): Promise<number> {
+    const { disk, signal } = this.#options;
+    // Some hypervisors tell nothing of extents any more once the guest is stunned.
+    const extents = this.#stunned
+      ? [{ ...range, zero: false }]
+      : await disk.extents(range.offset, range.length, { signal });
+    let zeroBytes = 0;
+    for (const extent of alignToRegions(range, extents)) {
+      if (extent.zero) {
+        const { offset, length } = extent;
+        zeroBytes += length;
+        this.#options.stream.push('bulk', [{ space: 0, offset, length, content: 'zero' }], () => {});
+        this.#numbered(extent);
+        continue;
+      }
+      for (let at = 0; at < extent.length; at += readBytes) {
+        const length = Math.min(readBytes, extent.length - at);
+        await this.#options.stream.room();
+        await this.#reads.onSizeLessThan(1);
+        if (this.#stopped) return zeroBytes;
+        this.#reads.add(() => this.#read(extent.offset + at, length)).catch((error) => this.#fail(error));
+      }
+    }
+    return zeroBytes;
+  }
+
+  async #read(offset: number, length: number): Promise<void> {
+    const { disk, signal, stream } = this.#options;
+    const chunks = await disk.read(offset, length, { signal });
+    if (this.#stopped) return;
+    const ranges = withoutZeros(offset, chunks);
+    for (const range of ranges) if (range.content !== 'zero') this.#bulkBytes += range.length;
+    stream.push('bulk', ranges, () => {});
+    this.#numbered({ offset, length });
+  }
+
+  /** The range's bulk number is taken; guest writes that waited for it follow. */
+  #numbered(range: ByteRange): void {
+    for (const write of this.#regions.copyNumbered(range)) this.#mirror(write);
+    this.#changed.notify();
+  }
+}
+
+/** A region-aligned range as stretches that are zeros in whole regions, and the rest, which is to be read. */
+function alignToRegions(range: ByteRange, extents: readonly Extent[]): readonly Extent[] {
+  const aligned: Extent[] = [];
+  const end = range.offset + range.length;
+  let at = range.offset;
+  for (const extent of extents) {
+    const extentEnd = extent.offset + extent.length;
+    const from = Math.ceil(extent.offset / regionBytes) * regionBytes;
+    const to = extentEnd === end ? end : Math.floor(extentEnd / regionBytes) * regionBytes;
+    if (!extent.zero || to <= from) continue;
+    if (from > at) aligned.push({ offset: at, length: from - at, zero: false });
+    aligned.push({ offset: from, length: to - from, zero: true });
+    at = to;
+  }
+  if (at < end) aligned.push({ offset: at, length: end - at, zero: false });
+  return aligned;
+}
+
+/** What was read, as ranges, with every stretch of zeros of a region's size as a range without bytes. */
+export function withoutZeros(offset: number, chunks: Chunks): readonly ItemRange[] {
+  const length = chunksLength(chunks);
+  const ranges: { space: number; offset: number; length: number; content: Chunks | 'zero' }[] = [];
+  for (let at = 0; at < length; at += regionBytes) {
+    const bytes = Math.min(regionBytes, length - at);
+    const piece = sliceChunks(chunks, at, bytes);
+    const zero = piece.every(isZero);
+    const last = ranges.at(-1);
+    if (last !== undefined && (last.content === 'zero') === zero) {
+      last.length += bytes;
+      if (last.content !== 'zero') last.content = sliceChunks(chunks, last.offset - offset, last.length);
+    } else {
+      ranges.push({ space: 0, offset: offset + at, length: bytes, content: zero ? 'zero' : piece });
+    }
+  }
+  return ranges;
+}

@@ -1,0 +1,1 @@
+export type { CancelTimer, Environment } from '../util/environment.ts';

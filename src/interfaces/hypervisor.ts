@@ -1,0 +1,139 @@
+import type { BlockDevice, SourceDisk } from './block-device.ts';
+import type { CallOptions, Chunks } from './content.ts';
+import type { MemoryRegion, MemorySink, MemorySource } from './memory.ts';
+
+/** A disk as the destination has to provide it. */
+export interface DiskDescription {
+  readonly id: string;
+  readonly sizeBytes: number;
+  readonly blockBytes: number;
+  readonly readOnly: boolean;
+}
+
+/** What a destination must offer to take this VM. Compared, difference by difference, before a byte is copied. */
+export interface VmDescription {
+  /** The VM's identity for the ownership registers: the same wherever it runs; 1 to 255 characters. */
+  readonly vmId: string;
+  /** A name for people. */
+  readonly name: string;
+  /** Machine model, for example `pc-i440fx-10.0`. */
+  readonly machine: string;
+  /** Number of virtual CPUs. */
+  readonly cpus: number;
+  readonly memory: readonly MemoryRegion[];
+  readonly disks: readonly DiskDescription[];
+  /** Names the encoding of the device state; only a backend that reads this very format may load it. */
+  readonly deviceStateFormat: string;
+}
+
+/** Whether the guest executes. */
+export type RunState = 'running' | 'paused';
+
+/** A change of the guest's state that the engine did not ask for. */
+export interface UnexpectedStop {
+  /** `shutdown`: the guest powered off or crashed. `paused`: something stopped it. `gone`: the hypervisor died. */
+  readonly kind: 'shutdown' | 'paused' | 'gone';
+  /** For people. */
+  readonly reason: string;
+}
+
+/** What a {@link SourceVm} can do beyond what every one must. */
+export interface SourceVmCapabilities {
+  /** {@link SourceVm.setThrottle} slows the guest. If false the engine never calls it. */
+  readonly throttle: boolean;
+}
+
+/**
+ * A running VM at the source. Methods are called one at a time unless said otherwise.
+ *
+ * ```
+ * running ──stun()──► stunned ──saveDeviceState()──► stunned ──seal()──► sealed ──release()──► released
+ *    ▲                   │                              │                   │
+ *    └──────resume()─────┴──────────────────────────────┴───────────────────┘
+ * ```
+ */
+export interface SourceVm {
+  readonly description: VmDescription;
+  readonly capabilities: SourceVmCapabilities;
+  readonly memory: MemorySource;
+  readonly disks: readonly SourceDisk[];
+
+  /** Whether the guest executes now. */
+  runState(): RunState;
+  /** Tells of stops that the engine did not cause, from now on. Returns how to stop listening. */
+  onUnexpectedStop(listener: (stop: UnexpectedStop) => void): () => void;
+
+  /**
+   * Slows the guest's CPUs by a fraction from 0 (off) to 0.99. May be called at any time before `stun()`, also while a round is being
+   * read. Rejects with `hypervisor`.
+   */
+  setThrottle(fraction: number): Promise<void>;
+
+  /**
+   * Pauses the guest: on success its CPUs are stopped, its devices quiesced, its I/O finished, and every disk write of it
+   * has reached the tap's handler. On failure the guest runs (if it ran before). A guest that was paused from the start stays so.
+   */
+  stun(options?: CallOptions): Promise<void>;
+
+  /**
+   * The device state, in chunks, of a stunned VM. The engine reads memory rounds at the same time: saving may dirty memory, and some
+   * hypervisors give both out of one stream. Ends when the state is complete; rejects with `device-state`.
+   */
+  saveDeviceState(options?: CallOptions): AsyncIterable<Uint8Array>;
+
+  /**
+   * After this nothing but {@link SourceVm.resume} can run the guest here, also if this process dies. Called once, stunned, with
+   * the state saved. On failure (`hypervisor`) the guest stays stunned, and may be resumed.
+   */
+  seal(): Promise<void>;
+
+  /**
+   * Runs the guest on at the source (unless it was paused from the start), from any state but `released`, also half-way through a failed
+   * `stun()` or `saveDeviceState()`, and after the process that stunned it died. Idempotent. Rejects with `hypervisor`.
+   */
+  resume(): Promise<void>;
+
+  /** The destination owns the VM: let go of it here. The guest never runs here again. Idempotent. */
+  release(): Promise<void>;
+
+  /**
+   * The migration is over, or never came to the handover: takes away whatever the backend had set up around a VM that stays (throttle,
+   * dirty tracking, exports). The guest is not touched. Idempotent.
+   */
+  detach(): Promise<void>;
+}
+
+/** A VM at the destination that has been prepared and waits, paused, for its content. */
+export interface DestinationVm {
+  readonly memory: MemorySink;
+  readonly disks: readonly BlockDevice[];
+
+  /**
+   * Loads the device state. All memory and all disk content has been written and flushed before; nothing is written
+   * after. Called once. Rejects with `device-state`; then only {@link DestinationVm.discard} may follow.
+   */
+  loadDeviceState(state: Chunks, options?: CallOptions): Promise<void>;
+
+  /**
+   * Runs the guest (or, with `run: false`, takes possession but leaves it paused), and announces it on its network. Called once, after the
+   * owner claim. Rejects with `hypervisor`.
+   */
+  start(options: { readonly run: boolean }): Promise<void>;
+
+  /**
+   * Gives the preparation up: nothing of it runs, exports are gone. Allowed at any time before `start()`, and after it only to let go
+   * of helpers: a started guest goes on. Idempotent.
+   */
+  discard(): Promise<void>;
+}
+
+/** A hypervisor as the destination's engine sees it. */
+export interface HypervisorBackend {
+  /** For people and logs, for example `qemu 10.0.2`. */
+  readonly name: string;
+  /**
+   * Prepares a paused VM that can take `description`. Refuses with `incompatible` and a message that lists every difference; after
+   * a refusal nothing has changed.
+   */
+  prepare(description: VmDescription, options?: CallOptions): Promise<DestinationVm>;
+}

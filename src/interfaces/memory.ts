@@ -1,0 +1,63 @@
+import type { CallOptions, Content } from './content.ts';
+
+/** One region of guest memory. Regions may be scattered over the guest's address space. */
+export interface MemoryRegion {
+  /** Its name, the same on both hosts, unique within the VM; 1 to 255 characters. */
+  readonly name: string;
+  /** Its size in bytes, a multiple of `pageBytes`. */
+  readonly sizeBytes: number;
+  /** The size of its pages: a power of two, 4096 or more. */
+  readonly pageBytes: number;
+}
+
+/** Adjoining pages of one region with their content. */
+export interface PageRun {
+  /** Index into {@link MemorySource.regions}. */
+  readonly region: number;
+  /** Byte offset within the region, a multiple of its page size. */
+  readonly offset: number;
+  /** Length in bytes, a multiple of the page size, more than 0. */
+  readonly length: number;
+  readonly content: Content;
+}
+
+/** What a round yields: some runs, 1 MiB of content together at most. No page twice within one batch. */
+export interface PageBatch {
+  readonly runs: readonly PageRun[];
+  /** The engine is done with the content, which did not change until now. Called exactly once. */
+  release(): void;
+}
+
+/** The running VM's memory, as rounds of dirty pages. */
+export interface MemorySource {
+  readonly regions: readonly MemoryRegion[];
+
+  /**
+   * One round: the pages dirtied since the round before began; in the first round, all. A page's content is read after its
+   * dirty mark was cleared, so a write that comes later is in a later round; should a page come twice, the later one wins. A round
+   * is read to its end or ended early (`return()`, or the signal); what an unfinished round had taken, it gives back to the
+   * next one, or, if {@link MemorySource.keepsUnsentPages} is false, the next round offers every page again. One round at a
+   * time (`invalid-state`). With the guest stunned, a round ends when no page is dirty; the engine asks for rounds until one is
+   * empty. Rejects with `memory`.
+   */
+  round(options?: CallOptions): AsyncIterable<PageBatch>;
+
+  /** Whether pages of an unfinished round come again in the next. */
+  readonly keepsUnsentPages: boolean;
+
+  /** Bytes of pages that are dirty now, or undefined if that cannot be told without a round. */
+  dirtyBytes(): number | undefined;
+
+  /** Ends all rounds and whatever dirty tracking costs. Idempotent. After it, a new migration may begin with a first round. */
+  stop(): Promise<void>;
+}
+
+/** The destination VM's memory, before the guest runs. */
+export interface MemorySink {
+  readonly regions: readonly MemoryRegion[];
+  /**
+   * Puts pages into place. Calls do not overlap in time: the engine waits for one before the next. When the promise resolves the
+   * content may be reused. Rejects with `memory`; then the migration fails.
+   */
+  write(runs: readonly PageRun[], options?: CallOptions): Promise<void>;
+}

@@ -1,0 +1,128 @@
+import type { MigrationError, Owner, Phase } from '../errors.ts';
+
+/** What happens to a disk. `copy`: it moves. `shared`: both hosts reach the same one. `leave`: it stays and is not there at the destination. */
+export type DiskMode = 'copy' | 'shared' | 'leave';
+
+/** How a migration is to go. Everything has a default; units are in the names. */
+export interface MigrationPolicy {
+  /** Connections for data, beside one for control: 1 to 64. Default 4. */
+  readonly connections?: number;
+  /** The downtime to aim for: 1 to 60,000. Switchover waits until the rest is expected to fit. Default 300, and the handover's 1.5 round trips come on top. */
+  readonly downtimeMsMax?: number;
+  /** The longest from stun to READY before the source takes back: 100 to 600,000. Default 10,000. */
+  readonly stunMsMax?: number;
+  /** How long a guest's write may be held for the mirror: 0 (never) to 10,000. Default 0. */
+  readonly guestWriteHoldMsMax?: number;
+  /** The hardest throttle: 0 (never) to 0.99. Default 0.8. */
+  readonly throttleMax?: number;
+  /** Memory rounds at most before the policy ends (`not-converging`): 2 to 100,000. Default 200. */
+  readonly roundsMax?: number;
+  /** Guest writes that wait for the link, in bytes, all disks together: 1 MiB to 4 GiB. Default 64 MiB. When it is full, extents are copied again later. */
+  readonly mirrorBufferBytesMax?: number;
+  /** Bytes on their way without acknowledgement, all connections together: 1 MiB to 4 GiB. Default 64 MiB. */
+  readonly windowBytesMax?: number;
+  /** How long connecting and preparing may take, each: 100 to 3,600,000. Default 30,000. */
+  readonly connectMsMax?: number;
+  /** After commit, how long to ask for the destination's decision: 100 to 3,600,000. Default 30,000. */
+  readonly decideMsMax?: number;
+  /** What happens to each disk, by id. Default: every disk is copied. */
+  readonly disks?: Readonly<Record<string, DiskMode>>;
+}
+
+/** How far one stream has come. */
+export interface StreamProgress {
+  /** `memory`, or a disk's id. */
+  readonly name: string;
+  /** Its size. */
+  readonly totalBytes: number;
+  /** What the destination holds equal to the source, or is on its way. */
+  readonly doneBytes: number;
+}
+
+/** A `progress` event: emitted at most a few times a second while bytes move. */
+export interface Progress {
+  readonly phase: Phase;
+  /** Since `run()`. */
+  readonly elapsedMs: number;
+  /** Payload bytes sent (source) or received (destination) so far. */
+  readonly transferredBytes: number;
+  /** Over about the last second. */
+  readonly bytesPerSecond: number;
+  /** Disks first, memory last. */
+  readonly streams: readonly StreamProgress[];
+  /** Memory rounds finished. */
+  readonly rounds: number;
+  /** The throttle in force, 0 to 1. */
+  readonly throttle: number;
+}
+
+/** A `round` event: one pass over dirty memory is over. */
+export interface RoundStatistics {
+  /** 1 is the first pass, over all memory. */
+  readonly round: number;
+  /** Page content sent, zero pages counted in full. */
+  readonly bytes: number;
+  readonly durationMs: number;
+  /** What the convergence rule made of it. */
+  readonly decision: 'continue' | 'throttle' | 'switchover' | 'fail';
+  readonly throttle: number;
+}
+
+/** How a migration ended. */
+export type Outcome = 'completed' | 'failed' | 'undecided';
+
+/** Bytes by kind. Ranges of zeros count as 0 here, whatever their length. */
+export interface BytesByKind {
+  /** Page content. */
+  readonly memory: number;
+  /** Bulk copy of disks. */
+  readonly disk: number;
+  /** Mirrored guest writes. */
+  readonly mirror: number;
+  /** Device state. */
+  readonly state: number;
+  /** Everything that this end sent and received on its connections. */
+  readonly wire: number;
+}
+
+/** What `run()` resolves to, at either end; frozen. */
+export interface MigrationReport {
+  readonly role: 'source' | 'destination';
+  readonly vmId: string;
+  /** The attempt's number, 0 if it did not get that far. */
+  readonly epoch: number;
+  readonly outcome: Outcome;
+  readonly owner: Owner;
+  /** Why it did not complete; undefined if it did. */
+  readonly error?: MigrationError;
+  /** From `run()` to its end. */
+  readonly totalMs: number;
+  /**
+   * How long the guest stood still. Source: from the call of `stun()` to the arrival of DONE, less half of the smallest
+   * round trip seen; uncertain by that half. 0 if the guest was not stunned, and if the switchover failed, until it ran again. Destination: from
+   * FINAL's arrival until the guest was started (a part of the whole, measured there).
+   */
+  readonly downtimeMs: number;
+  /** How long each phase took. */
+  readonly phases: Readonly<Partial<Record<Phase, number>>>;
+  readonly bytes: BytesByKind;
+  /** Memory rounds, those of the stun included. */
+  readonly rounds: number;
+  /** The hardest throttle that was in force, 0 to 1. */
+  readonly throttleMax: number;
+  /** Guest writes that were mirrored, and those whose extents were set back to be copied again. */
+  readonly guestWrites: { readonly mirrored: number; readonly setBack: number };
+  /** For how long guest writes were held, the longest one. 0 unless `guestWriteHoldMsMax` allows more. */
+  readonly guestWriteHoldMs: number;
+  /** The smallest round trip seen on the control connection, in ms; 0 if none was measured. */
+  readonly roundTripMs: number;
+}
+
+/** Events of both ends. Listeners run synchronously; what they throw fails nothing. */
+export type MigrationEvents = {
+  /** A phase begins. */
+  phase: (phase: Phase) => void;
+  progress: (progress: Progress) => void;
+  /** Source only. */
+  round: (round: RoundStatistics) => void;
+};

@@ -1,0 +1,30 @@
+/**
+ * The three claims of one attempt (epoch) at moving a VM. `source`: the source gave the VM away (`given`). `destination`: the
+ * destination took it (`owner`) or never will (`declined`). `return`: the source has it back after `declined` (`reclaimed`).
+ */
+export type ClaimRole = 'source' | 'destination' | 'return';
+
+/** What can be claimed. Which value goes with which role is said at {@link ClaimRole}. */
+export type ClaimValue = 'given' | 'owner' | 'declined' | 'reclaimed';
+
+/** A claim that stands. */
+export interface Claim {
+  /** The attempt: 1 or more, a safe integer. */
+  readonly epoch: number;
+  readonly role: ClaimRole;
+  readonly value: ClaimValue;
+}
+
+/**
+ * Where ownership is claimed, once. Each end may have its own (a directory on each host), or both may share one (a control plane's database); then
+ * no crash leaves the owner undecided. A store needs only compare-and-set to serve.
+ */
+export interface OwnershipRegister {
+  /**
+   * Claims a role of an attempt, if nobody has yet, and resolves to the value that stands, whoever claimed it. Durable when it resolves.
+   * After a rejection (`register`) nothing is known: the claim may stand. Calling it again is always safe.
+   */
+  claim(vmId: string, epoch: number, role: ClaimRole, value: ClaimValue): Promise<ClaimValue>;
+  /** Every claim that stands for a VM, in any order. Rejects with `register` if a record cannot be believed. */
+  read(vmId: string): Promise<readonly Claim[]>;
+}

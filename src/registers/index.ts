@@ -1,0 +1,2 @@
+export { fileRegister } from './file-register.ts';
+export { memoryRegister } from './memory-register.ts';

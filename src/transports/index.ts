@@ -1,0 +1,1 @@
+export { type TcpAddress, type TcpOptions, type TcpTransport, tcp } from './tcp.ts';

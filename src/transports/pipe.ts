@@ -1,0 +1,138 @@
+import type { MigrationError } from '../errors.ts';
+import type { Chunks } from '../interfaces/content.ts';
+import { Fifo } from './fifo.ts';
+import { ReceiveQueue } from './receive-queue.ts';
+
+/** What a pipe tells the end that sends into it. */
+export interface PipeSender {
+  /** The link took something: `bufferedBytes` went down. */
+  onRoom(): void;
+  /** The other end has seen the end of the stream, and word of it is back. */
+  onEndSeen(): void;
+}
+
+/** What a pipe tells the end that it leads to. Chunks go into {@link Pipe.queue} without a word. */
+export interface PipeReceiver {
+  /** The end of the stream is here, behind all its chunks. */
+  onEnd(): void;
+  /** The sender aborted. */
+  onReset(error: MigrationError): void;
+}
+
+/** What a pipe needs of the link that it is a part of. */
+export interface PipeLink {
+  /** The pipe may have become sendable. */
+  offer(pipe: Pipe): void;
+  /** So many bytes more (or fewer) wait or travel. */
+  account(bytes: number): void;
+  /** Calls back once the one-way delay has passed; at once if there is none. */
+  afterDelay(callback: () => void): void;
+}
+
+/** One direction of one connection: what waits for the link at one end, what waits for the consumer at the other. */
+export class Pipe {
+  /** What has arrived. Taking from it makes room in the window. */
+  readonly queue: ReceiveQueue;
+  sender: PipeSender | undefined;
+  receiver: PipeReceiver | undefined;
+  /** For the link: whether the pipe has its place in the round robin. */
+  queued = false;
+  readonly #link: PipeLink;
+  readonly #chunks = new Fifo<Uint8Array>();
+  #bufferedBytes = 0;
+  #windowBytes: number;
+  #ending = false;
+  #dropped = false;
+
+  /** `windowBytes`: how much may be on its way or in the queue at once. */
+  constructor(link: PipeLink, windowBytes: number) {
+    this.#link = link;
+    this.#windowBytes = windowBytes;
+    this.queue = new ReceiveQueue((chunk) => {
+      this.#windowBytes += chunk.byteLength;
+      this.#link.offer(this);
+    });
+  }
+
+  /** Bytes that were sent and that the link has not taken yet. */
+  get bufferedBytes(): number {
+    return this.#bufferedBytes;
+  }
+
+  /** Nothing goes into the link, or comes out of it, any more. */
+  get dropped(): boolean {
+    return this.#dropped;
+  }
+
+  /** Puts chunks, by reference, behind what waits. */
+  send(chunks: Chunks): void {
+    for (const chunk of chunks) {
+      if (chunk.byteLength === 0) continue;
+      this.#chunks.push(chunk);
+      this.#buffer(chunk.byteLength);
+    }
+    this.#link.offer(this);
+  }
+
+  /** Puts the end of the stream behind what waits. */
+  end(): void {
+    this.#ending = true;
+    this.#link.offer(this);
+  }
+
+  /** Forgets what waits and what is on its way. */
+  drop(): void {
+    this.#dropped = true;
+    this.#chunks.clear();
+    this.#buffer(-this.#bufferedBytes);
+  }
+
+  /** Drops, and lets the receiver know. */
+  reset(error: MigrationError): void {
+    this.drop();
+    this.#link.afterDelay(() => this.receiver?.onReset(error));
+  }
+
+  /** For the link: whether a turn is worth while, for a whole parcel, or all that waits, or the end. */
+  sendable(parcelBytes: number): boolean {
+    if (this.#dropped) return false;
+    if (this.#bufferedBytes === 0) return this.#ending;
+    return this.#windowBytes >= Math.min(parcelBytes, this.#bufferedBytes);
+  }
+
+  /** For the link: takes up to `bytesMax` bytes, and the end if it is reached with them. */
+  take(bytesMax: number): { chunks: Chunks; bytes: number; end: boolean } {
+    const limit = Math.min(bytesMax, this.#windowBytes);
+    const chunks: Uint8Array[] = [];
+    let bytes = 0;
+    while (bytes < limit) {
+      const chunk = this.#chunks.shift();
+      if (chunk === undefined) break;
+      const part = chunk.subarray(0, limit - bytes);
+      if (part.byteLength < chunk.byteLength) this.#chunks.unshift(chunk.subarray(part.byteLength));
+      chunks.push(part);
+      bytes += part.byteLength;
+    }
+    this.#bufferedBytes -= bytes;
+    this.#windowBytes -= bytes;
+    const end = this.#ending && this.#bufferedBytes === 0;
+    if (end) this.#ending = false;
+    this.sender?.onRoom();
+    return { chunks, bytes, end };
+  }
+
+  /** For the link: what was taken has arrived. What nobody will receive makes room at once, which may make the pipe sendable. */
+  arrive(chunks: Chunks, end: boolean): void {
+    for (const chunk of chunks) {
+      if (!this.queue.push(chunk)) this.#windowBytes += chunk.byteLength;
+    }
+    if (!end) return;
+    this.receiver?.onEnd();
+    this.#link.afterDelay(() => this.sender?.onEndSeen());
+  }
+
+  #buffer(bytes: number): void {
+    this.#bufferedBytes += bytes;
+    this.#link.account(bytes);
+  }
+}

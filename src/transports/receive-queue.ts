@@ -1,0 +1,89 @@
+import { MigrationError } from '../errors.ts';
+import { type Deferred, deferred } from '../util/promises.ts';
+import { Fifo } from './fifo.ts';
+
+/**
+ * What has arrived on a connection and was not taken yet: the far side of `Connection.receive()`. It does not bound itself: whoever
+ * pushes watches `bytes` and `length`, and hears of each chunk that leaves.
+ */
+export class ReceiveQueue {
+  readonly #chunks = new Fifo<Uint8Array>();
+  readonly #onTaken: (chunk: Uint8Array) => void;
+  #bytes = 0;
+  #over: { readonly error: MigrationError | undefined } | undefined;
+  #arrival: Deferred<void> | undefined;
+  #iterated = false;
+
+  /** `onTaken` is called for each chunk just before the consumer gets it. */
+  constructor(onTaken: (chunk: Uint8Array) => void) {
+    this.#onTaken = onTaken;
+  }
+
+  /** Bytes that wait for the consumer. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /** Chunks that wait for the consumer. */
+  get length(): number {
+    return this.#chunks.length;
+  }
+
+  /** Adds a chunk. False after the end: nobody will take it. */
+  push(chunk: Uint8Array): boolean {
+    if (this.#over !== undefined) return false;
+    this.#chunks.push(chunk);
+    this.#bytes += chunk.byteLength;
+    this.#wake();
+    return true;
+  }
+
+  /** Nothing more comes: the consumer gets what waits, then the end, or the error if there is one. Only the first call counts. */
+  end(error?: MigrationError): void {
+    this.#over ??= { error };
+    this.#wake();
+  }
+
+  /** The consumer gets the error now, whatever waits, and even if the end had been reached behind it. */
+  abort(error: MigrationError): void {
+    this.drop();
+    this.#over = { error };
+    this.#wake();
+  }
+
+  /** Forgets what waits. */
+  drop(): void {
+    this.#chunks.clear();
+    this.#bytes = 0;
+  }
+
+  /** The chunks, once. Throws `invalid-state` when called again. */
+  iterate(): AsyncIterable<Uint8Array> {
+    if (this.#iterated)
+      throw new MigrationError('invalid-state', 'a connection can be received from only once');
+    this.#iterated = true;
+    return this.#take();
+  }
+
+  async *#take(): AsyncGenerator<Uint8Array, void, undefined> {
+    for (;;) {
+      const chunk = this.#chunks.shift();
+      if (chunk !== undefined) {
+        this.#bytes -= chunk.byteLength;
+        this.#onTaken(chunk);
+        yield chunk;
+      } else if (this.#over !== undefined) {
+        if (this.#over.error !== undefined) throw this.#over.error;
+        return;
+      } else {
+        this.#arrival = deferred();
+        await this.#arrival.promise;
+      }
+    }
+  }
+
+  #wake(): void {
+    this.#arrival?.resolve();
+    this.#arrival = undefined;
+  }
+}

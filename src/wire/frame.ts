@@ -1,0 +1,160 @@
+/**
+ * Frames: everything on a connection after the greeting.
+ *
+ * ```
+ *  0  1  type: 1 data, 2 control, 3 positions, 4 ping, 5 pong
+ *  1  1  class of a data frame: 1 mirror, 2 memory, 3 bulk; else 0
+ *  2  2  stream of a data frame; else 0
+ *  4  4  length of the payload in bytes
+ *  8  8  number: data: within its stream, 1, 2, ...; control: within the channel; else 0
+ * 16  4  sequence: 1, 2, ... on this connection, modulo 2^32
+ * 20  4  CRC-32C of the payload
+ * 24  4  CRC-32C of bytes 0 to 23
+ * 28     payload
+ * ```
+ *
+ * The header's own checksum is looked at before its length is believed.
+ */
+import { MigrationError } from '../errors.ts';
+import type { Chunks } from '../interfaces/content.ts';
+import { crc32c, crc32cOfChunks } from '../util/checksum.ts';
+import { controlBytesMax, framePayloadBytesMax, streamsMax } from './limits.ts';
+
+export const frameHeaderBytes = 28;
+
+export type FrameType = 'data' | 'control' | 'positions' | 'ping' | 'pong';
+/** What a data frame is for; it decides who goes first. */
+export type FrameClass = 'mirror' | 'memory' | 'bulk';
+
+const types: readonly FrameType[] = ['data', 'control', 'positions', 'ping', 'pong'];
+export const frameClasses: readonly FrameClass[] = ['mirror', 'memory', 'bulk'];
+
+interface FrameFields {
+  readonly type: FrameType;
+  /** Data frames only. */
+  readonly class?: FrameClass;
+  readonly stream: number;
+  readonly number: number;
+  readonly payload: Chunks;
+  readonly payloadBytes: number;
+  readonly payloadCrc: number;
+}
+
+/** A frame to be sent. */
+export type OutgoingFrame = FrameFields;
+
+/** A frame as it arrived, whole and checked. */
+export interface IncomingFrame extends FrameFields {
+  readonly sequence: number;
+}
+
+/** A frame's header for its place on a connection. */
+export function encodeFrameHeader(frame: OutgoingFrame, sequence: number): Uint8Array {
+  const bytes = new Uint8Array(frameHeaderBytes);
+  const view = new DataView(bytes.buffer);
+  view.setUint8(0, types.indexOf(frame.type) + 1);
+  view.setUint8(1, frame.class === undefined ? 0 : frameClasses.indexOf(frame.class) + 1);
+  view.setUint16(2, frame.stream);
+  view.setUint32(4, frame.payloadBytes);
+  view.setBigUint64(8, BigInt(frame.number));
+  view.setUint32(16, sequence >>> 0);
+  view.setUint32(20, frame.payloadCrc);
+  view.setUint32(24, crc32c(bytes.subarray(0, 24)));
+  return bytes;
+}
+
+interface Header extends Omit<IncomingFrame, 'payload'> {}
+
+function decodeHeader(bytes: Uint8Array): Header {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  if (view.getUint32(24) !== crc32c(bytes.subarray(0, 24))) {
+    throw new MigrationError('protocol', 'a frame header is damaged');
+  }
+  const type = types[view.getUint8(0) - 1];
+  const classIndex = view.getUint8(1);
+  const frameClass = frameClasses[classIndex - 1];
+  const stream = view.getUint16(2);
+  const payloadBytes = view.getUint32(4);
+  const number = Number(view.getBigUint64(8));
+  if (type === undefined || !Number.isSafeInteger(number) || stream >= streamsMax) {
+    throw new MigrationError('protocol', 'a frame header makes no sense');
+  }
+  if ((type === 'data') !== (frameClass !== undefined) || (type !== 'data' && classIndex !== 0)) {
+    throw new MigrationError('protocol', 'a frame has the wrong class');
+  }
+  if (payloadBytes > (type === 'data' ? framePayloadBytesMax : controlBytesMax)) {
+    throw new MigrationError('protocol', `a frame announces ${payloadBytes} bytes, more than is allowed`);
+  }
+  const fields = {
+    type,
+    stream,
+    number,
+    payloadBytes,
+    sequence: view.getUint32(16),
+    payloadCrc: view.getUint32(20),
+  };
+  return frameClass === undefined ? fields : { ...fields, class: frameClass };
+}
+
+/**
+ * Cuts a connection's bytes into frames. Payloads are slices of the chunks that arrived: nothing is copied but a
+ * header that straddles two chunks.
+ */
+export class FrameParser {
+  readonly #header = new Uint8Array(frameHeaderBytes);
+  #headerFilled = 0;
+  #current: Header | undefined;
+  #payload: Uint8Array[] = [];
+  #missing = 0;
+  #sequence = 0;
+
+  /** True between frames: a connection that ends here ended cleanly. */
+  get atBoundary(): boolean {
+    return this.#headerFilled === 0 && this.#current === undefined;
+  }
+
+  /**
+   * The frames that the chunk completes. Throws `protocol` at the first byte that cannot be right; the connection
+   * is of no use after that.
+   */
+  *push(chunk: Uint8Array): Generator<IncomingFrame> {
+    let at = 0;
+    while (at < chunk.byteLength) {
+      if (this.#current === undefined) {
+        at += this.#takeHeader(chunk, at);
+      } else {
+        const taken = Math.min(this.#missing, chunk.byteLength - at);
+        this.#payload.push(chunk.subarray(at, at + taken));
+        this.#missing -= taken;
+        at += taken;
+      }
+      if (this.#current !== undefined && this.#missing === 0) yield this.#finish(this.#current);
+    }
+  }
+
+  #takeHeader(chunk: Uint8Array, at: number): number {
+    const taken = Math.min(frameHeaderBytes - this.#headerFilled, chunk.byteLength - at);
+    this.#header.set(chunk.subarray(at, at + taken), this.#headerFilled);
+    this.#headerFilled += taken;
+    if (this.#headerFilled === frameHeaderBytes) {
+      const header = decodeHeader(this.#header);
+      this.#sequence = (this.#sequence + 1) >>> 0;
+      if (header.sequence !== this.#sequence)
+        throw new MigrationError('protocol', 'a frame is out of sequence');
+      this.#current = header;
+      this.#missing = header.payloadBytes;
+      this.#headerFilled = 0;
+    }
+    return taken;
+  }
+
+  #finish(header: Header): IncomingFrame {
+    const payload = this.#payload;
+    this.#payload = [];
+    this.#current = undefined;
+    if (crc32cOfChunks(payload) !== header.payloadCrc) {
+      throw new MigrationError('protocol', 'a frame arrived damaged');
+    }
+    return { ...header, payload };
+  }
+}

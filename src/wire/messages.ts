@@ -1,0 +1,268 @@
+/**
+ * Control messages: JSON in UTF-8, one in a control frame, in order. What arrives is checked field by field; unknown fields are
+ * ignored, so that a later minor change can add some.
+ */
+import { type ErrorCode, MigrationError, type Phase } from '../errors.ts';
+import type { ByteRange } from '../interfaces/content.ts';
+import type { DiskDescription, VmDescription } from '../interfaces/hypervisor.ts';
+import type { MemoryRegion } from '../interfaces/memory.ts';
+import type { DiskMode } from '../interfaces/migration.ts';
+import { controlBytesMax, deviceStateBytesMax, streamsMax } from './limits.ts';
+
+/** Where a stream ended: what the destination must have applied. */
+export interface StreamEnd {
+  readonly stream: number;
+  /** The last number, which is also the count: numbers have no gaps. */
+  readonly last: number;
+  readonly digest: string;
+}
+
+/** Every control message, with who sends it. */
+export type Message =
+  /** Source, first: what is to come. `highest` is the highest epoch that the source's register knows. */
+  | {
+      readonly type: 'prepare';
+      readonly vm: VmDescription;
+      readonly disks: Readonly<Record<string, DiskMode>>;
+      readonly run: boolean;
+      readonly highest: number;
+      readonly digestKey: number;
+      readonly decideMsMax: number;
+    }
+  /** Destination: ready to take it, as attempt `epoch`. */
+  | { readonly type: 'prepared'; readonly epoch: number; readonly backend: string }
+  /** Source, for information: a phase begins. */
+  | { readonly type: 'phase'; readonly phase: Phase }
+  /** Source: make durable what has been applied so far. Answered by `flushed`. */
+  | { readonly type: 'flush'; readonly token: number }
+  | { readonly type: 'flushed'; readonly token: number; readonly durationMs: number }
+  /** Source: nothing more will be sent; where each stream ends. */
+  | { readonly type: 'final'; readonly streams: readonly StreamEnd[]; readonly stateBytes: number }
+  /** Destination: all of it is applied, checked, flushed and loaded. */
+  | { readonly type: 'ready' }
+  /** Source: the VM is given; decide. */
+  | { readonly type: 'go'; readonly epoch: number }
+  /** Destination: decided, once and for all. */
+  | { readonly type: 'decided'; readonly value: 'owner' | 'declined'; readonly reason: string }
+  /** Source: the decision has arrived; the migration is over. */
+  | { readonly type: 'bye' }
+  /** Source, before commit: it is off; the guest stays. */
+  | { readonly type: 'abort'; readonly code: ErrorCode; readonly reason: string }
+  /** Destination, before it was given the VM: it is off. */
+  | { readonly type: 'failed'; readonly code: ErrorCode; readonly reason: string }
+  /** On a question connection: who owns? */
+  | { readonly type: 'ask'; readonly vmId: string; readonly epoch: number }
+  | { readonly type: 'answer'; readonly value: 'owner' | 'declined' | 'pending' };
+
+export type MessageType = Message['type'];
+export type MessageOf<T extends MessageType> = Extract<Message, { readonly type: T }>;
+
+export function encodeMessage(message: Message): Uint8Array {
+  return new TextEncoder().encode(JSON.stringify(message));
+}
+
+/** Throws `protocol` for anything that is not a message, field by field. */
+export function decodeMessage(bytes: Uint8Array): Message {
+  if (bytes.byteLength > controlBytesMax) throw bad('message', 'too long');
+  let value: unknown;
+  try {
+    value = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes));
+  } catch {
+    throw bad('message', 'not JSON');
+  }
+  const fields = new Fields(value, 'message');
+  const type = fields.string('type') as MessageType;
+  const read = Object.hasOwn(readers, type) ? readers[type] : undefined;
+  if (read === undefined) throw bad('type', 'unknown');
+  return read(fields) as Message;
+}
+
+function bad(path: string, what: string): MigrationError {
+  return new MigrationError('protocol', `a control message is malformed: ${path} is ${what}`);
+}
+
+/** Reads the fields of one JSON object, or says which is wrong. */
+class Fields {
+  readonly #object: Readonly<Record<string, unknown>>;
+  readonly #path: string;
+
+  constructor(value: unknown, path: string) {
+    if (typeof value !== 'object' || value === null || Array.isArray(value)) throw bad(path, 'not an object');
+    this.#object = value as Record<string, unknown>;
+    this.#path = path;
+  }
+
+  #get(name: string): unknown {
+    return Object.hasOwn(this.#object, name) ? this.#object[name] : undefined;
+  }
+
+  #bad(name: string, what: string): MigrationError {
+    return bad(`${this.#path}.${name}`, what);
+  }
+
+  string(name: string, lengthMax = 4096): string {
+    const value = this.#get(name);
+    if (typeof value !== 'string' || value.length > lengthMax)
+      throw this.#bad(name, 'not a string of that length');
+    return value;
+  }
+
+  identifier(name: string): string {
+    const value = this.string(name, 255);
+    if (value.length === 0) throw this.#bad(name, 'empty');
+    return value;
+  }
+
+  integer(name: string, min: number, max: number = Number.MAX_SAFE_INTEGER): number {
+    const value = this.#get(name);
+    if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < min || value > max) {
+      throw this.#bad(name, 'not an integer in range');
+    }
+    return value;
+  }
+
+  milliseconds(name: string): number {
+    const value = this.#get(name);
+    if (typeof value !== 'number' || !Number.isFinite(value) || value < 0)
+      throw this.#bad(name, 'not a duration');
+    return value;
+  }
+
+  boolean(name: string): boolean {
+    const value = this.#get(name);
+    if (typeof value !== 'boolean') throw this.#bad(name, 'not a boolean');
+    return value;
+  }
+
+  oneOf<T extends string>(name: string, allowed: readonly T[]): T {
+    const value = this.#get(name);
+    const found = allowed.find((item) => item === value);
+    if (found === undefined) throw this.#bad(name, 'not an allowed value');
+    return found;
+  }
+
+  object(name: string): Fields {
+    return new Fields(this.#get(name), `${this.#path}.${name}`);
+  }
+
+  list<T>(name: string, lengthMax: number, read: (fields: Fields) => T): readonly T[] {
+    const value = this.#get(name);
+    if (!Array.isArray(value) || value.length > lengthMax) throw this.#bad(name, 'not a list of that length');
+    return value.map((item, index) => read(new Fields(item, `${this.#path}.${name}[${index}]`)));
+  }
+
+  record<T extends string>(name: string, allowed: readonly T[]): Readonly<Record<string, T>> {
+    const inner = this.object(name);
+    const keys = Object.keys(inner.#object);
+    return Object.fromEntries(keys.map((key) => [key, inner.oneOf(key, allowed)]));
+  }
+}
+
+const phases: readonly Phase[] = [
+  'idle',
+  'connect',
+  'prepare',
+  'copyDisks',
+  'copyMemory',
+  'stun',
+  'verify',
+  'handover',
+  'release',
+  'done',
+];
+
+function powerOfTwo(value: number, path: string): number {
+  if (!Number.isInteger(Math.log2(value))) throw bad(path, 'not a power of two');
+  return value;
+}
+
+function readRegion(fields: Fields): MemoryRegion {
+  const pageBytes = powerOfTwo(fields.integer('pageBytes', 512, 1 << 30), 'pageBytes');
+  const sizeBytes = fields.integer('sizeBytes', 1);
+  if (sizeBytes % pageBytes !== 0) throw bad('sizeBytes', 'not a multiple of the page size');
+  return { name: fields.identifier('name'), sizeBytes, pageBytes };
+}
+
+function readDisk(fields: Fields): DiskDescription {
+  return {
+    id: fields.identifier('id'),
+    sizeBytes: fields.integer('sizeBytes', 0),
+    blockBytes: powerOfTwo(fields.integer('blockBytes', 1, 1 << 26), 'blockBytes'),
+    readOnly: fields.boolean('readOnly'),
+  };
+}
+
+function readVm(fields: Fields): VmDescription {
+  return {
+    vmId: fields.identifier('vmId'),
+    name: fields.string('name'),
+    machine: fields.string('machine'),
+    cpus: fields.integer('cpus', 1, 1 << 20),
+    memory: fields.list('memory', 4096, readRegion),
+    disks: fields.list('disks', streamsMax - 2, readDisk),
+    deviceStateFormat: fields.string('deviceStateFormat'),
+  };
+}
+
+function readStreamEnd(fields: Fields): StreamEnd {
+  return {
+    stream: fields.integer('stream', 0, streamsMax - 1),
+    last: fields.integer('last', 0),
+    digest: fields.string('digest', 16),
+  };
+}
+
+const readers: { readonly [T in MessageType]: (fields: Fields) => MessageOf<T> } = {
+  prepare: (f) => ({
+    type: 'prepare',
+    vm: readVm(f.object('vm')),
+    disks: f.record('disks', ['copy', 'shared', 'leave']),
+    run: f.boolean('run'),
+    highest: f.integer('highest', 0),
+    digestKey: f.integer('digestKey', 0, 0xffff_ffff),
+    decideMsMax: f.milliseconds('decideMsMax'),
+  }),
+  prepared: (f) => ({ type: 'prepared', epoch: f.integer('epoch', 1), backend: f.string('backend') }),
+  phase: (f) => ({ type: 'phase', phase: f.oneOf('phase', phases) }),
+  flush: (f) => ({ type: 'flush', token: f.integer('token', 0) }),
+  flushed: (f) => ({
+    type: 'flushed',
+    token: f.integer('token', 0),
+    durationMs: f.milliseconds('durationMs'),
+  }),
+  final: (f) => ({
+    type: 'final',
+    streams: f.list('streams', streamsMax, readStreamEnd),
+    stateBytes: f.integer('stateBytes', 0, deviceStateBytesMax),
+  }),
+  ready: () => ({ type: 'ready' }),
+  go: (f) => ({ type: 'go', epoch: f.integer('epoch', 1) }),
+  decided: (f) => ({
+    type: 'decided',
+    value: f.oneOf('value', ['owner', 'declined']),
+    reason: f.string('reason'),
+  }),
+  bye: () => ({ type: 'bye' }),
+  abort: (f) => ({
+    type: 'abort',
+    code: f.string('code', 64) as ErrorCode,
+    reason: f.string('reason', 1 << 16),
+  }),
+  failed: (f) => ({
+    type: 'failed',
+    code: f.string('code', 64) as ErrorCode,
+    reason: f.string('reason', 1 << 16),
+  }),
+  ask: (f) => ({ type: 'ask', vmId: f.identifier('vmId'), epoch: f.integer('epoch', 1) }),
+  answer: (f) => ({ type: 'answer', value: f.oneOf('value', ['owner', 'declined', 'pending']) }),
+};
+
+/** The streams of a channel: device state, memory, then the disks that are copied, in the description's order. */
+export const stateStream = 0;
+export const memoryStream = 1;
+export const firstDiskStream = 2;
+
+/** Whether a range lies within a space of `sizeBytes`. */
+export function fits(range: ByteRange, sizeBytes: number): boolean {
+  return range.length <= sizeBytes && range.offset <= sizeBytes - range.length;
+}

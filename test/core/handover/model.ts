@@ -1,0 +1,352 @@
+/**
+ * A model of one attempt at moving a VM: both ends as step lists, two registers (or one), what is on its way between them, and everything
+ * that can go wrong at each step. It decides nothing itself: what an end may do comes from the rules that it is given, so that the
+ * enumeration tests the rules, and shows that broken rules break it.
+ */
+import * as ownership from '../../../src/core/handover/ownership.ts';
+import { MigrationError } from '../../../src/errors.ts';
+import type { Claim, ClaimValue } from '../../../src/interfaces/register.ts';
+
+export type Host = 'A' | 'B';
+export type SourceStep = 'stun' | 'ready' | 'seal' | 'given' | 'go' | 'answer';
+
+/** The rules under test, and the order of the source's steps. */
+export type Rules = Pick<
+  typeof ownership,
+  'nextEpoch' | 'verdictForSource' | 'verdictForDestination' | 'answerTo' | 'attemptToRecover'
+> & { readonly sourceSteps: readonly SourceStep[] };
+
+export const rules: Rules = {
+  nextEpoch: ownership.nextEpoch,
+  verdictForSource: ownership.verdictForSource,
+  verdictForDestination: ownership.verdictForDestination,
+  answerTo: ownership.answerTo,
+  attemptToRecover: ownership.attemptToRecover,
+  sourceSteps: ['stun', 'ready', 'seal', 'given', 'go', 'answer'],
+};
+
+/** One state of the whole. Plain data: its JSON is its identity. */
+export interface World {
+  readonly shared: boolean;
+  /** Whether a restarted end knows which attempt it was in. */
+  readonly named: boolean;
+  /** From here on nothing fails any more. */
+  readonly healed: boolean;
+  /** The session's connections are gone for good; questions may still get through. */
+  readonly cut: boolean;
+  readonly epoch: number;
+  readonly sourceHost: Host;
+  readonly registers: Readonly<Record<Host, readonly Claim[]>>;
+  /** Claims that a dead process had under way: each may still arrive. */
+  readonly pending: readonly { readonly host: Host; readonly claim: Claim }[];
+  readonly source: {
+    /** The step to do next; `verdict`: does what the rules say; `done`, `down`. */
+    readonly at: SourceStep | 'verdict' | 'reclaim' | 'resume' | 'done' | 'down';
+    readonly guest: 'running' | 'stunned' | 'sealed' | 'released';
+    /** Its first process still lives. */
+    readonly session: boolean;
+    /** That process has called the claim of `given`. */
+    readonly gave: boolean;
+    readonly answer: ownership.Decision | 'unknown';
+  };
+  readonly destination: {
+    readonly at: 'load' | 'go' | 'own' | 'decline' | 'start' | 'say' | 'verdict' | 'done' | 'down';
+    readonly guest: 'empty' | 'complete' | 'running' | 'discarded';
+    /** Its first process still lives. */
+    readonly session: boolean;
+    readonly claimedOwner: boolean;
+  };
+  readonly flight: { readonly ready: boolean; readonly go: boolean; readonly answer: boolean };
+  /** For the invariants only: GO was sent. */
+  readonly committed: boolean;
+}
+
+/** A step that can be taken, and where it leads. */
+export interface Transition {
+  readonly label: string;
+  readonly to: World;
+}
+
+/** Where an attempt begins, with what its predecessors left in the registers. */
+export function startOf(options: Pick<World, 'shared' | 'named' | 'epoch' | 'sourceHost' | 'registers'>): World {
+  return {
+    ...options,
+    healed: false,
+    cut: false,
+    pending: [],
+    source: { at: 'stun', guest: 'running', session: true, gave: false, answer: 'unknown' },
+    destination: { at: 'load', guest: 'empty', session: true, claimedOwner: false },
+    flight: { ready: false, go: false, answer: false },
+    committed: false,
+  };
+}
+
+export function hostOf(world: World, end: ownership.End): Host {
+  if (end === 'source') return world.sourceHost;
+  return world.sourceHost === 'A' ? 'B' : 'A';
+}
+
+/** What an end sees in its register. */
+export function claimsOf(world: World, end: ownership.End): readonly Claim[] {
+  return world.registers[world.shared ? 'A' : hostOf(world, end)];
+}
+
+/** What breaks the promises in this very state: empty if nothing does. */
+export function violations(world: World): string[] {
+  const { source, destination, committed, epoch } = world;
+  const { decision } = ownership.claimsAt(claimsOf(world, 'destination'), epoch);
+  const found: string[] = [];
+  if (source.guest === 'running' && destination.guest === 'running') found.push('both run');
+  if (destination.guest === 'running' && decision !== 'owner') found.push('the destination runs without owner');
+  if (source.guest === 'running' && committed && decision !== 'declined') {
+    found.push('the source runs after GO without declined');
+  }
+  return found;
+}
+
+/** Everything that can happen next. Throws what the rules throw. */
+export function transitions(world: World, using: Rules = rules): Transition[] {
+  return [
+    ...sourceTransitions(world, using),
+    ...destinationTransitions(world, using),
+    ...pendingTransitions(world),
+    ...(world.healed ? [] : failures(world)),
+  ];
+}
+
+type SourceChange = Partial<World['source']>;
+type DestinationChange = Partial<World['destination']>;
+
+function withSource(world: World, change: SourceChange): World {
+  return { ...world, source: { ...world.source, ...change } };
+}
+
+function withDestination(world: World, change: DestinationChange): World {
+  return { ...world, destination: { ...world.destination, ...change } };
+}
+
+function send(world: World, message: keyof World['flight']): World {
+  return world.cut ? world : { ...world, flight: { ...world.flight, [message]: true } };
+}
+
+function take(world: World, message: keyof World['flight']): World {
+  return { ...world, flight: { ...world.flight, [message]: false } };
+}
+
+/** The world after a claim was made in a host's register, and the value that stands there. */
+function claimed(world: World, host: Host, claim: Claim): readonly [World, ClaimValue] {
+  const key: Host = world.shared ? 'A' : host;
+  const claims = world.registers[key];
+  const standing = claims.find((other) => other.epoch === claim.epoch && other.role === claim.role);
+  if (standing !== undefined) return [world, standing.value];
+  return [{ ...world, registers: { ...world.registers, [key]: [...claims, claim] } }, claim.value];
+}
+
+export function crash(world: World, end: ownership.End): World {
+  if (end === 'source') {
+    const down = withSource(world, { at: 'down', session: false, gave: false, answer: 'unknown' });
+    return { ...down, flight: { ...down.flight, ready: false, answer: false } };
+  }
+  const down = withDestination(world, { at: 'down', session: false, claimedOwner: false });
+  return { ...down, flight: { ...down.flight, go: false } };
+}
+
+export function cutLink(world: World): World {
+  return { ...world, cut: true, flight: { ready: false, go: false, answer: false } };
+}
+
+/** A claim's call that fails: it stands, or does not, or may arrive later if the process dies; `rejected` is where a living end goes. */
+function failedClaim(world: World, end: ownership.End, claim: Claim, rejected: (world: World) => World): Transition[] {
+  const host = hostOf(world, end);
+  const [stands] = claimed(world, host, claim);
+  const late = { ...world, pending: [...world.pending, { host, claim }] };
+  const label = `${end} ${claim.value}`;
+  return [
+    { label: `${label} rejected, does not stand`, to: rejected(world) },
+    { label: `${label} rejected, stands`, to: rejected(stands) },
+    { label: `${label} crash, stands`, to: crash(stands, end) },
+    { label: `${label} crash, under way`, to: crash(late, end) },
+  ];
+}
+
+function sourceTransitions(world: World, using: Rules): Transition[] {
+  const { source, flight } = world;
+  const next = using.sourceSteps[using.sourceSteps.indexOf(source.at as SourceStep) + 1] ?? 'answer';
+  const giveUp = { label: 'source gives up', to: withSource(world, { at: 'verdict' }) };
+  switch (source.at) {
+    case 'stun':
+      return [{ label: 'source stun', to: withSource(world, { at: next, guest: 'stunned' }) }];
+    case 'ready':
+      if (!flight.ready) return [giveUp];
+      return [giveUp, { label: 'source ready', to: take(withSource(world, { at: next }), 'ready') }];
+    case 'seal':
+      return [{ label: 'source seal', to: withSource(world, { at: next, guest: 'sealed' }) }];
+    case 'given': {
+      const claim: Claim = { epoch: world.epoch, role: 'source', value: 'given' };
+      const [stands, value] = claimed(world, world.sourceHost, claim);
+      const rejected = (from: World) => withSource(from, { at: 'verdict', gave: true });
+      return [
+        { label: `source given: ${value}`, to: withSource(stands, { at: next, gave: true }) },
+        ...(world.healed ? [] : failedClaim(world, 'source', claim, rejected)),
+      ];
+    }
+    case 'go':
+      return [{ label: 'source go', to: send(withSource({ ...world, committed: true }, { at: next }), 'go') }];
+    case 'answer': {
+      if (!flight.answer) return [giveUp];
+      const { decision } = ownership.claimsAt(claimsOf(world, 'destination'), world.epoch);
+      const heard = withSource(world, { at: 'verdict', answer: decision ?? 'unknown' });
+      return [giveUp, { label: 'source answer', to: take(heard, 'answer') }];
+    }
+    case 'reclaim': {
+      const claim: Claim = { epoch: world.epoch, role: 'return', value: 'reclaimed' };
+      const [stands] = claimed(world, world.sourceHost, claim);
+      return [
+        { label: 'source reclaimed', to: withSource(stands, { at: 'resume' }) },
+        ...(world.healed ? [] : failedClaim(world, 'source', claim, (from) => from)),
+      ];
+    }
+    case 'resume':
+      return [{ label: 'source resume', to: withSource(world, { at: 'done', guest: 'running' }) }];
+    case 'verdict':
+      return judged(world, using);
+    case 'down':
+      // Unless it was sealed, a hypervisor left alone by the process that stunned the guest may run it on by itself.
+      return [
+        { label: 'source restart', to: withSource(world, { at: 'verdict' }) },
+        ...(source.guest === 'stunned'
+          ? [{ label: 'source hypervisor', to: withSource(world, { guest: 'running' }) }]
+          : []),
+      ];
+    case 'done':
+      return [];
+  }
+}
+
+/** A source that goes by the rules: living, after it gave up or heard an answer; or restarted. */
+function judged(world: World, using: Rules): Transition[] {
+  const { source } = world;
+  const seen = claimsOf(world, 'source');
+  const given: Claim = { epoch: world.epoch, role: 'source', value: 'given' };
+  const claims = source.gave ? [...seen, given] : seen;
+  const epoch = source.session ? world.epoch : recovered(world, 'source', using);
+  if (epoch === undefined) return [];
+  const answer = source.answer === 'unknown' ? undefined : source.answer;
+  const verdict = using.verdictForSource(claims, epoch, answer);
+  switch (verdict) {
+    case 'run':
+      return [{ label: 'source run', to: withSource(world, { at: 'resume' }) }];
+    case 'reclaim-then-run':
+      return [{ label: 'source reclaim', to: withSource(world, { at: 'reclaim' }) }];
+    case 'released':
+      return [{ label: 'source release', to: withSource(world, { at: 'done', guest: 'released' }) }];
+    case 'ask':
+      return question(world, epoch, using);
+  }
+}
+
+/** The attempt that a restarted end takes up; undefined where the rules refuse to guess. */
+function recovered(world: World, end: ownership.End, using: Rules): number | undefined {
+  try {
+    return using.attemptToRecover(end, claimsOf(world, end), world.named ? world.epoch : undefined);
+  } catch (error) {
+    if (error instanceof MigrationError && error.code === 'invalid-argument') return undefined;
+    throw error;
+  }
+}
+
+/** The source asks the destination's host, whose answer may be lost. */
+function question(world: World, epoch: number, using: Rules): Transition[] {
+  const { at, session } = world.destination;
+  if (at === 'down') return [];
+  const active = session && at !== 'done';
+  const answer = using.answerTo(claimsOf(world, 'destination'), epoch, active);
+  if (answer === 'pending') return [];
+  const declined: Claim = { epoch, role: 'destination', value: 'declined' };
+  const [after, value] =
+    answer === 'decline' ? claimed(world, hostOf(world, 'destination'), declined) : [world, answer];
+  const heard = { label: `source hears ${value}`, to: withSource(after, { answer: value as ownership.Decision }) };
+  return world.healed ? [heard] : [heard, { label: 'answer lost', to: after }];
+}
+
+function destinationTransitions(world: World, using: Rules): Transition[] {
+  const { destination, flight, epoch } = world;
+  const decline = { label: 'destination gives up', to: withDestination(world, { at: 'decline' }) };
+  switch (destination.at) {
+    case 'load': {
+      const loaded = withDestination(world, { at: 'go', guest: 'complete' });
+      return [decline, { label: 'destination ready', to: send(loaded, 'ready') }];
+    }
+    case 'go':
+      if (!flight.go) return [decline];
+      return [decline, { label: 'destination go', to: take(withDestination(world, { at: 'own' }), 'go') }];
+    case 'own': {
+      const claim: Claim = { epoch, role: 'destination', value: 'owner' };
+      const rejected = (from: World) => withDestination(from, { at: 'decline', claimedOwner: true });
+      return [
+        { label: 'destination owner', to: decided(world, claim, true, using) },
+        ...(world.healed ? [] : failedClaim(world, 'destination', claim, rejected)),
+      ];
+    }
+    case 'decline': {
+      const claim: Claim = { epoch, role: 'destination', value: 'declined' };
+      // Restarted, it goes by what stands, whoever of its processes claimed it.
+      const claimedOwner = destination.claimedOwner || !destination.session;
+      return [
+        { label: 'destination declined', to: decided(world, claim, claimedOwner, using) },
+        ...(world.healed ? [] : failedClaim(world, 'destination', claim, (from) => from)),
+      ];
+    }
+    case 'start':
+      return [{ label: 'destination start', to: started(world) }];
+    case 'say':
+      return [{ label: 'destination says', to: send(withDestination(world, { at: 'done' }), 'answer') }];
+    case 'verdict': {
+      const attempt = recovered(world, 'destination', using);
+      if (attempt === undefined) return [];
+      const verdict = using.verdictForDestination(claimsOf(world, 'destination'), attempt);
+      const at = verdict === 'decline' && attempt > 0 ? 'decline' : verdict === 'start' ? 'start' : 'done';
+      return [{ label: 'destination recovers', to: withDestination(world, { at }) }];
+    }
+    case 'down':
+      return [{ label: 'destination restart', to: withDestination(world, { at: 'verdict' }) }];
+    case 'done':
+      return [];
+  }
+}
+
+/** The destination claims, and goes by the value that stands. */
+function decided(world: World, claim: Claim, claimedOwner: boolean, using: Rules): World {
+  const [after, value] = claimed(world, hostOf(world, 'destination'), claim);
+  const verdict = using.verdictForDestination([{ ...claim, value }], world.epoch, claimedOwner);
+  return withDestination(after, { at: verdict === 'start' ? 'start' : 'say', claimedOwner });
+}
+
+function started(world: World): World {
+  if (world.destination.guest === 'empty') throw new Error('a guest was started that is not complete');
+  return withDestination(world, { at: world.destination.session ? 'say' : 'done', guest: 'running' });
+}
+
+function pendingTransitions(world: World): Transition[] {
+  return world.pending.flatMap((late, index) => {
+    const rest = { ...world, pending: world.pending.filter((_, other) => other !== index) };
+    const [arrived] = claimed(rest, late.host, late.claim);
+    return [
+      { label: `${late.claim.value} arrives late`, to: arrived },
+      { label: `${late.claim.value} never arrives`, to: rest },
+    ];
+  });
+}
+
+/** What can fail at any time: each end, the link, each message; and the end of all that. */
+function failures(world: World): Transition[] {
+  const { source, destination, flight } = world;
+  const found: Transition[] = [{ label: 'healed', to: { ...world, healed: true } }];
+  if (source.at !== 'down') found.push({ label: 'source crash', to: crash(world, 'source') });
+  if (destination.at !== 'down') found.push({ label: 'destination crash', to: crash(world, 'destination') });
+  if (!world.cut) found.push({ label: 'link cut', to: cutLink(world) });
+  if (flight.ready) found.push({ label: 'ready lost', to: take(world, 'ready') });
+  if (flight.go) found.push({ label: 'go lost', to: take(world, 'go') });
+  if (flight.answer) found.push({ label: 'answer lost', to: take(world, 'answer') });
+  return found;
+}

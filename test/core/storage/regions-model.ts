@@ -1,0 +1,175 @@
+import type { Regions, WriteVerdict } from '../../../src/core/storage/regions.ts';
+import type { ByteRange } from '../../../src/interfaces/content.ts';
+
+/** What the tests need of {@link Regions}. */
+export type RegionRules<W> = Pick<
+  Regions<W>,
+  | 'nextToCopy'
+  | 'copyNumbered'
+  | 'copyFailed'
+  | 'guestWrite'
+  | 'setBack'
+  | 'notCopiedBytes'
+  | 'beingCopiedBytes'
+  | 'heldCount'
+  | 'complete'
+>;
+
+/** Ways to get the rules wrong, each of which loses data in some interleaving. */
+export type Mistake =
+  /** A write in a region being copied is mirrored at once. */
+  | 'mirrored-while-being-copied'
+  /** A write in a region being copied is left to the read that is out. */
+  | 'left-to-the-read-that-is-out'
+  /** The first read to end lets all held writes go. */
+  | 'released-early'
+  /** A write that overlaps a held one is mirrored at once. */
+  | 'not-held-behind-held'
+  /** A region in which a held write lies is taken for copying. */
+  | 'taken-under-a-held-write'
+  /** A region that was set back while being copied ends up copied. */
+  | 'set-back-lost-while-being-copied'
+  /** A region that was set back while being copied is read again before the first read ended. */
+  | 'read-twice-at-once'
+  /** Of several regions the mildest decides. */
+  | 'mildest-region-decides'
+  /** A last region that is not a whole one is left out. */
+  | 'last-region-forgotten';
+
+interface Region {
+  state: 'not copied' | 'being copied' | 'copied';
+  readonly reads: Set<ByteRange>;
+}
+
+/** The rules in their plainest form, one object a region, and with a mistake if one is given. */
+export class RegionsModel<W> implements RegionRules<W> {
+  readonly #sizeBytes: number;
+  readonly #regionBytes: number;
+  readonly #mistake: Mistake | undefined;
+  readonly #regions: Region[] = [];
+  #held: { readonly range: ByteRange; readonly item: W }[] = [];
+  #cursor = 0;
+
+  constructor(size: { readonly sizeBytes: number; readonly regionBytes: number }, mistake?: Mistake) {
+    this.#sizeBytes = size.sizeBytes;
+    this.#regionBytes = size.regionBytes;
+    this.#mistake = mistake;
+    const whole = mistake === 'last-region-forgotten' ? Math.floor : Math.ceil;
+    for (let region = 0; region < whole(size.sizeBytes / size.regionBytes); region++) {
+      this.#regions.push({ state: 'not copied', reads: new Set() });
+    }
+  }
+
+  get notCopiedBytes(): number {
+    return this.#bytesIn('not copied');
+  }
+
+  get beingCopiedBytes(): number {
+    return this.#bytesIn('being copied');
+  }
+
+  get heldCount(): number {
+    return this.#held.length;
+  }
+
+  get complete(): boolean {
+    return this.#regions.every((region) => region.state === 'copied') && this.#held.length === 0;
+  }
+
+  nextToCopy(bytesMax: number): ByteRange | undefined {
+    const order = [...this.#regions.keys()].map((index) => (index + this.#cursor) % this.#regions.length);
+    const first = order.find((index) => this.#isFree(index));
+    if (first === undefined) return undefined;
+    let end = first + 1;
+    while (this.#isFree(end) && (end + 1 - first) * this.#regionBytes <= bytesMax) end += 1;
+    this.#cursor = end;
+    const offset = first * this.#regionBytes;
+    const range = { offset, length: Math.min(end * this.#regionBytes, this.#sizeBytes) - offset };
+    for (const region of this.#touched(range)) {
+      region.state = 'being copied';
+      region.reads.add(range);
+    }
+    return range;
+  }
+
+  copyNumbered(range: ByteRange): readonly W[] {
+    for (const region of this.#touched(range)) {
+      region.reads.delete(range);
+      if (region.state === 'being copied') region.state = 'copied';
+      if (this.#mistake === 'set-back-lost-while-being-copied') region.state = 'copied';
+    }
+    return this.#release();
+  }
+
+  copyFailed(range: ByteRange): readonly W[] {
+    for (const region of this.#touched(range)) {
+      region.reads.delete(range);
+      region.state = 'not copied';
+    }
+    return this.#release();
+  }
+
+  guestWrite(range: ByteRange, item: W): WriteVerdict {
+    const verdict = this.#verdict(range);
+    if (verdict === 'held') this.#held.push({ range, item });
+    return verdict;
+  }
+
+  setBack(range: ByteRange): void {
+    for (const region of this.#touched(range)) region.state = 'not copied';
+  }
+
+  #verdict(range: ByteRange): WriteVerdict {
+    const states = this.#touched(range).map((region) => region.state);
+    if (this.#mistake === 'mildest-region-decides' && states.includes('not copied')) return 'nothing';
+    if (states.includes('being copied')) {
+      if (this.#mistake === 'mirrored-while-being-copied') return 'mirror';
+      return this.#mistake === 'left-to-the-read-that-is-out' ? 'nothing' : 'held';
+    }
+    if (!states.includes('copied')) return 'nothing';
+    if (this.#mistake === 'not-held-behind-held') return 'mirror';
+    return this.#held.some((held) => this.#shareRegion(held.range, range)) ? 'held' : 'mirror';
+  }
+
+  #release(): readonly W[] {
+    const released: W[] = [];
+    const held: typeof this.#held = [];
+    for (const write of this.#held) {
+      const behindRead = this.#touched(write.range).some((region) => region.reads.size > 0);
+      const behindHeld = held.some((earlier) => this.#shareRegion(earlier.range, write.range));
+      if ((behindRead || behindHeld) && this.#mistake !== 'released-early') held.push(write);
+      else released.push(write.item);
+    }
+    this.#held = held;
+    return released;
+  }
+
+  #isFree(index: number): boolean {
+    const region = this.#regions[index];
+    if (region?.state !== 'not copied') return false;
+    if (region.reads.size > 0 && this.#mistake !== 'read-twice-at-once') return false;
+    if (this.#mistake === 'taken-under-a-held-write') return true;
+    return !this.#held.some((held) => this.#touched(held.range).includes(region));
+  }
+
+  #touched(range: ByteRange): Region[] {
+    return this.#regions.filter((_, index) => {
+      const start = index * this.#regionBytes;
+      return start < range.offset + range.length && range.offset < start + this.#regionBytes;
+    });
+  }
+
+  #shareRegion(one: ByteRange, other: ByteRange): boolean {
+    const regions = this.#touched(one);
+    return this.#touched(other).some((region) => regions.includes(region));
+  }
+
+  #bytesIn(state: Region['state']): number {
+    let bytes = 0;
+    for (const [index, region] of this.#regions.entries()) {
+      const start = index * this.#regionBytes;
+      if (region.state === state) bytes += Math.min(start + this.#regionBytes, this.#sizeBytes) - start;
+    }
+    return bytes;
+  }
+}

@@ -1,0 +1,373 @@
+/**
+ * What every transport owes the engine, as tests for any runner. Each test makes two hosts, opens connections from the source to the
+ * destination, and looks only at what the interfaces promise.
+ */
+import assert from 'node:assert/strict';
+import type { ErrorCode } from '../../src/errors.ts';
+import type { Connection, Transport } from '../../src/interfaces/transport.ts';
+import { joinChunks } from '../../src/util/chunks.ts';
+
+/** Two hosts and the network between them. */
+export interface TransportPair {
+  /** Opens connections. */
+  readonly source: Transport;
+  /** Accepts them. */
+  readonly destination: Transport;
+  /** Breaks every connection from outside, where the network can be broken. */
+  readonly cut?: () => void;
+  /** Resolves when nothing has moved by itself for a while. */
+  settle(): Promise<void>;
+  /** Frees everything. */
+  close(): Promise<void>;
+}
+
+/** The test function of any runner. */
+export type TestFunction = (name: string, run: () => Promise<void>) => void;
+
+/** More than any transport may take for a peer that does not read. */
+const bufferedBytesMax = 64 * 1024 * 1024;
+
+export const rejectsWith = (promise: Promise<unknown>, code: ErrorCode) =>
+  assert.rejects(promise, { name: 'MigrationError', code });
+
+/** Bytes that are different everywhere, and the same for the same seed. */
+export function randomBytes(length: number, seed: number): Uint8Array {
+  const words = new Uint32Array(Math.ceil(length / 4));
+  let state = seed >>> 0 || 1;
+  for (let index = 0; index < words.length; index++) {
+    state ^= state << 13;
+    state ^= state >>> 17;
+    state ^= state << 5;
+    words[index] = state;
+  }
+  return new Uint8Array(words.buffer, 0, length);
+}
+
+/** Cuts bytes into pieces of 0 to 200,000 bytes, most of them small. */
+export function pieces(bytes: Uint8Array, seed: number): Uint8Array[] {
+  const sizes = new Uint32Array(randomBytes(4096, seed).buffer);
+  const parts: Uint8Array[] = [];
+  for (let at = 0, turn = 0; at < bytes.byteLength; turn++) {
+    const random = sizes[turn % sizes.length] ?? 0;
+    const length = random % (random & 0x10000 ? 200_000 : 300);
+    parts.push(bytes.subarray(at, at + length));
+    at += length;
+  }
+  return parts;
+}
+
+/** All that arrives until the end. */
+export async function collect(connection: Connection): Promise<Uint8Array> {
+  const chunks: Uint8Array[] = [];
+  for await (const chunk of connection.receive()) chunks.push(chunk);
+  return joinChunks(chunks);
+}
+
+/** Sends until `send()` does not resolve any more; the send that waits, and the bytes that were taken. */
+export async function fill(
+  connection: Connection,
+  pair: TransportPair,
+): Promise<{ waiting: Promise<void>; bytes: number }> {
+  const chunk = new Uint8Array(64 * 1024).fill(1);
+  for (let bytes = 0; bytes < bufferedBytesMax; ) {
+    let full = true;
+    const waiting = connection.send([chunk]);
+    bytes += chunk.byteLength;
+    waiting.then(
+      () => (full = false),
+      () => {},
+    );
+    await Promise.resolve();
+    if (full) await pair.settle();
+    if (full) return { waiting, bytes };
+  }
+  return assert.fail('the sender was never held back');
+}
+
+/** A connection, both ends of it. */
+export async function connect(pair: TransportPair): Promise<{ near: Connection; far: Connection }> {
+  const [near, far] = await Promise.all([pair.source.open(), pair.destination.accept()]);
+  return { near, far };
+}
+
+/** Declares the tests. `make` is called once for each. */
+export function transportContract(test: TestFunction, make: () => Promise<TransportPair>): void {
+  const withPair = (name: string, run: (pair: TransportPair) => Promise<void>) =>
+    test(name, async () => {
+      const pair = await make();
+      try {
+        await run(pair);
+      } finally {
+        await pair.close();
+      }
+    });
+  streamTests(withPair);
+  endingTests(withPair);
+  openingTests(withPair);
+}
+
+type WithPair = (name: string, run: (pair: TransportPair) => Promise<void>) => void;
+
+function streamTests(test: WithPair): void {
+  test('carries bytes in order, both ways at once, however they are cut', async (pair) => {
+    const { near, far } = await connect(pair);
+    const forth = randomBytes(3_000_001, 1);
+    const back = randomBytes(2_000_003, 2);
+    const sendAll = async (connection: Connection, bytes: Uint8Array, seed: number) => {
+      const parts = pieces(bytes, seed);
+      for (let at = 0; at < parts.length; at += 5) await connection.send(parts.slice(at, at + 5));
+    };
+    const receive = async (connection: Connection, length: number) => {
+      const chunks: Uint8Array[] = [];
+      let bytes = 0;
+      for await (const chunk of connection.receive()) {
+        chunks.push(chunk);
+        bytes += chunk.byteLength;
+        if (bytes >= length) break;
+      }
+      return joinChunks(chunks);
+    };
+    const [there, here] = await Promise.all([
+      receive(far, forth.byteLength),
+      receive(near, back.byteLength),
+      sendAll(near, forth, 3),
+      sendAll(far, back, 4),
+    ]);
+    assert.ok(Buffer.from(forth).equals(there));
+    assert.ok(Buffer.from(back).equals(here));
+  });
+
+  test('sends nothing for nothing', async (pair) => {
+    const { near, far } = await connect(pair);
+    await near.send([]);
+    await near.send([new Uint8Array(0)]);
+    await near.send([new Uint8Array(0), Uint8Array.of(7), new Uint8Array(0)]);
+    const received = collect(far);
+    await near.close();
+    assert.deepEqual([...(await received)], [7]);
+  });
+
+  test('holds the sender back while nobody receives, and loses nothing by it', async (pair) => {
+    const { near, far } = await connect(pair);
+    const { waiting, bytes } = await fill(near, pair);
+    assert.ok(bytes < bufferedBytesMax);
+    const received = collect(far);
+    await waiting;
+    await near.close();
+    assert.equal((await received).byteLength, bytes);
+  });
+
+  test('keeps connections apart, many at once', async (pair) => {
+    const count = 40;
+    const echo = async () => {
+      const far = await pair.destination.accept();
+      for await (const chunk of far.receive()) await far.send([chunk]);
+      await far.close();
+    };
+    const ask = async (seed: number) => {
+      const near = await pair.source.open();
+      const bytes = randomBytes(50_000, seed);
+      await near.send([bytes]);
+      let received = 0;
+      for await (const chunk of near.receive()) {
+        assert.ok(Buffer.from(bytes.subarray(received, received + chunk.byteLength)).equals(chunk));
+        received += chunk.byteLength;
+        if (received === bytes.byteLength) break;
+      }
+      await near.close();
+    };
+    const seeds = Array.from({ length: count }, (_, index) => index + 1);
+    await Promise.all([...seeds.map(echo), ...seeds.map(ask)]);
+  });
+}
+
+function endingTests(test: WithPair): void {
+  test('close() brings over what was sent, then the end', async (pair) => {
+    const { near, far } = await connect(pair);
+    const bytes = randomBytes(5_000_000, 9);
+    const sent = near.send([bytes]);
+    const closed = Promise.all([near.close(), near.close()]);
+    const received = await collect(far);
+    await closed;
+    await sent.catch(() => {});
+    assert.ok(Buffer.from(bytes).equals(received));
+    await rejectsWith(near.send([Uint8Array.of(1)]), 'connection-lost');
+    await rejectsWith(far.send([Uint8Array.of(1)]), 'connection-lost');
+    assert.equal((await collect(near)).byteLength, 0);
+    await far.close();
+  });
+
+  test('close() lets both ends go when both call it, with data on its way both ways', async (pair) => {
+    const { near, far } = await connect(pair);
+    await Promise.all([near.send([randomBytes(100_000, 1)]), far.send([randomBytes(100_000, 2)])]);
+    await Promise.all([near.close(), far.close()]);
+  });
+
+  test('close() ends an iteration that waits', async (pair) => {
+    const { near } = await connect(pair);
+    const received = collect(near);
+    const closed = near.close();
+    assert.equal((await received).byteLength, 0);
+    near.abort();
+    await closed;
+  });
+
+  test('close() takes away what the peer still sends, so that the peer gets to its end', async (pair) => {
+    const { near, far } = await connect(pair);
+    await fill(near, pair).then(({ waiting }) => waiting.catch(() => {}));
+  });
+
+  test('abort() settles a close() whose peer never reads, and the peer learns that it lost something', async (pair) => {
+    const { near, far } = await connect(pair);
+    const { waiting } = await fill(near, pair);
+    let closed = false;
+    const closing = near.close().then(() => {
+      closed = true;
+    });
+    await pair.settle();
+    assert.equal(closed, false);
+    near.abort(new Error('enough'));
+    await closing;
+    await rejectsWith(waiting, 'connection-lost');
+    await rejectsWith(collect(far), 'connection-lost');
+  });
+
+  test('abort() settles a close() whenever it comes', async (pair) => {
+    const later: (() => Promise<void>)[] = [
+      async () => {},
+      () => Promise.resolve(),
+      () => new Promise((resolve) => process.nextTick(() => process.nextTick(resolve))),
+      () => new Promise((resolve) => setImmediate(resolve)),
+    ];
+    for (const wait of later) {
+      const { near, far } = await connect(pair);
+      await near.send([Uint8Array.of(1)]);
+      const closing = near.close();
+      await wait();
+      near.abort();
+      await closing;
+      far.abort();
+      await far.close();
+    }
+  });
+
+  test('abort() drops: pending sends, both receivers and later calls learn that it is lost', async (pair) => {
+    const { near, far } = await connect(pair);
+    const received = collect(near);
+    const { waiting } = await fill(near, pair);
+    near.abort(new Error('enough'));
+    near.abort();
+    await rejectsWith(waiting, 'connection-lost');
+    await rejectsWith(received, 'connection-lost');
+    await rejectsWith(near.send([Uint8Array.of(1)]), 'connection-lost');
+    await near.close();
+    await rejectsWith(collect(far), 'connection-lost');
+    await rejectsWith(far.send([Uint8Array.of(1)]), 'connection-lost');
+    await far.close();
+  });
+
+  test('abort() gives its reason to this end', async (pair) => {
+    const { near } = await connect(pair);
+    const reason = new Error('no heartbeat');
+    near.abort(reason);
+    await assert.rejects(collect(near), { code: 'connection-lost', message: /no heartbeat/, cause: reason });
+  });
+
+  test('a connection that breaks is lost at both ends, not ended', async (pair) => {
+    if (pair.cut === undefined) return;
+    const { near, far } = await connect(pair);
+    const { waiting } = await fill(near, pair);
+    const received = collect(near);
+    pair.cut();
+    await rejectsWith(waiting, 'connection-lost');
+    await rejectsWith(received, 'connection-lost');
+    await rejectsWith(collect(far), 'connection-lost');
+    await near.close();
+    await far.close();
+    const again = await connect(pair);
+    await again.near.send([Uint8Array.of(1)]);
+    await Promise.all([collect(again.far), again.near.close()]);
+  });
+}
+
+function openingTests(test: WithPair): void {
+  test('connections wait until they are accepted, in order', async (pair) => {
+    for (const id of [1, 2, 3]) await (await pair.source.open()).send([Uint8Array.of(id)]);
+    for (const id of [1, 2, 3]) {
+      const far = await pair.destination.accept();
+      for await (const chunk of far.receive()) {
+        assert.equal(chunk[0], id);
+        break;
+      }
+    }
+  });
+
+  test('what was sent and closed before anybody accepted is there to be received', async (pair) => {
+    const near = await pair.source.open();
+    await near.send([Uint8Array.of(1, 2, 3)]);
+    await near.close();
+    assert.deepEqual([...(await collect(await pair.destination.accept()))], [1, 2, 3]);
+  });
+
+  test('a connection that died while it waited is never handed out', async (pair) => {
+    const aborted = await pair.source.open();
+    aborted.abort();
+    await (await pair.source.open()).close();
+    await pair.settle();
+    const alive = await pair.source.open();
+    await alive.send([Uint8Array.of(42)]);
+    const far = await pair.destination.accept();
+    for await (const chunk of far.receive()) {
+      assert.equal(chunk[0], 42);
+      break;
+    }
+  });
+
+  test('accept() calls are served in order', async (pair) => {
+    const order: number[] = [];
+    const accepting = [1, 2, 3].map((id) => pair.destination.accept().then(() => order.push(id)));
+    for (let opened = 0; opened < 3; opened++) await pair.source.open();
+    await Promise.all(accepting);
+    assert.deepEqual(order, [1, 2, 3]);
+  });
+
+  test('an accept() that is aborted takes no connection with it', async (pair) => {
+    const controller = new AbortController();
+    const aborted = pair.destination.accept({ signal: controller.signal });
+    const next = pair.destination.accept();
+    await pair.settle();
+    controller.abort();
+    await rejectsWith(aborted, 'aborted');
+    await pair.source.open();
+    await next;
+    await rejectsWith(pair.destination.accept({ signal: controller.signal }), 'aborted');
+  });
+
+  test('open() can be aborted', async (pair) => {
+    const controller = new AbortController();
+    const opening = pair.source.open({ signal: controller.signal });
+    controller.abort();
+    await rejectsWith(opening, 'aborted');
+    await rejectsWith(pair.source.open({ signal: controller.signal }), 'aborted');
+  });
+
+  test('close() refuses new connections, rejects accept(), and leaves accepted ones alone', async (pair) => {
+    const { near, far } = await connect(pair);
+    const unaccepted = await pair.source.open();
+    await pair.settle();
+    await Promise.all([pair.destination.close(), pair.destination.close()]);
+    await rejectsWith(pair.destination.accept(), 'connect-failed');
+    await rejectsWith(pair.source.open(), 'connect-failed');
+    await rejectsWith(collect(unaccepted), 'connection-lost');
+    await near.send([Uint8Array.of(1)]);
+    const [received] = await Promise.all([collect(far), near.close()]);
+    assert.deepEqual([...received], [1]);
+  });
+
+  test('close() rejects an accept() that waits', async (pair) => {
+    const accepting = pair.destination.accept();
+    await pair.settle();
+    await pair.destination.close();
+    await rejectsWith(accepting, 'connect-failed');
+  });
+}

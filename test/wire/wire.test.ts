@@ -1,0 +1,289 @@
+/**
+ * Goal: what is encoded comes back, however the bytes are cut, and nothing that a hostile peer sends does worse than a
+ * `protocol` error. Method: round trips under random cuts, and random damage, with fast-check.
+ */
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { MigrationError } from '../../src/errors.ts';
+import { crc32c, crc32cOfChunks } from '../../src/util/checksum.ts';
+import { chunksLength, joinChunks } from '../../src/util/chunks.ts';
+import {
+  encodeFrameHeader,
+  FrameParser,
+  type IncomingFrame,
+  type OutgoingFrame,
+} from '../../src/wire/frame.ts';
+import {
+  chooseVersion,
+  decodeAnswer,
+  decodeGreeting,
+  encodeAnswer,
+  encodeGreeting,
+} from '../../src/wire/greeting.ts';
+import { decodeItem, encodeItem, ItemDigest, type ItemRange } from '../../src/wire/item.ts';
+import { decodeMessage, encodeMessage, type Message } from '../../src/wire/messages.ts';
+import { decodePositions, encodePositions } from '../../src/wire/positions.ts';
+
+const bytes = (max: number) => fc.uint8Array({ minLength: 1, maxLength: max });
+
+const frames = fc.array(
+  fc.record({ stream: fc.nat(4095), number: fc.integer({ min: 1, max: 2 ** 50 }), payload: bytes(300) }),
+  { minLength: 1, maxLength: 8 },
+);
+
+function outgoing({
+  stream,
+  number,
+  payload,
+}: {
+  stream: number;
+  number: number;
+  payload: Uint8Array;
+}): OutgoingFrame {
+  const payloadCrc = crc32c(payload);
+  return {
+    type: 'data',
+    class: 'bulk',
+    stream,
+    number,
+    payload: [payload],
+    payloadBytes: payload.byteLength,
+    payloadCrc,
+  };
+}
+
+function cut(all: Uint8Array, cuts: readonly number[]): Uint8Array[] {
+  const places = [...new Set(cuts.map((place) => place % (all.byteLength + 1)))].sort((a, b) => a - b);
+  const starts = [0, ...places];
+  return starts.map((start, index) => all.subarray(start, places[index] ?? all.byteLength));
+}
+
+function parse(chunks: readonly Uint8Array[]): IncomingFrame[] {
+  const parser = new FrameParser();
+  return chunks.flatMap((chunk) => [...parser.push(chunk)]);
+}
+
+describe('frames', () => {
+  it('come back whole however they are cut', () => {
+    fc.assert(
+      fc.property(frames, fc.array(fc.nat()), (list, cuts) => {
+        const sent = list.map(outgoing);
+        const all = joinChunks(
+          sent.flatMap((frame, index) => [encodeFrameHeader(frame, index + 1), ...frame.payload]),
+        );
+        const received = parse(cut(all, cuts));
+        expect(received.map((frame) => [frame.stream, frame.number, joinChunks(frame.payload)])).toEqual(
+          list.map(({ stream, number, payload }) => [stream, number, payload]),
+        );
+      }),
+    );
+  });
+
+  it('are refused when any byte was changed', () => {
+    fc.assert(
+      fc.property(frames, fc.nat(), fc.integer({ min: 1, max: 255 }), (list, place, flip) => {
+        const sent = list.map(outgoing);
+        const all = joinChunks(
+          sent.flatMap((frame, index) => [encodeFrameHeader(frame, index + 1), ...frame.payload]),
+        ).slice();
+        const at = place % all.byteLength;
+        all[at] = (all[at] ?? 0) ^ flip;
+        expect(() => parse([all])).toThrow(MigrationError);
+      }),
+    );
+  });
+
+  it('are refused before a length beyond the limit is believed', () => {
+    const header = encodeFrameHeader(
+      { ...outgoing({ stream: 1, number: 1, payload: new Uint8Array(1) }), payloadBytes: 2 ** 31 },
+      1,
+    );
+    expect(() => parse([header])).toThrow(/more than is allowed/);
+  });
+
+  it('are refused when one was left out', () => {
+    const frame = outgoing({ stream: 1, number: 1, payload: new Uint8Array(4) });
+    expect(() => parse([encodeFrameHeader(frame, 2)])).toThrow(/out of sequence/);
+  });
+});
+
+const range = fc.record({
+  space: fc.nat(65535),
+  offset: fc.nat(2 ** 40),
+  content: fc.oneof(fc.constant(undefined), bytes(200)),
+  zeroLength: fc.integer({ min: 1, max: 2 ** 40 }),
+});
+
+describe('items', () => {
+  it('come back however their payload is cut', () => {
+    fc.assert(
+      fc.property(fc.array(range, { minLength: 1, maxLength: 6 }), fc.array(fc.nat()), (specs, cuts) => {
+        const ranges: ItemRange[] = specs.map(({ space, offset, content, zeroLength }) =>
+          content === undefined
+            ? { space, offset, length: zeroLength, content: 'zero' }
+            : { space, offset, length: content.byteLength, content: [content] },
+        );
+        const payload = joinChunks(encodeItem(ranges));
+        const pieces = cut(payload, cuts).filter((piece) => piece.byteLength > 0);
+        const decoded = decodeItem(pieces, payload.byteLength);
+        const plain = (list: readonly ItemRange[]) =>
+          list.map((item) => ({
+            ...item,
+            content: item.content === 'zero' ? 'zero' : [...joinChunks(item.content)],
+          }));
+        expect(plain(decoded)).toEqual(plain(ranges));
+      }),
+    );
+  });
+
+  it('that are garbage are a protocol error and nothing else', () => {
+    fc.assert(
+      fc.property(bytes(200), (garbage) => {
+        try {
+          const ranges = decodeItem([garbage], garbage.byteLength);
+          const content = ranges.reduce(
+            (sum, { content }) => sum + (content === 'zero' ? 0 : chunksLength(content)),
+            0,
+          );
+          expect(content).toBeLessThanOrEqual(garbage.byteLength);
+        } catch (error) {
+          expect(error).toMatchObject({ code: 'protocol' });
+        }
+      }),
+      { numRuns: 2000 },
+    );
+  });
+
+  it('sum up to the same digest in any order, and to another if one is missing, doubled, renumbered or changed', () => {
+    const item = fc.record({ number: fc.nat(2 ** 40), crc: fc.nat(2 ** 32 - 1) });
+    const list = fc.uniqueArray(item, { minLength: 2, maxLength: 20, selector: ({ number }) => number });
+    const digestOf = (items: readonly { number: number; crc: number }[]) => {
+      const digest = new ItemDigest(42);
+      for (const { number, crc } of items) digest.add(number, crc);
+      return digest.toString();
+    };
+    fc.assert(
+      fc.property(list, fc.integer({ min: 1, max: 2 ** 32 - 1 }), (items, change) => {
+        const [first, ...rest] = items;
+        if (first === undefined) return;
+        const whole = digestOf(items);
+        expect(digestOf([...items].reverse())).toBe(whole);
+        expect(digestOf(rest)).not.toBe(whole);
+        expect(digestOf([...items, first])).not.toBe(whole);
+        expect(digestOf([{ ...first, number: first.number + 2 ** 41 }, ...rest])).not.toBe(whole);
+        expect(digestOf([{ ...first, crc: (first.crc ^ change) >>> 0 }, ...rest])).not.toBe(whole);
+      }),
+    );
+  });
+});
+
+describe('greetings', () => {
+  const session = new Uint8Array(16).fill(7);
+
+  it('and answers come back', () => {
+    const greeting = { versionMin: 1, versionMax: 3, purpose: 'data', lane: 4, session } as const;
+    expect(decodeGreeting(encodeGreeting(greeting))).toEqual(greeting);
+    const answer = { version: 2, status: 'welcome', session } as const;
+    expect(decodeAnswer(encodeAnswer(answer))).toEqual(answer);
+  });
+
+  it('that were changed in any byte are refused', () => {
+    const good = encodeGreeting({ versionMin: 1, versionMax: 1, purpose: 'control', lane: 0, session });
+    for (let at = 0; at < good.byteLength; at++) {
+      const bad = good.slice();
+      bad[at] = (bad[at] ?? 0) ^ 0x10;
+      expect(() => decodeGreeting(bad)).toThrow(MigrationError);
+    }
+  });
+
+  it('settle on the highest version in common, or on none', () => {
+    expect(chooseVersion({ versionMin: 1, versionMax: 9 })).toBe(1);
+    expect(chooseVersion({ versionMin: 2, versionMax: 9 })).toBeUndefined();
+    expect(chooseVersion({ versionMin: 0, versionMax: 0 })).toBeUndefined();
+  });
+});
+
+describe('control messages', () => {
+  const messages: readonly Message[] = [
+    {
+      type: 'prepare',
+      vm: {
+        vmId: 'a',
+        name: 'A',
+        machine: 'pc',
+        cpus: 2,
+        memory: [{ name: 'ram', sizeBytes: 8192, pageBytes: 4096 }],
+        disks: [{ id: 'disk0', sizeBytes: 1000, blockBytes: 512, readOnly: false }],
+        deviceStateFormat: 'x',
+      },
+      disks: { disk0: 'copy' },
+      run: true,
+      highest: 3,
+      digestKey: 2 ** 32 - 1,
+      decideMsMax: 1000.5,
+    },
+    { type: 'final', streams: [{ stream: 2, last: 9, digest: '0123456789abcdef' }], stateBytes: 17 },
+    { type: 'decided', value: 'declined', reason: 'no' },
+    { type: 'answer', value: 'pending' },
+  ];
+
+  it('come back', () => {
+    for (const message of messages) expect(decodeMessage(encodeMessage(message))).toEqual(message);
+  });
+
+  it('with any field gone or of another type are a protocol error', () => {
+    const strange = [undefined, null, -1, 1.5, 1e300, 'x'.repeat(70_000), [], {}, true];
+    const mutants = (value: unknown): unknown[] => {
+      if (typeof value !== 'object' || value === null) return [];
+      return Object.entries(value).flatMap(([key, inner]) => {
+        const replace = (by: unknown) =>
+          Array.isArray(value)
+            ? value.map((item, at) => (`${at}` === key ? by : item))
+            : { ...value, [key]: by };
+        return [...strange.map(replace), ...mutants(inner).map(replace)];
+      });
+    };
+    for (const message of messages) {
+      for (const mutant of mutants(message)) {
+        try {
+          decodeMessage(new TextEncoder().encode(JSON.stringify(mutant)));
+        } catch (error) {
+          expect(error).toMatchObject({ code: 'protocol' });
+        }
+      }
+    }
+  });
+
+  it('of a type named like a property of every object are refused', () => {
+    for (const type of ['constructor', '__proto__', 'toString']) {
+      expect(() => decodeMessage(new TextEncoder().encode(JSON.stringify({ type })))).toThrow(/unknown/);
+    }
+  });
+});
+
+describe('positions', () => {
+  it('come back, and garbage is a protocol error', () => {
+    const positions = {
+      lanes: [{ lane: 3, sequence: 4_294_967_295 }],
+      streams: [{ stream: 2, applied: 2 ** 45, creditBytes: 2 ** 50, flushed: 7 }],
+    };
+    expect(decodePositions(encodePositions(positions))).toEqual(positions);
+    fc.assert(
+      fc.property(fc.uint8Array({ maxLength: 120 }), (garbage) => {
+        try {
+          decodePositions(garbage);
+        } catch (error) {
+          expect(error).toMatchObject({ code: 'protocol' });
+        }
+      }),
+    );
+  });
+});
+
+describe('checksums', () => {
+  it('are CRC-32C, over one chunk or several', () => {
+    const check = new TextEncoder().encode('123456789');
+    expect(crc32c(check)).toBe(0xe3069283);
+    expect(crc32cOfChunks([check.subarray(0, 4), check.subarray(4)])).toBe(0xe3069283);
+  });
+});
