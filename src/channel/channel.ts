@@ -14,7 +14,7 @@ import { asMigrationError, MigrationError } from '../errors.ts';
 import type { CancelTimer, Environment } from '../interfaces/environment.ts';
 import { crc32c } from '../util/checksum.ts';
 import { joinChunks } from '../util/chunks.ts';
-import { Signalled } from '../util/promises.ts';
+import { deferred, delay, Signalled } from '../util/promises.ts';
 import type { IncomingFrame } from '../wire/frame.ts';
 import { decodeMessage, encodeMessage, type Message } from '../wire/messages.ts';
 import { decodePositions, encodePositions } from '../wire/positions.ts';
@@ -38,6 +38,8 @@ const positionsDelayMs = 2;
 const positionsBytes = 256 << 10;
 /** How often the round trip is measured. */
 const pingMs = 250;
+/** How long the control connection may still speak after a data connection was ended in good order. */
+const lastWordsMs = 1000;
 
 /** What has gone through a channel. */
 export interface ChannelStatistics {
@@ -63,6 +65,7 @@ export class Channel {
   readonly #pongs: Uint8Array[] = [];
   readonly #loops: Promise<void>[] = [];
   readonly #controlIdle = new Signalled();
+  readonly #controlEnded = deferred<void>();
   readonly #queueShrank = new Signalled();
   #sendingStopped = false;
   #controlSending = false;
@@ -131,7 +134,7 @@ export class Channel {
     const lane = new Lane(index, greeted);
     if (greeted.roundTripMs > 0) this.#estimate.roundTrip(greeted.roundTripMs);
     this.#lanes.push(lane);
-    this.#loops.push(this.#run(this.#readData(lane)), this.#run(this.#writeData(lane)));
+    this.#loops.push(this.#runData(this.#readData(lane)), this.#runData(this.#writeData(lane)));
   }
 
   /** Opens the sending side of a stream. */
@@ -198,6 +201,17 @@ export class Channel {
     } catch (error) {
       this.#fail(asMigrationError(error, 'connection-lost'));
     }
+  }
+
+  /** As `#run`, but a peer that closes says why on the control connection, which may end a moment later. */
+  #runData(loop: Promise<void>): Promise<void> {
+    return this.#run(
+      loop.catch(async (error: unknown) => {
+        const lost = error instanceof MigrationError && error.code === 'connection-lost';
+        if (lost) await Promise.race([this.#controlEnded.promise, delay(this.#environment, lastWordsMs)]);
+        throw error;
+      }),
+    );
   }
 
   #fail(error: MigrationError): void {
@@ -319,9 +333,13 @@ export class Channel {
   }
 
   async #readControl(): Promise<void> {
-    for await (const frame of this.#control.frames()) {
-      if (this.#ended) return;
-      this.#controlArrived(frame);
+    try {
+      for await (const frame of this.#control.frames()) {
+        if (this.#ended) return;
+        this.#controlArrived(frame);
+      }
+    } finally {
+      this.#controlEnded.resolve();
     }
     if (!this.#ended) throw new MigrationError('connection-lost', 'the peer ended the control connection');
   }

@@ -18,7 +18,7 @@ const receiveBytesMax = 256 * 1024;
 const chunkOverheadBytes = 256;
 
 /**
- * A {@link Connection} over a connected TCP socket with `allowHalfOpen` off: when the peer has ended, so has this end.
+ * A {@link Connection} over a connected TCP socket with `allowHalfOpen`. When the peer has ended, so has this end.
  *
  * `close()` goes on reading, and drops what it reads, until the peer has ended too: a socket that is closed with unread bytes resets the
  * connection, and the reset overtakes what was sent last.
@@ -50,12 +50,7 @@ export class SocketConnection implements AcceptableConnection {
       this.#room = undefined;
     });
     socket.on('error', (error) => this.#break(this.#lost(error.message, error)));
-    socket.on('end', () => {
-      this.#ended = true;
-      this.#queue.end();
-      // The socket ends its own half now, and an ending socket emits no 'drain'.
-      this.#stopSending(this.#lost('the peer closed it'));
-    });
+    socket.on('end', () => this.#onEnd());
     socket.on('data', (chunk: Uint8Array) => {
       this.#queue.push(chunk);
       if (this.#load() >= receiveBytesMax) socket.pause();
@@ -105,6 +100,21 @@ export class SocketConnection implements AcceptableConnection {
     } else if (!socket.destroyed) {
       socket.resetAndDestroy();
     }
+  }
+
+  /**
+   * The peer ended, or so it seems: of a reset behind unread data Node makes an end, too. Then the reset is still to be had from the
+   * system, which gives it to the next write, even to one of no bytes.
+   */
+  #onEnd(): void {
+    if (this.#closing) return;
+    this.#stopSending(this.#lost('the peer closed it'));
+    this.#socket.write(new Uint8Array(0), (error) => {
+      if (error) return;
+      this.#ended = true;
+      this.#queue.end();
+      this.#socket.end();
+    });
   }
 
   #break(error: MigrationError): void {

@@ -38,7 +38,12 @@ export interface TcpTransport extends Transport {
  * Frames are written whole, so Nagle's algorithm could only delay the last piece of each. Keep-alive finds a peer that vanished while nobody
  * sends, after 10 s plus 10 probes of a second each.
  */
-const socketOptions = { noDelay: true, keepAlive: true, keepAliveInitialDelay: 10_000 } as const;
+const socketOptions = {
+  allowHalfOpen: true,
+  noDelay: true,
+  keepAlive: true,
+  keepAliveInitialDelay: 10_000,
+} as const;
 
 /**
  * Makes a transport over TCP. Nothing is opened yet. At most 64 connections wait to be accepted; more are reset at once. The end of a stream
@@ -54,7 +59,10 @@ export function tcp(options: TcpOptions): TcpTransport {
   }
   if (connect !== undefined) checkAddress('connect', connect, 1);
   if (connect?.localAddress !== undefined && isIP(connect.localAddress) === 0) {
-    throw new MigrationError('invalid-argument', `tcp: not an IP address: connect.localAddress ${connect.localAddress}`);
+    throw new MigrationError(
+      'invalid-argument',
+      `tcp: not an IP address: connect.localAddress ${connect.localAddress}`,
+    );
   }
   if (listen !== undefined) checkAddress('listen', listen, 0);
   return new TcpTransportImplementation(options);
@@ -129,7 +137,7 @@ class TcpTransportImplementation implements TcpTransport {
 }
 
 function bind(address: TcpAddress, onConnection: (socket: Socket) => void): Promise<Server> {
-  const server = createServer({ ...socketOptions, allowHalfOpen: false }, onConnection);
+  const server = createServer(socketOptions, onConnection);
   return new Promise((resolve, reject) => {
     // Stays on, as an 'error' that nobody hears would end the process; Node emits none once it listens.
     server.on('error', (error) => {
@@ -145,7 +153,7 @@ function dial(
 ): Promise<Connection> {
   const name = format(address.host, address.port);
   return new Promise((resolve, reject) => {
-    const socket = connect({ ...address, ...socketOptions, allowHalfOpen: false });
+    const socket = connect({ ...address, ...socketOptions });
     const settle = () => {
       socket.off('connect', onConnect);
       socket.off('error', onError);

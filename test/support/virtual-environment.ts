@@ -64,7 +64,8 @@ export function createVirtualEnvironment(seed = 1): VirtualEnvironment {
       await new Promise((resolve) => setImmediate(resolve));
     } while (!settled && step(limit));
     if (typeof until !== 'number') {
-      if (!settled) throw new Error(`nothing is left to happen at ${time} ms, and the promise has not settled`);
+      if (!settled)
+        throw new Error(`nothing is left to happen at ${time} ms, and the promise has not settled`);
       return until;
     }
     if (Number.isFinite(limit)) time = Math.max(time, limit);

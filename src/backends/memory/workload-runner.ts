@@ -20,8 +20,8 @@ const TICK_MS_MAX = 60_000;
 /** Work that could not be done in time is made up for as far back as this, then it is lost. */
 const CATCH_UP_MS = 500;
 
-/** Steps done in one go, before timers and I/O have their turn. */
-const BURST_STEPS_MAX = 1024;
+/** Steps done in one go, before timers and I/O have their turn: some milliseconds' work. */
+const BURST_STEPS_MAX = 8192;
 
 /** Disk writes of one workload in flight at most: a guest's queue depth. */
 const WRITES_IN_FLIGHT_MAX = 16;
@@ -122,13 +122,18 @@ export class WorkloadRunner {
   #tick(): void {
     if (this.#accruedAt === undefined) return;
     this.#accrue();
+    this.#work();
+    this.#schedule();
+  }
+
+  /** Does what is due, as far as the queue depth allows. */
+  #work(): void {
     for (let burst = 0; burst < BURST_STEPS_MAX && this.#due >= 1; burst += 1) {
-      if (this.#inFlight >= WRITES_IN_FLIGHT_MAX) break;
+      if (this.#inFlight >= WRITES_IN_FLIGHT_MAX) return;
       this.#due -= 1;
       this.#step();
       this.#steps += 1;
     }
-    this.#schedule();
   }
 
   #makeStep(spec: WorkloadSpec): () => void {
@@ -185,6 +190,7 @@ export class WorkloadRunner {
     // The guest's statistics count what fails; the workload goes on, as a program that retries elsewhere.
     const settled = () => {
       this.#inFlight -= 1;
+      if (this.#accruedAt !== undefined) this.#work();
     };
     this.#host.writeDisk(id, offset, content).then(settled, settled);
   }

@@ -22,6 +22,9 @@ export interface DestinationVmParts {
   readonly disks: readonly QemuDestinationDisk[];
 }
 
+/** QEMU says it before it answers `cont`, which takes it a few milliseconds. */
+const RESUME_MS_MAX = 15_000;
+
 /** How the guest's network cards make themselves known, in ms: what QEMU does by default after a migration. */
 const ANNOUNCEMENTS = { initial: 50, max: 550, rounds: 5, step: 100 };
 
@@ -78,17 +81,14 @@ export class QemuDestinationVm implements DestinationVm {
         throw new MigrationError('hypervisor', `exports are left: ${exports.join(', ')}`);
       this.#state = 'started';
       if (!options.run) return;
+      const resumed = qmp.waitFor('RESUME', undefined, { signal: AbortSignal.timeout(RESUME_MS_MAX) });
       await qmp.execute('cont');
-      await pollUntil(
-        (signal) => queryRunState(qmp, signal),
-        (runState) => runState === 'running',
-        (runState) => `told to run, the guest is ${runState}`,
-      );
+      await resumed;
     } catch (error) {
       throw asMigrationError(error, 'hypervisor');
     }
-    // It runs; that a switch learns late where it is now is no reason to call it failed.
-    await qmp.execute('announce-self', ANNOUNCEMENTS).catch(() => undefined);
+    // It runs. That a switch learns late where it is now would be no reason to call it failed.
+    qmp.execute('announce-self', ANNOUNCEMENTS).catch(() => undefined);
   }
 
   /** QEMU itself stays, and cannot take another migration: a retry needs a new process. */

@@ -219,6 +219,7 @@ export class MigrationStreamParser {
   }
 
   #takeDeviceState(piece: Uint8Array): void {
+    if (piece.length === 0) return;
     this.#deviceStateBytes += piece.length;
     if (this.#complete) throw this.#unexpected('bytes after the end', Buffer.from(piece));
     if (this.#deviceStateBytes > DEVICE_STATE_BYTES_MAX) {

@@ -1,6 +1,7 @@
 import { createServer, type Server, type Socket } from 'node:net';
 import { asMigrationError, MigrationError } from '../../errors.ts';
 import { raceAbort, Signalled } from '../../util/promises.ts';
+import { pollUntil, queryMigration, settledMigration } from './migration-status.ts';
 import { encodeShut, encodeSwitchoverAck } from './migration-stream.ts';
 import { type MigrationStreamHandler, MigrationStreamParser } from './migration-stream-parser.ts';
 import type { QmpClient } from './qmp.ts';
@@ -57,15 +58,15 @@ export class OutgoingMigration {
     try {
       await listening(server, path);
       await qmp.execute('migrate', { uri: `unix:${path}` }, { signal });
-      const socket = await raceAbort(connected, signal, (late) => late.destroy());
+      const socket = await raceAbort(Promise.race([connected, refused(qmp, connected)]), signal);
       return new OutgoingMigration(socket, handler);
     } catch (error) {
-      // Without somebody who listens it fails at once, and may be begun again.
       void connected.then(
         (socket) => socket.destroy(),
         () => {},
       );
       await qmp.execute('migrate_cancel').catch(() => undefined);
+      await settledMigration(qmp).catch(() => undefined);
       throw error;
     } finally {
       server.close();
@@ -121,6 +122,24 @@ export class OutgoingMigration {
     this.#failure ??= error;
     this.#news.fail(this.#failure);
   }
+}
+
+/** Rejects if QEMU does not come: it may not be allowed to enter the directory. */
+async function refused(qmp: QmpClient, connected: Promise<Socket>): Promise<Socket> {
+  let here = false;
+  void connected.then(
+    () => {
+      here = true;
+    },
+    () => {},
+  );
+  const { status, error } = await pollUntil(
+    (signal) => queryMigration(qmp, signal),
+    (migration) => here || migration.status === 'failed',
+    () => 'QEMU does not connect to its migration socket',
+  );
+  if (here) return await connected;
+  throw new MigrationError('hypervisor', `QEMU's migration is ${status}: ${error ?? 'no reason given'}`);
 }
 
 function listening(server: Server, path: string): Promise<void> {

@@ -90,12 +90,14 @@ export class QemuSourceMemory implements MemorySource {
     const { qmp, settings } = this.#options;
     try {
       const { feed, migration } = await this.#begin(signal);
-      const { status, error } = await queryMigration(qmp, signal);
+      const [{ status, error }] = await Promise.all([
+        queryMigration(qmp, signal),
+        settings.allowSwitchover(signal),
+      ]);
       // With an error it may still be active, but takes no acknowledgement any more.
       if (error !== undefined || (status !== 'active' && status !== 'setup')) {
         throw new MigrationError('hypervisor', `QEMU's migration is ${status}`);
       }
-      await settings.allowSwitchover(signal);
       this.#state = 'switching';
       feed.beginSwitchover();
       migration.acknowledgeSwitchover();
@@ -166,8 +168,9 @@ export class QemuSourceMemory implements MemorySource {
 
   /** The migration that runs, or a new one if there is none, or if some pages of it went astray. */
   async #begin(signal?: AbortSignal): Promise<Running> {
-    const lost = this.#pagesLost || this.#running?.migration.failure !== undefined;
-    if (this.#running !== undefined && !lost) return this.#running;
+    if (this.#running !== undefined && !this.#pagesLost) {
+      if (this.#state !== 'live' || this.#running.migration.failure === undefined) return this.#running;
+    }
     if (this.#state === 'switching' || this.#state === 'sealed') {
       throw new MigrationError(
         'memory',

@@ -170,35 +170,26 @@ export type End = 'source' | 'destination';
 
 /**
  * The attempt that an end takes up again when it has lost its memory of it. `named` is the caller's word; without it the register
- * tells, if it is the end's own. 0: no claim of the attempt concerns this end, so that {@link verdictForSource} says `run`, and a
- * destination has nothing to decide until it is asked.
+ * tells, if it is the end's own: a source finds the last attempt in which it gave the VM away (0: it owns the VM and gave nothing away since), a
+ * destination the one in which it claimed `owner`. At a source, an older attempt that is not settled comes before the one that is named.
  *
  * Throws `invalid-argument` rather than guess: where the register shows both ends' claims (it is shared, and does not say which end
- * we are), where a destination finds no decision of its own (it may have been the source of that attempt), and where `named` lies
- * before the last attempt that moved the VM, or skips one that is undecided.
+ * we are), where a destination's own `owner` does not stand (which attempt it is to decline, the register cannot know), and where `named` lies
+ * before the last attempt that moved the VM.
  */
 export function attemptToRecover(end: End, claims: readonly Claim[], named?: number): number {
   const moved = claimsAt(claims, highestEpoch(claims.filter((claim) => claim.value !== 'declined')));
   if (named !== undefined) {
     if (named < moved.epoch) throw refusal(`attempt ${named} is over: attempt ${moved.epoch} came after it`);
     const settled = !moved.given || moved.reclaimed || moved.decision === 'owner';
-    if (end === 'source' && named > moved.epoch && !settled) {
-      throw refusal(`attempt ${moved.epoch} is not settled: recover that one first`);
-    }
-    return named;
+    return end === 'source' && !settled ? moved.epoch : named;
   }
   const epochs = new Set(claims.map((claim) => claim.epoch));
-  const shared = [...epochs]
-    .map((epoch) => claimsAt(claims, epoch))
-    .find((at) => at.given && at.decision !== undefined);
-  if (shared !== undefined)
-    throw refusal(`the register is shared (attempt ${shared.epoch}): name the attempt`);
+  const shared = [...epochs].map((epoch) => claimsAt(claims, epoch)).find((at) => at.given && at.decision !== undefined);
+  if (shared !== undefined) throw refusal(`the register is shared (attempt ${shared.epoch}): name the attempt`);
   if (end === 'source') return moved.decision === 'owner' ? 0 : moved.epoch;
-  const last = claimsAt(claims, highestEpoch(claims));
-  if (last.epoch > 0 && last.decision === undefined) {
-    throw refusal(`the register says nothing of a destination in attempt ${last.epoch}: name the attempt`);
-  }
-  return last.epoch;
+  if (moved.decision !== 'owner') throw refusal('no claim of owner stands: name the attempt');
+  return moved.epoch;
 }
 
 function contradiction(epoch: number, what: string): MigrationError {

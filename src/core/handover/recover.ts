@@ -141,7 +141,7 @@ async function recoverDestination(
 ): Promise<RecoveryOutcome> {
   const { vmId, register, vm, run = true } = options;
   let verdict = verdictForDestination(claims, epoch);
-  if (verdict === 'decline' && epoch > 0) {
+  if (verdict === 'decline') {
     const value = await guarded('register', 'undecided', 'paused', () =>
       register.claim(vmId, epoch, 'destination', 'declined'),
     );
@@ -154,7 +154,7 @@ async function recoverDestination(
     return { owner: 'destination', action: 'started' };
   }
   if (vm !== undefined) await guarded('hypervisor', 'source', 'unknown', () => vm.discard());
-  return { owner: 'source', action: epoch === 0 ? 'none' : 'declined' };
+  return { owner: 'source', action: 'declined' };
 }
 
 function checkOptions({ role, vmId, epoch }: RecoverOptions): void {

@@ -17,7 +17,7 @@ import { asMigrationError, type MigrationError } from '../../errors.ts';
 import type { Extent, GuestWrite, SourceDisk, Tap, TapHandler } from '../../interfaces/block-device.ts';
 import type { ByteRange, Chunks } from '../../interfaces/content.ts';
 import { chunksLength, isZero, sliceChunks } from '../../util/chunks.ts';
-import { Signalled, throwIfAborted } from '../../util/promises.ts';
+import { raceAbort, Signalled, throwIfAborted } from '../../util/promises.ts';
 import type { ItemRange } from '../../wire/item.ts';
 import { itemContentBytesMax } from '../../wire/limits.ts';
 import type { MirrorBuffer } from './mirror-buffer.ts';
@@ -64,6 +64,8 @@ export class DiskSender {
     this.disk = options.disk;
     this.#options = options;
     this.#regions = new Regions({ sizeBytes: options.disk.sizeBytes, regionBytes });
+    const { signal } = options;
+    signal.addEventListener('abort', () => this.#changed.fail(signal.reason), { once: true });
   }
 
   /** Bytes still to be copied, those being read included. */
@@ -221,7 +223,7 @@ export class DiskSender {
       for (let at = 0; at < extent.length; at += readBytes) {
         const length = Math.min(readBytes, extent.length - at);
         await this.#options.stream.room();
-        await this.#reads.onSizeLessThan(1);
+        await raceAbort(this.#reads.onSizeLessThan(1), signal);
         if (this.#stopped) return zeroBytes;
         this.#reads.add(() => this.#read(extent.offset + at, length)).catch((error) => this.#fail(error));
       }

@@ -159,7 +159,8 @@ export function cutLink(world: World): World {
 function failedClaim(world: World, end: ownership.End, claim: Claim, rejected: (world: World) => World): Transition[] {
   const host = hostOf(world, end);
   const [stands] = claimed(world, host, claim);
-  const late = { ...world, pending: [...world.pending, { host, claim }] };
+  const known = world.pending.some((late) => late.claim.value === claim.value);
+  const late = known ? world : { ...world, pending: [...world.pending, { host, claim }] };
   const label = `${end} ${claim.value}`;
   return [
     { label: `${label} rejected, does not stand`, to: rejected(world) },
@@ -199,7 +200,8 @@ function sourceTransitions(world: World, using: Rules): Transition[] {
       return [giveUp, { label: 'source answer', to: take(heard, 'answer') }];
     }
     case 'reclaim': {
-      const claim: Claim = { epoch: world.epoch, role: 'return', value: 'reclaimed' };
+      const epoch = attemptOfSource(world, using) ?? world.epoch;
+      const claim: Claim = { epoch, role: 'return', value: 'reclaimed' };
       const [stands] = claimed(world, world.sourceHost, claim);
       return [
         { label: 'source reclaimed', to: withSource(stands, { at: 'resume' }) },
@@ -229,7 +231,7 @@ function judged(world: World, using: Rules): Transition[] {
   const seen = claimsOf(world, 'source');
   const given: Claim = { epoch: world.epoch, role: 'source', value: 'given' };
   const claims = source.gave ? [...seen, given] : seen;
-  const epoch = source.session ? world.epoch : recovered(world, 'source', using);
+  const epoch = attemptOfSource(world, using);
   if (epoch === undefined) return [];
   const answer = source.answer === 'unknown' ? undefined : source.answer;
   const verdict = using.verdictForSource(claims, epoch, answer);
@@ -243,6 +245,10 @@ function judged(world: World, using: Rules): Transition[] {
     case 'ask':
       return question(world, epoch, using);
   }
+}
+
+function attemptOfSource(world: World, using: Rules): number | undefined {
+  return world.source.session ? world.epoch : recovered(world, 'source', using);
 }
 
 /** The attempt that a restarted end takes up; undefined where the rules refuse to guess. */
@@ -259,7 +265,7 @@ function recovered(world: World, end: ownership.End, using: Rules): number | und
 function question(world: World, epoch: number, using: Rules): Transition[] {
   const { at, session } = world.destination;
   if (at === 'down') return [];
-  const active = session && at !== 'done';
+  const active = session && at !== 'done' && epoch === world.epoch;
   const answer = using.answerTo(claimsOf(world, 'destination'), epoch, active);
   if (answer === 'pending') return [];
   const declined: Claim = { epoch, role: 'destination', value: 'declined' };
@@ -305,7 +311,7 @@ function destinationTransitions(world: World, using: Rules): Transition[] {
       const attempt = recovered(world, 'destination', using);
       if (attempt === undefined) return [];
       const verdict = using.verdictForDestination(claimsOf(world, 'destination'), attempt);
-      const at = verdict === 'decline' && attempt > 0 ? 'decline' : verdict === 'start' ? 'start' : 'done';
+      const at = verdict === 'decline' ? 'decline' : verdict === 'start' ? 'start' : 'done';
       return [{ label: 'destination recovers', to: withDestination(world, { at }) }];
     }
     case 'down':
@@ -344,7 +350,6 @@ function failures(world: World): Transition[] {
   const found: Transition[] = [{ label: 'healed', to: { ...world, healed: true } }];
   if (source.at !== 'down') found.push({ label: 'source crash', to: crash(world, 'source') });
   if (destination.at !== 'down') found.push({ label: 'destination crash', to: crash(world, 'destination') });
-  if (!world.cut) found.push({ label: 'link cut', to: cutLink(world) });
   if (flight.ready) found.push({ label: 'ready lost', to: take(world, 'ready') });
   if (flight.go) found.push({ label: 'go lost', to: take(world, 'go') });
   if (flight.answer) found.push({ label: 'answer lost', to: take(world, 'answer') });

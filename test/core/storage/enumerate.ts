@@ -3,20 +3,22 @@ export type Choose = (options: number) => number;
 
 /**
  * Runs `scenario` once for every sequence of choices that it can make, and returns how often that was. The scenario starts
- * afresh each time, and does the same after the same choices. Stops early when it returns false.
+ * afresh each time, and does the same after the same choices; `isNew()` says whether it has gone beyond what it
+ * did the last time. Stops early when it returns false.
  */
-export function enumerate(scenario: (choose: Choose) => boolean): number {
+export function enumerate(scenario: (choose: Choose, isNew: () => boolean) => boolean): number {
   const path: { choice: number; readonly options: number }[] = [];
   for (let runs = 1; ; runs++) {
+    const known = path.length;
     let depth = 0;
-    const goOn = scenario((options) => {
+    const choose: Choose = (options) => {
       const step = path[depth] ?? { choice: 0, options };
       path[depth] = step;
       depth += 1;
       if (step.options !== options) throw new Error('the scenario is not deterministic');
       return step.choice;
-    });
-    if (!goOn) return runs;
+    };
+    if (!scenario(choose, () => depth >= known)) return runs;
     for (;;) {
       const last = path.at(-1);
       if (last === undefined) return runs;
@@ -25,6 +27,29 @@ export function enumerate(scenario: (choose: Choose) => boolean): number {
       path.pop();
     }
   }
+}
+
+/** Asked before each choice whether to go on from a state. */
+export type Enter = (tellState: () => string) => boolean;
+
+/**
+ * The same for scenarios whose future depends on a state that can be told: they call `enter` before each choice; where it
+ * returns false, some run was in this state before, and this one need not go on.
+ */
+export function enumerateStates(
+  scenario: (choose: Choose, enter: Enter) => boolean,
+): { readonly runs: number; readonly states: number } {
+  const entered = new Set<string>();
+  const runs = enumerate((choose, isNew) =>
+    scenario(choose, (tellState) => {
+      if (!isNew()) return true;
+      const state = tellState();
+      if (entered.has(state)) return false;
+      entered.add(state);
+      return true;
+    }),
+  );
+  return { runs, states: entered.size };
 }
 
 /** Every contiguous range within `bytes` bytes. */

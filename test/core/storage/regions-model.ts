@@ -38,7 +38,8 @@ export type Mistake =
 
 interface Region {
   state: 'not copied' | 'being copied' | 'copied';
-  readonly reads: Set<ByteRange>;
+  /** How many are out for it. */
+  reads: number;
 }
 
 /** The rules in their plainest form, one object a region, and with a mistake if one is given. */
@@ -56,7 +57,7 @@ export class RegionsModel<W> implements RegionRules<W> {
     this.#mistake = mistake;
     const whole = mistake === 'last-region-forgotten' ? Math.floor : Math.ceil;
     for (let region = 0; region < whole(size.sizeBytes / size.regionBytes); region++) {
-      this.#regions.push({ state: 'not copied', reads: new Set() });
+      this.#regions.push({ state: 'not copied', reads: 0 });
     }
   }
 
@@ -87,14 +88,14 @@ export class RegionsModel<W> implements RegionRules<W> {
     const range = { offset, length: Math.min(end * this.#regionBytes, this.#sizeBytes) - offset };
     for (const region of this.#touched(range)) {
       region.state = 'being copied';
-      region.reads.add(range);
+      region.reads += 1;
     }
     return range;
   }
 
   copyNumbered(range: ByteRange): readonly W[] {
     for (const region of this.#touched(range)) {
-      region.reads.delete(range);
+      region.reads -= 1;
       if (region.state === 'being copied') region.state = 'copied';
       if (this.#mistake === 'set-back-lost-while-being-copied') region.state = 'copied';
     }
@@ -103,7 +104,7 @@ export class RegionsModel<W> implements RegionRules<W> {
 
   copyFailed(range: ByteRange): readonly W[] {
     for (const region of this.#touched(range)) {
-      region.reads.delete(range);
+      region.reads -= 1;
       region.state = 'not copied';
     }
     return this.#release();
@@ -117,6 +118,12 @@ export class RegionsModel<W> implements RegionRules<W> {
 
   setBack(range: ByteRange): void {
     for (const region of this.#touched(range)) region.state = 'not copied';
+  }
+
+  /** All that its future depends on. */
+  state(): string {
+    const regions = this.#regions.map((region) => `${region.state} ${region.reads}`);
+    return [this.#cursor, ...regions, ...this.#held.map((held) => `${held.range.offset} ${held.item}`)].join();
   }
 
   #verdict(range: ByteRange): WriteVerdict {
@@ -135,7 +142,7 @@ export class RegionsModel<W> implements RegionRules<W> {
     const released: W[] = [];
     const held: typeof this.#held = [];
     for (const write of this.#held) {
-      const behindRead = this.#touched(write.range).some((region) => region.reads.size > 0);
+      const behindRead = this.#touched(write.range).some((region) => region.reads > 0);
       const behindHeld = held.some((earlier) => this.#shareRegion(earlier.range, write.range));
       if ((behindRead || behindHeld) && this.#mistake !== 'released-early') held.push(write);
       else released.push(write.item);
@@ -147,7 +154,7 @@ export class RegionsModel<W> implements RegionRules<W> {
   #isFree(index: number): boolean {
     const region = this.#regions[index];
     if (region?.state !== 'not copied') return false;
-    if (region.reads.size > 0 && this.#mistake !== 'read-twice-at-once') return false;
+    if (region.reads > 0 && this.#mistake !== 'read-twice-at-once') return false;
     if (this.#mistake === 'taken-under-a-held-write') return true;
     return !this.#held.some((held) => this.#touched(held.range).includes(region));
   }
@@ -171,5 +178,66 @@ export class RegionsModel<W> implements RegionRules<W> {
       if (region.state === state) bytes += Math.min(start + this.#regionBytes, this.#sizeBytes) - start;
     }
     return bytes;
+  }
+}
+
+/** The rules and the model side by side. Throws where they differ in anything that a caller can see. */
+export class SideBySide implements RegionRules<number> {
+  readonly #rules: RegionRules<number>;
+  readonly #model: RegionsModel<number>;
+
+  constructor(rules: RegionRules<number>, model: RegionsModel<number>) {
+    this.#rules = rules;
+    this.#model = model;
+  }
+
+  get notCopiedBytes(): number {
+    return this.#both((rules) => rules.notCopiedBytes);
+  }
+
+  get beingCopiedBytes(): number {
+    return this.#both((rules) => rules.beingCopiedBytes);
+  }
+
+  get heldCount(): number {
+    return this.#both((rules) => rules.heldCount);
+  }
+
+  get complete(): boolean {
+    return this.#both((rules) => rules.complete);
+  }
+
+  nextToCopy(bytesMax: number): ByteRange | undefined {
+    return this.#both((rules) => rules.nextToCopy(bytesMax));
+  }
+
+  copyNumbered(range: ByteRange): readonly number[] {
+    return this.#both((rules) => rules.copyNumbered(range));
+  }
+
+  copyFailed(range: ByteRange): readonly number[] {
+    return this.#both((rules) => rules.copyFailed(range));
+  }
+
+  guestWrite(range: ByteRange, item: number): WriteVerdict {
+    return this.#both((rules) => rules.guestWrite(range, item));
+  }
+
+  setBack(range: ByteRange): void {
+    this.#both((rules) => rules.setBack(range));
+  }
+
+  /** All that their future depends on. */
+  state(): string {
+    return `${this.#model.state()} ${this.notCopiedBytes} ${this.beingCopiedBytes}`;
+  }
+
+  #both<T>(call: (rules: RegionRules<number>) => T): T {
+    const actual = call(this.#rules);
+    const expected = call(this.#model);
+    if (actual !== expected && JSON.stringify(actual) !== JSON.stringify(expected)) {
+      throw new Error(`the rules say ${JSON.stringify(actual)}, the model ${JSON.stringify(expected)}`);
+    }
+    return actual;
   }
 }

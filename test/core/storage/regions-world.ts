@@ -1,5 +1,5 @@
 import type { ByteRange } from '../../../src/interfaces/content.ts';
-import type { Choose } from './enumerate.ts';
+import type { Choose, Enter } from './enumerate.ts';
 import type { RegionRules } from './regions-model.ts';
 
 /** A guest and a disk, small enough that all that can happen to them can be tried. */
@@ -50,11 +50,18 @@ const STEPS_MAX = 200;
 /**
  * Goes through one interleaving of guest writes (on the medium; told to the rules), bulk reads (begun; ended, with any torn content
  * that the medium has shown meanwhile; or failed) and a full mirror buffer, as `choose` decides. At the end nothing is under way,
- * and applying the stream by number must give the source's medium. Undefined if the path is only another one's detour.
+ * and applying the stream by number must give the source's medium. Undefined if the path is only another one's detour, or `enter` does
+ * not want to go on from the world's state (the rules' own state is not in it).
  */
-export function play(rules: RegionRules<number>, scenario: Scenario, choose: Choose): Ending | undefined {
+export function play(
+  rules: RegionRules<number>,
+  scenario: Scenario,
+  choose: Choose,
+  enter: Enter = () => true,
+): Ending | undefined {
   const world = new World(rules, scenario, choose);
   for (let step = 0; step < STEPS_MAX; step++) {
+    if (!enter(() => world.state())) return undefined;
     const actions = world.actions();
     const action = actions[actions.length > 1 ? choose(actions.length) : 0];
     if (action === undefined) return world.ending();
@@ -109,6 +116,12 @@ class World {
       actions.push(early ? () => this.#reserve() : () => this.#beginRead());
     }
     return actions;
+  }
+
+  state(): string {
+    const reads = this.#reads.map(({ range, seen }) => `${range.offset} ${seen.map((values) => [...values])}`);
+    const destination = applied(this.#stream, this.#medium.length);
+    return JSON.stringify([this.#medium, this.#progress, destination, reads, this.#setBacks, this.#failures]);
   }
 
   ending(): Ending {

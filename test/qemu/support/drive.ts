@@ -2,54 +2,55 @@
  * The least that moves a VM from a `SourceVm` to a `DestinationVm` in one process: what the engine does, without its network,
  * its order numbers and its care. Each step is by itself, so that a test can stop after any of them.
  */
-import { MigrationError } from '../../../src/errors.ts';
-import type { GuestWrite, SourceDisk, Tap } from '../../../src/interfaces/block-device.ts';
+import type { MigrationError } from '../../../src/errors.ts';
+import type { BlockDevice, GuestWrite, SourceDisk, Tap } from '../../../src/interfaces/block-device.ts';
 import type { DestinationVm, SourceVm } from '../../../src/interfaces/hypervisor.ts';
 
 const COPY_BYTES = 1024 * 1024;
 
 /** One disk on its way: copied, and kept equal by its tap. */
-class DiskMove {
-  readonly tap: Promise<Tap>;
+export class DiskMove {
+  readonly #source: SourceDisk;
+  readonly #destination: BlockDevice;
   broken: MigrationError | undefined;
+  /** Guest writes that came over the tap. */
   mirrored = 0;
+  #tap: Tap | undefined;
   /** Everything that is done to the destination's disk, one after the other. */
   #queue: Promise<void> = Promise.resolve();
-  readonly #source: SourceDisk;
-  readonly #destination: DestinationVm['disks'][number];
 
-  constructor(source: SourceDisk, destination: DestinationVm['disks'][number]) {
+  constructor(source: SourceDisk, destination: BlockDevice) {
     this.#source = source;
     this.#destination = destination;
-    this.tap = source.tap({
+  }
+
+  /**
+   * Taps first, so that what the copy does not see comes by the tap. A read and its write are one step of the queue: a
+   * guest write that the read missed is queued behind it. What was a hole when it was asked about is left out, because the
+   * destination is new; what the guest writes there is in the queue as well.
+   */
+  async copy(): Promise<void> {
+    this.#tap = await this.#source.tap({
       write: (write) => this.#mirror(write),
-      invalidate: () => {
-        this.broken = new MigrationError('tap-gap', 'QEMU cannot tell of single writes that failed');
-      },
+      invalidate: () => {},
       broken: (error) => {
         this.broken = error;
       },
     });
-  }
-
-  /** A read and its write are one step of the queue, so a guest write is applied before it or after it, never between. */
-  async copy(): Promise<void> {
-    await this.tap;
     for (const extent of await this.#source.extents(0, this.#source.sizeBytes)) {
+      if (extent.zero) continue;
       for (let done = 0; done < extent.length; done += COPY_BYTES) {
         const offset = extent.offset + done;
         const length = Math.min(COPY_BYTES, extent.length - done);
         await this.#enqueue(async () => {
-          // What was a hole when the extents were told may be data now, and such a write may lie before this step.
-          const content = extent.zero ? undefined : await this.#source.read(offset, length);
-          if (content !== undefined) await this.#destination.write(offset, content);
+          await this.#destination.write(offset, await this.#source.read(offset, length));
         });
       }
     }
   }
 
   async finish(): Promise<void> {
-    await (await this.tap).finish();
+    await this.#tap?.finish();
     await this.#enqueue(() => this.#destination.flush());
   }
 
@@ -69,10 +70,18 @@ class DiskMove {
   }
 }
 
-/** Bytes and pages of a round. */
-export interface RoundSeen {
-  readonly bytes: number;
-  readonly batches: number;
+/** Reads a round, and does with its pages what is asked; resolves to their bytes. */
+export async function readRound(
+  source: SourceVm,
+  use: (runs: Parameters<DestinationVm['memory']['write']>[0]) => Promise<void> = async () => {},
+): Promise<number> {
+  let bytes = 0;
+  for await (const batch of source.memory.round()) {
+    await use(batch.runs);
+    for (const run of batch.runs) bytes += run.length;
+    batch.release();
+  }
+  return bytes;
 }
 
 /** Moves a VM, step by step. */
@@ -80,16 +89,18 @@ export class Drive {
   readonly source: SourceVm;
   readonly destination: DestinationVm;
   readonly disks: readonly DiskMove[];
-  readonly rounds: RoundSeen[] = [];
-  stunnedAtMs = 0;
-  #state: Uint8Array[] = [];
+  /** Bytes of each round. */
+  readonly rounds: number[] = [];
+  /** How long each step of the switchover took, in ms. */
+  readonly steps: Record<string, number> = {};
+  state: Uint8Array[] = [];
 
   constructor(source: SourceVm, destination: DestinationVm) {
     this.source = source;
     this.destination = destination;
     this.disks = source.disks.map((disk, index) => {
       const other = destination.disks[index];
-      if (other === undefined) throw new Error(`no disk ${disk.id} at the destination`);
+      if (other?.id !== disk.id) throw new Error(`no disk ${disk.id} at the destination`);
       return new DiskMove(disk, other);
     });
   }
@@ -98,55 +109,53 @@ export class Drive {
     for (const disk of this.disks) await disk.copy();
   }
 
-  async round(): Promise<RoundSeen> {
-    let bytes = 0;
-    let batches = 0;
-    for await (const batch of this.source.memory.round()) {
-      await this.destination.memory.write(batch.runs);
-      for (const run of batch.runs) bytes += run.length;
-      batch.release();
-      batches++;
-    }
-    const seen = { bytes, batches };
-    this.rounds.push(seen);
-    return seen;
+  async round(): Promise<number> {
+    const bytes = await readRound(this.source, (runs) => this.destination.memory.write(runs));
+    this.rounds.push(bytes);
+    return bytes;
   }
 
-  async stun(): Promise<void> {
-    this.stunnedAtMs = performance.now();
-    await this.source.stun();
-  }
-
-  /** Device state and the rest of memory, at the same time, as both come out of one stream. */
+  /** Device state and the rest of memory, at the same time, as both come out of one stream; and the last of the disks. */
   async collect(): Promise<void> {
-    const state: Uint8Array[] = [];
-    const saved = (async () => {
-      for await (const piece of this.source.saveDeviceState()) state.push(piece);
-    })();
-    while ((await this.round()).batches > 0);
-    await saved;
-    this.#state = state;
+    const saved = collectState(this.source);
+    while ((await this.round()) > 0);
+    this.state = await saved;
     for (const disk of this.disks) await disk.finish();
   }
 
-  async load(): Promise<void> {
-    await this.destination.loadDeviceState(this.#state);
-  }
-
-  /** Everything, and the time for which the guest stood still, in ms, from the stun to its running. */
-  async run(rounds = 4): Promise<number> {
+  /** Disks, and so many rounds. */
+  async approach(rounds = 4): Promise<void> {
     await this.copyDisks();
     for (let round = 0; round < rounds; round++) await this.round();
-    const T: number[] = [performance.now()];
-    await this.stun(); T.push(performance.now());
-    await this.collect(); T.push(performance.now());
-    await this.load(); T.push(performance.now());
-    await this.source.seal(); T.push(performance.now());
-    await this.destination.start({ run: true }); T.push(performance.now());
-    console.log('steps', T.slice(1).map((t, i) => (t - (T[i] ?? 0)).toFixed(1)));
-    const downtimeMs = performance.now() - this.stunnedAtMs;
+  }
+
+  /** From the stun to the guest's running at the destination. */
+  async switchOver(run = true): Promise<void> {
+    await this.#timed('stun', () => this.source.stun());
+    await this.#timed('collect', () => this.collect());
+    await this.#timed('load', () => this.destination.loadDeviceState(this.state));
+    await this.#timed('seal', () => this.source.seal());
+    await this.#timed('start', () => this.destination.start({ run }));
+  }
+
+  /** Everything. */
+  async run(options: { readonly run?: boolean } = {}): Promise<void> {
+    await this.approach();
+    await this.switchOver(options.run);
     await this.source.release();
     await this.destination.discard();
-    return downtimeMs;
   }
+
+  async #timed(name: string, step: () => Promise<void>): Promise<void> {
+    const started = performance.now();
+    await step();
+    this.steps[name] = performance.now() - started;
+  }
+}
+
+/** All of a stunned VM's device state. */
+export async function collectState(source: SourceVm): Promise<Uint8Array[]> {
+  const state: Uint8Array[] = [];
+  for await (const piece of source.saveDeviceState()) state.push(piece);
+  return state;
 }

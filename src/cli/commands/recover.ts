@@ -1,0 +1,138 @@
+import { askDecision, fileRegister, type RecoveryReport, recover, type SourceVm } from '../../index.ts';
+import { tcp } from '../../transports/index.ts';
+import type { Command, Context } from '../command.ts';
+import { insecureOption, jsonOption, registerOption } from '../common-options.ts';
+import { foreseen, notBegun } from '../conclude.ts';
+import type { Endpoint } from '../endpoint.ts';
+import { exitCodeOfFailure, exitCodes } from '../exit-code.ts';
+import type { Options } from '../options.ts';
+import { reportJson } from '../report-json.ts';
+import { renderError, renderRecovery } from '../report-view.ts';
+import { interruptible } from '../signals.ts';
+import { UsageError } from '../usage-error.ts';
+
+interface Common {
+  readonly vmId: string | undefined;
+  readonly epoch: number | undefined;
+  readonly register: string;
+}
+
+/** `longhaul recover`: settles who has the VM after an end or the link has died. */
+export const recoverCommand: Command = {
+  name: 'recover',
+  summary: 'settle who has the VM after a failure',
+  usage: '--role source|destination [--qmp SOCKET] [--vm-id ID]',
+  description: [
+    'Settles who has the VM after `send` or `receive` has died, or has ended with an undecided owner: it never runs a guest that this end may not run, and may ' +
+      'be called again at any time.',
+    'At the source, with --qmp: runs the guest on, or ends QEMU where the destination owns the VM. Where the VM was given and the answer never came, --ask puts the ' +
+      'question to the destination, where a `longhaul receive` with the register of that attempt has to listen.',
+    'At the destination, with --vm-id: says whether the VM is this end\u2019s. If nothing was decided, the VM is declined, and the source may have it back. ' +
+      'A guest that was taken over and not started is run with `cont` in its QEMU.',
+  ],
+  options: {
+    role: { value: 'ROLE', help: 'which end of the migration this was: source or destination' },
+    qmp: {
+      value: 'SOCKET',
+      help: 'source: QMP socket of the QEMU that still has the VM; without it only claims are made',
+    },
+    'vm-id': {
+      value: 'ID',
+      help: "the VM's identity in registers (default at the source: QEMU's -uuid, else its -name)",
+    },
+    epoch: { value: 'N', help: 'which attempt, as reports number them (default: what the register tells)' },
+    ask: { value: 'HOST:PORT', help: 'source: where to ask for the destination\u2019s decision' },
+    register: registerOption,
+    insecure: insecureOption,
+    json: jsonOption,
+  },
+
+  async run(options, context) {
+    const role = options.choice('role', ['source', 'destination']);
+    const common: Common = {
+      vmId: options.text('vm-id'),
+      epoch: options.number('epoch', { min: 1, max: Number.MAX_SAFE_INTEGER, whole: true }),
+      register: options.registerDirectory(context.env),
+    };
+    const qmp = options.text('qmp');
+    const ask = options.endpoint('ask', 1);
+    const work = role === 'source' ? prepareSource(common, qmp, ask) : prepareDestination(common, qmp, ask);
+    return settle(role, options, context, work);
+  },
+};
+
+type Work = (signal: AbortSignal) => Promise<RecoveryReport>;
+
+function prepareSource(common: Common, qmp: string | undefined, ask: Endpoint | undefined): Work {
+  if (qmp === undefined && common.vmId === undefined) {
+    throw new UsageError('--qmp is missing; without it --vm-id must say which VM');
+  }
+  return async (signal) => {
+    const vm = qmp === undefined ? undefined : await openSource(qmp, common.vmId, signal);
+    try {
+      return await recoverSource(common, vm, ask, signal);
+    } finally {
+      await vm?.detach();
+    }
+  };
+}
+
+async function openSource(qmp: string, vmId: string | undefined, signal: AbortSignal): Promise<SourceVm> {
+  const { openQemuSource } = await import('../../backends/qemu/index.ts');
+  return openQemuSource({ qmp, signal, ...(vmId === undefined ? {} : { vmId }) });
+}
+
+async function recoverSource(
+  { vmId: named, epoch, register: directory }: Common,
+  vm: SourceVm | undefined,
+  endpoint: Endpoint | undefined,
+  signal: AbortSignal,
+): Promise<RecoveryReport> {
+  const vmId = named ?? vm?.description.vmId ?? '';
+  const register = fileRegister(directory);
+  const transport = endpoint === undefined ? undefined : tcp({ connect: endpoint });
+  const ask = transport === undefined ? undefined : askDecision({ transport, vmId });
+  try {
+    return await recover({ role: 'source', vmId, register, epoch, vm, ask, signal });
+  } finally {
+    await transport?.close();
+  }
+}
+
+function prepareDestination(common: Common, qmp: string | undefined, ask: Endpoint | undefined): Work {
+  const { vmId, epoch, register } = common;
+  if (vmId === undefined)
+    throw new UsageError('--vm-id is missing: --role destination cannot tell the VM otherwise');
+  if (qmp !== undefined) throw new UsageError('--qmp goes with --role source only');
+  if (ask !== undefined) throw new UsageError('--ask goes with --role source only');
+  return (signal) => recover({ role: 'destination', vmId, register: fileRegister(register), epoch, signal });
+}
+
+async function settle(
+  role: 'source' | 'destination',
+  options: Options,
+  context: Context,
+  work: Work,
+): Promise<number> {
+  const json = options.flag('json');
+  const interruption = interruptible(context.signals, 'what was begun is finished', (line) =>
+    context.screen.log(line),
+  );
+  try {
+    const report = await work(interruption.signal);
+    if (json) context.print(reportJson(report, undefined));
+    else for (const line of renderRecovery(report)) context.print(line);
+    return report.owner === 'undecided' ? exitCodes.undecided : exitCodes.completed;
+  } catch (thrown) {
+    const error = foreseen(thrown);
+    if (json) {
+      const { vmId, epoch, owner } = notBegun(error, role, options.text('vm-id'));
+      context.print(reportJson({ vmId, epoch, owner, action: 'none' }, error));
+    } else {
+      for (const line of renderError(error, role)) context.print(line);
+    }
+    return exitCodeOfFailure(error.owner);
+  } finally {
+    interruption.close();
+  }
+}

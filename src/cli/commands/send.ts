@@ -1,0 +1,82 @@
+import { createSource, fileRegister, type MigrationPolicy } from '../../index.ts';
+import { tcp } from '../../transports/index.ts';
+import type { Command } from '../command.ts';
+import { insecureOption, jsonOption, registerOption } from '../common-options.ts';
+import { conclude } from '../conclude.ts';
+import { formatEndpoint } from '../endpoint.ts';
+import type { Options } from '../options.ts';
+import { runShown } from '../run-shown.ts';
+import { interruptible } from '../signals.ts';
+import { printable } from '../units.ts';
+
+/** `longhaul send`: moves a running VM to a host where `longhaul receive` waits. */
+export const send: Command = {
+  name: 'send',
+  summary: 'move a running VM to another host',
+  usage: '--qmp SOCKET --to HOST:PORT',
+  description: [
+    'Moves the VM of a running QEMU, memory and disks, to the QEMU of a `longhaul receive`. The guest runs on meanwhile; at the end it stands ' +
+      'still for the downtime and 1.5 round trips. QEMU here is ended once the VM runs there.',
+    'SIGINT or SIGTERM ends the migration, and the guest stays here, unless the VM is handed over already.',
+  ],
+  options: {
+    qmp: { value: 'SOCKET', help: 'QMP socket of the QEMU that runs the VM' },
+    to: { value: 'HOST:PORT', help: 'where `longhaul receive` listens' },
+    connections: { value: 'N', help: 'connections for data, 1 to 64 (default 4)' },
+    'downtime-ms': { value: 'N', help: 'downtime to aim for, 1 to 60000 (default 300)' },
+    'stun-ms': {
+      value: 'N',
+      help: 'longest pause before the guest runs on here, 100 to 600000 (default 10000)',
+    },
+    'vm-id': { value: 'ID', help: "the VM's identity in registers (default: QEMU's -uuid, else its -name)" },
+    register: registerOption,
+    insecure: insecureOption,
+    json: jsonOption,
+  },
+
+  async run(options, context) {
+    const qmp = options.required('qmp');
+    const to = options.requiredEndpoint('to', 1);
+    const policy = readPolicy(options);
+    const vmId = options.text('vm-id');
+    const register = fileRegister(options.registerDirectory(context.env));
+    const { screen } = context;
+
+    return conclude(context, { role: 'source', json: options.flag('json'), vmId }, async () => {
+      const interruption = interruptible(context.signals, 'the guest stays here', (line) => screen.log(line));
+      const transport = tcp({ connect: to });
+      try {
+        const { openQemuSource } = await import('../../backends/qemu/index.ts');
+        const vm = await openQemuSource({
+          qmp,
+          signal: interruption.signal,
+          ...(vmId === undefined ? {} : { vmId }),
+        });
+        try {
+          screen.log(`sending ${vm.description.name} to ${formatEndpoint(to)}`);
+          const source = createSource({ vm, transport, register, policy });
+          return await runShown(source, 'source', screen, interruption);
+        } finally {
+          // The engine has seen to it, unless it never took the VM, or its owner is undecided.
+          await vm
+            .detach()
+            .catch((error) => screen.log(`letting go of QEMU failed: ${printable(String(error))}`));
+        }
+      } finally {
+        await transport.close();
+        interruption.close();
+      }
+    });
+  },
+};
+
+function readPolicy(options: Options): MigrationPolicy {
+  const connections = options.number('connections', { min: 1, max: 64, whole: true });
+  const downtimeMsMax = options.number('downtime-ms', { min: 1, max: 60_000 });
+  const stunMsMax = options.number('stun-ms', { min: 100, max: 600_000 });
+  return {
+    ...(connections === undefined ? {} : { connections }),
+    ...(downtimeMsMax === undefined ? {} : { downtimeMsMax }),
+    ...(stunMsMax === undefined ? {} : { stunMsMax }),
+  };
+}

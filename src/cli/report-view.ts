@@ -1,0 +1,113 @@
+/** How reports look: from a report to lines of text. */
+import type { GuestState, MigrationError, MigrationReport, Owner, RecoveryReport } from '../index.ts';
+import { phaseName } from './progress-view.ts';
+import { formatBytes, formatCount, formatMs, printable } from './units.ts';
+
+/** A name and a value. */
+export type Row = readonly [name: string, value: string];
+
+/** Rows as lines, the values below each other. */
+export function renderRows(rows: readonly Row[]): readonly string[] {
+  const width = rows.reduce((widest, [name]) => Math.max(widest, name.length), 0);
+  return rows.map(([name, value]) => `${name.padEnd(width)}  ${value}`.trimEnd());
+}
+
+/** What an operator wants to know of a migration that is over: who has the VM, then the figures as far as there are any. */
+export function renderReport(report: MigrationReport): readonly string[] {
+  return [...renderOutcome(report), '', ...renderRows(reportRows(report))];
+}
+
+/** Who has the VM, and why, if that is not as it was to be. */
+export function renderOutcome(report: MigrationReport): readonly string[] {
+  const { role, vmId, epoch, outcome, error } = report;
+  if (outcome === 'completed') {
+    const where = role === 'source' ? 'the destination has it' : 'it is here';
+    return [`Completed: ${printable(vmId)} has moved, ${where}.`];
+  }
+  const failure = error === undefined ? [] : renderError(error, role);
+  if (outcome === 'failed') return failure;
+  const recovery = `longhaul recover --role ${role}${epoch > 0 ? ` --epoch ${epoch}` : ''}`;
+  return [...failure, `Once the other end can be reached, settle it with: ${recovery} ...`];
+}
+
+/** An error: what and where, and who owns the VM now. */
+export function renderError(error: MigrationError, role: MigrationReport['role']): readonly string[] {
+  const where = error.phase === 'idle' ? 'before it began' : `while ${phaseName(error.phase, role)}`;
+  const lines = [`Failed ${where} (${error.code}): ${printable(error.message)}`];
+  const { cause } = error;
+  const why = cause instanceof Error ? cause.message : '';
+  if (why !== '' && !error.message.includes(why)) lines.push(`Caused by: ${printable(why)}`);
+  return [...lines, renderOwner(error.owner, error.guest)];
+}
+
+const guestWords: Readonly<Record<GuestState, string>> = {
+  running: 'its guest runs',
+  paused: 'its guest is paused',
+  lost: 'its guest is lost',
+  unknown: 'how its guest is, is not known here',
+};
+
+function renderOwner(owner: Owner, guest: GuestState): string {
+  if (owner === 'undecided')
+    return 'Who owns the VM is undecided: run its guest at neither end until that is settled.';
+  return `The ${owner} owns the VM; ${guestWords[guest]}.`;
+}
+
+function reportRows(report: MigrationReport): readonly Row[] {
+  const { bytes, guestWrites, role } = report;
+  const rows: Row[] = [['total', formatMs(report.totalMs)]];
+  if (report.downtimeMs > 0) rows.push(['downtime', formatMs(report.downtimeMs)]);
+  if (report.epoch === 0) return rows;
+  rows.push(
+    ['memory', formatBytes(bytes.memory)],
+    ['disks', formatBytes(bytes.disk)],
+    ['guest writes', formatBytes(bytes.mirror)],
+    ['device state', formatBytes(bytes.state)],
+    ['on the wire', formatBytes(bytes.wire)],
+    ['round trip', formatMs(report.roundTripMs)],
+  );
+  if (role === 'destination') return rows;
+  const { mirrored, setBack } = guestWrites;
+  rows.push(['memory rounds', formatCount(report.rounds)]);
+  if (mirrored + setBack > 0) {
+    rows.push(['writes mirrored', `${formatCount(mirrored)}, ${formatCount(setBack)} copied again instead`]);
+  }
+  if (report.guestWriteHoldMs > 0) rows.push(['writes held', `${formatMs(report.guestWriteHoldMs)} at most`]);
+  if (report.throttleMax > 0) rows.push(['guest slowed', `${Math.round(report.throttleMax * 100)}% at most`]);
+  return rows;
+}
+
+/** What a recovery found and did. */
+export function renderRecovery(report: RecoveryReport): readonly string[] {
+  const attempt = report.epoch === 0 ? 'no attempt that concerns this end' : `attempt ${report.epoch}`;
+  return [
+    recoveryText(report),
+    '',
+    ...renderRows([
+      ['VM', printable(report.vmId)],
+      ['attempt', attempt],
+      ['owner', report.owner],
+    ]),
+  ];
+}
+
+function recoveryText({ action, owner }: RecoveryReport): string {
+  switch (action) {
+    case 'resumed':
+      return 'The VM is the source\u2019s, and its guest runs.';
+    case 'reclaimed':
+      return 'The destination declined: the source has the VM back, and its guest runs.';
+    case 'released':
+      return 'The destination owns the VM: it was let go of here.';
+    case 'started':
+      return 'The VM is this end\u2019s, and its guest runs.';
+    case 'declined':
+      return 'The VM never starts here in that attempt: the source may have it back.';
+    case 'undecided':
+      return 'Undecided: do not run the guest; ask again when the destination can be reached (--ask HOST:PORT).';
+    case 'none':
+      return owner === 'undecided'
+        ? 'Undecided: nothing was done.'
+        : `Nothing to do: the VM is the ${owner}\u2019s.`;
+  }
+}

@@ -1,0 +1,4 @@
+/** The command line makes no sense: nothing was opened or changed. The message names the option. */
+export class UsageError extends Error {
+  override readonly name = 'UsageError';
+}

@@ -1,0 +1,137 @@
+import {
+  compareVms,
+  createMemoryBackend,
+  createMemoryVm,
+  type MemoryBackend,
+  type MemoryVm,
+  memoryDirtier,
+  randomWriter,
+  sequentialWriter,
+  type VmComparison,
+} from '../../src/backends/memory/index.ts';
+import {
+  createDestination,
+  createSource,
+  type DestinationVm,
+  type HypervisorBackend,
+  type MemoryLink,
+  type MemoryLinkOptions,
+  type Migration,
+  type MigrationPolicy,
+  type MigrationReport,
+  memoryLink,
+  memoryRegister,
+  type OwnershipRegister,
+  type SourceVm,
+} from '../../src/index.ts';
+
+/** Everything of a small migration in one process, with each part open to be replaced by a faulty one. */
+export interface World {
+  readonly vm: MemoryVm;
+  readonly backend: MemoryBackend;
+  readonly link: MemoryLink;
+  readonly registers: { readonly source: OwnershipRegister; readonly destination: OwnershipRegister };
+  /** Taken at the destination, after the owner claim and before the guest runs. */
+  readonly comparison: () => VmComparison | undefined;
+  readonly source: Migration;
+  readonly destination: Migration;
+  run(signals?: { source?: AbortSignal; destination?: AbortSignal }): Promise<{
+    readonly source: MigrationReport;
+    readonly destination: MigrationReport;
+  }>;
+}
+
+export interface WorldOptions {
+  readonly vm?: MemoryVm;
+  readonly idle?: boolean;
+  readonly link?: MemoryLinkOptions;
+  readonly policy?: MigrationPolicy;
+  readonly registers?: { readonly source: OwnershipRegister; readonly destination: OwnershipRegister };
+  readonly sourceVm?: (vm: SourceVm) => SourceVm;
+  readonly destinationVm?: (vm: DestinationVm) => DestinationVm;
+  readonly wrapBackend?: (backend: HypervisorBackend) => HypervisorBackend;
+}
+
+export const mebibyte = 1 << 20;
+
+/** A simulated VM with two disks of odd sizes and a guest that writes everywhere. */
+export function busyVm({ seed = 1, idle = false } = {}): MemoryVm {
+  const vm = createMemoryVm({
+    vmId: 'vm-1',
+    memoryBytes: 8 * mebibyte,
+    disks: [
+      { id: 'disk0', sizeBytes: 12 * mebibyte + 512, allocatedFraction: 0.5 },
+      { id: 'disk1', sizeBytes: 3 * mebibyte },
+    ],
+    seed,
+  });
+  if (!idle) {
+    vm.startWorkload(
+      randomWriter({ disk: 'disk0', bytes: 8192, writesPerSecond: 400, hotBytes: 4 * mebibyte }),
+    );
+    vm.startWorkload(sequentialWriter({ disk: 'disk1', bytes: 65536, bytesPerSecond: 4 * mebibyte }));
+    vm.startWorkload(memoryDirtier({ bytesPerSecond: 4 * mebibyte, hotBytes: 2 * mebibyte }));
+  }
+  return vm;
+}
+
+/** Wraps an object: what `changes` has replaces what it had, everything else goes through to it. */
+export function withChanges<T extends object>(object: T, changes: Partial<T>): T {
+  return new Proxy(object, {
+    get(inner, key) {
+      if (Object.hasOwn(changes, key)) return changes[key as keyof T];
+      const value = Reflect.get(inner, key, inner) as unknown;
+      return typeof value === 'function' ? value.bind(inner) : value;
+    },
+  });
+}
+
+export function createWorld(options: WorldOptions = {}): World {
+  const vm = options.vm ?? busyVm({ idle: options.idle ?? false });
+  const backend = createMemoryBackend();
+  const link = memoryLink(options.link ?? { rttMs: 2, rateMbit: 2000 });
+  const registers = options.registers ?? { source: memoryRegister(), destination: memoryRegister() };
+  let comparison: VmComparison | undefined;
+  const comparing: HypervisorBackend = withChanges<HypervisorBackend>(backend, {
+    prepare: async (description, call) => {
+      const prepared = await backend.prepare(description, call);
+      const destinationVm = options.destinationVm?.(prepared) ?? prepared;
+      return withChanges<DestinationVm>(destinationVm, {
+        start: async ({ run }) => {
+          await destinationVm.start({ run: false });
+          const started = backend.vm;
+          if (started === undefined) throw new Error('the backend started nothing');
+          comparison = compareVms(vm, started);
+          if (run) started.run();
+        },
+      });
+    },
+  });
+  const source = createSource({
+    vm: options.sourceVm?.(vm.source()) ?? vm.source(),
+    transport: link.source,
+    register: registers.source,
+    policy: { connectMsMax: 5000, decideMsMax: 1000, ...options.policy },
+  });
+  const destination = createDestination({
+    backend: options.wrapBackend?.(comparing) ?? comparing,
+    transport: link.destination,
+    register: registers.destination,
+  });
+  return {
+    vm,
+    backend,
+    link,
+    registers,
+    comparison: () => comparison,
+    source,
+    destination,
+    run: async (signals = {}) => {
+      const [sourceReport, destinationReport] = await Promise.all([
+        source.run({ signal: signals.source }),
+        destination.run({ signal: signals.destination }),
+      ]);
+      return { source: sourceReport, destination: destinationReport };
+    },
+  };
+}
