@@ -64,11 +64,11 @@ export class Pipe {
     return this.#dropped;
   }
 
-  /** Puts chunks, by reference, behind what waits. */
+  /** Puts copies of the chunks behind what waits: as with any network, what the sender does to its own afterwards is not seen here. */
   send(chunks: Chunks): void {
     for (const chunk of chunks) {
       if (chunk.byteLength === 0) continue;
-      this.#chunks.push(chunk);
+      this.#chunks.push(new Uint8Array(chunk));
       this.#buffer(chunk.byteLength);
     }
     this.#link.offer(this);

@@ -1,5 +1,5 @@
 /** Walks every state that a model world can come to, in every order of what can happen. */
-import { hostOf, type Rules, rules, startOf, transitions, violations, type World } from './model.ts';
+import { hostOf, keyOf, type Rules, rules, startOf, transitions, violations, type World } from './model.ts';
 import * as ownership from '../../../src/core/handover/ownership.ts';
 
 export interface Exploration {
@@ -21,7 +21,7 @@ export function explore(start: World, using: Rules = rules, found: Exploration =
   const broken = (what: string, key: string) => {
     if (!found.broken.has(what)) found.broken.set(what, way(key));
   };
-  const first = JSON.stringify(start);
+  const first = keyOf(start);
   parents.set(first, undefined);
   let frontier = [{ key: first, world: start }];
   while (frontier.length > 0) {
@@ -36,7 +36,7 @@ export function explore(start: World, using: Rules = rules, found: Exploration =
           if (running(world).length === 0) broken('nobody runs in the end', key);
         }
         for (const { label, to } of possible) {
-          const reached = JSON.stringify(to);
+          const reached = keyOf(to);
           if (parents.has(reached)) continue;
           parents.set(reached, { from: key, label });
           next.push({ key: reached, world: to });
@@ -81,10 +81,11 @@ export function exploreAttempts(
       for (const end of reached.ends.values()) {
         if (running(end).length !== 1) continue;
         const following = startAfter(end, using);
-        ends.set(JSON.stringify(following), following);
+        ends.set(`${following.sourceHost}${keyOf(following)}`, following);
       }
     }
     starts = [...ends.values()];
+    console.log(starts.length, starts.map((s) => s.sourceHost + s.epoch+ keyOf(s)));
   }
   return found;
 }
@@ -93,14 +94,6 @@ export function exploreAttempts(
 function startAfter(end: World, using: Rules): World {
   const { shared, named, registers } = end;
   const sourceHost = hostOf(end, running(end)[0] ?? 'source');
-  const sorted = {
-    A: [...registers.A].sort(byEpoch),
-    B: [...registers.B].sort(byEpoch),
-  };
   const [a, b] = [ownership.highestEpoch(registers.A), ownership.highestEpoch(registers.B)];
-  return startOf({ shared, named, sourceHost, epoch: using.nextEpoch(a, b), registers: sorted });
-}
-
-function byEpoch(one: World['registers']['A'][number], other: World['registers']['A'][number]): number {
-  return one.epoch - other.epoch || one.role.localeCompare(other.role);
+  return startOf({ shared, named, sourceHost, epoch: using.nextEpoch(a, b), registers });
 }

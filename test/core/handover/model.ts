@@ -25,7 +25,7 @@ export const rules: Rules = {
   sourceSteps: ['stun', 'ready', 'seal', 'given', 'go', 'answer'],
 };
 
-/** One state of the whole. Plain data: its JSON is its identity. */
+/** One state of the whole. */
 export interface World {
   readonly shared: boolean;
   /** Whether a restarted end knows which attempt it was in. */
@@ -65,6 +65,24 @@ export interface World {
 export interface Transition {
   readonly label: string;
   readonly to: World;
+}
+
+/** What tells two states of the same exploration apart, in few characters. */
+export function keyOf({ healed, cut, registers, pending, source, destination, flight, committed }: World): string {
+  const claims = (list: readonly Claim[]) => list.map(({ epoch, value }) => `${epoch}${value[0]}`).join('');
+  const bits = [healed, cut, committed, flight.ready, flight.go, flight.answer, source.session, source.gave];
+  return [
+    bits.map(Number).join(''),
+    claims(registers.A),
+    claims(registers.B),
+    claims(pending.map((late) => late.claim)),
+    source.at,
+    source.guest,
+    source.answer,
+    destination.at,
+    destination.guest,
+    Number(destination.session) + 2 * Number(destination.claimedOwner),
+  ].join(' ');
 }
 
 /** Where an attempt begins, with what its predecessors left in the registers. */
@@ -139,7 +157,9 @@ function claimed(world: World, host: Host, claim: Claim): readonly [World, Claim
   const claims = world.registers[key];
   const standing = claims.find((other) => other.epoch === claim.epoch && other.role === claim.role);
   if (standing !== undefined) return [world, standing.value];
-  return [{ ...world, registers: { ...world.registers, [key]: [...claims, claim] } }, claim.value];
+  // In one order, so that states that differ only in who claimed first are one.
+  const sorted = [...claims, claim].sort((a, b) => a.epoch - b.epoch || a.role.localeCompare(b.role));
+  return [{ ...world, registers: { ...world.registers, [key]: sorted } }, claim.value];
 }
 
 export function crash(world: World, end: ownership.End): World {
@@ -344,14 +364,11 @@ function pendingTransitions(world: World): Transition[] {
   });
 }
 
-/** What can fail at any time: each end, the link, each message; and the end of all that. */
+/** What can fail at any time, beside messages: a lost one is one that nobody took before he gave up. And the end of all that. */
 function failures(world: World): Transition[] {
-  const { source, destination, flight } = world;
+  const { source, destination } = world;
   const found: Transition[] = [{ label: 'healed', to: { ...world, healed: true } }];
   if (source.at !== 'down') found.push({ label: 'source crash', to: crash(world, 'source') });
   if (destination.at !== 'down') found.push({ label: 'destination crash', to: crash(world, 'destination') });
-  if (flight.ready) found.push({ label: 'ready lost', to: take(world, 'ready') });
-  if (flight.go) found.push({ label: 'go lost', to: take(world, 'go') });
-  if (flight.answer) found.push({ label: 'answer lost', to: take(world, 'answer') });
   return found;
 }
