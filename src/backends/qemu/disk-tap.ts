@@ -68,10 +68,11 @@ export class DiskTap implements Tap {
     return this.#gap !== undefined;
   }
 
-  /** The guest is about to be stopped: the next FLUSH says that the last write has come. */
-  expectDrain(): void {
+  /** The guest is about to be stopped: the next FLUSH says that the last write has come. One that is paused writes nothing. */
+  expectDrain(guestRuns: boolean): void {
     this.#drained = deferred();
     this.#flushed = false;
+    if (!guestRuns) this.#onFlush();
     if (this.#gap !== undefined) this.#drained.reject(this.#gap);
   }
 
@@ -152,7 +153,7 @@ export class DiskTap implements Tap {
   async #write(offset: number, length: number, content: Content): Promise<void> {
     if (this.#letGo) return;
     // The guest runs again: whatever was drained is not any more.
-    if (this.#flushed) this.expectDrain();
+    if (this.#flushed) this.expectDrain(true);
     const waiting = this.#options.handler.write({ offset, length, content, release: () => {} });
     if (waiting === undefined) return;
     const held = deferred<void>();

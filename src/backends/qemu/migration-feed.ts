@@ -83,6 +83,8 @@ export class MigrationFeed implements OutgoingMigrationHandler {
    * dirty some time ago; only an empty one that is the last there is says that nothing is dirty now.
    */
   chunkEnd(atBoundary: boolean): 'goOn' | 'pause' {
+    // A guest that is paused needs no acknowledgement to come to its end, and QEMU is deaf until all of it was read.
+    if (this.#ramEnded) return 'goOn';
     if (!this.#switching && atBoundary && this.#lastPartEmpty) this.rounds.endRound();
     return this.rounds.length > 0 ? 'pause' : 'goOn';
   }

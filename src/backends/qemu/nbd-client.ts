@@ -12,10 +12,9 @@ export { nbdErrorName } from './nbd-wire.ts';
 
 /** Requests without a payload are sent for at most this much; the length field holds 4 GiB - 1. */
 const RANGE_BYTES_MAX = 1024 * 1024 * 1024;
-/**
- * One `read` is one allocation. Far above what a copier asks for, far below what Node refuses to allocate.
- */
+/** One `read` is one allocation: far above what a copier asks for, far below what Node refuses. */
 const READ_BYTES_MAX = 1024 * 1024 * 1024;
+
 /** How {@link NbdClient.connect} finds its export. */
 export interface NbdClientOptions {
   /** The server's unix socket. */
@@ -103,8 +102,8 @@ export class NbdClient {
   }
 
   /**
-   * Resolves, never rejects, when the connection has ended: with the reason, or `undefined` after {@link
-   * NbdClient.disconnect}.
+   * Resolves, never rejects, when the connection has ended: with the reason, or `undefined` after
+   * {@link NbdClient.disconnect}.
    */
   get closed(): Promise<MigrationError | undefined> {
     return this.#wire.closed;

@@ -50,8 +50,8 @@ export class NbdExports {
   }
 
   /**
-   * Hangs up, removes the exports, and stops the server; resolves when QEMU has said that they are gone.
-   * Idempotent. Rejects with `hypervisor`; then a node may still be writable from outside.
+   * Hangs up, removes the exports, and stops the server; resolves when QEMU has said that they are gone. Idempotent. Rejects with
+   * `hypervisor`; then a node may still be writable from outside.
    */
   close(): Promise<void> {
     this.#closed ??= this.#close();
@@ -98,14 +98,10 @@ export class NbdExports {
   }
 }
 
-/**
- * Removes every export of ours, and resolves when QEMU has said that they are gone. Rejects with
- * `hypervisor`.
- */
+/** Removes every export of ours, and resolves when QEMU has said that they are gone. Rejects with `hypervisor`. */
 export async function removeExports(qmp: QmpClient): Promise<void> {
   for (const id of await ownExports(qmp)) await qmp.execute('block-export-del', { id, mode: 'hard' });
-  // An export is listed until QEMU says BLOCK_EXPORT_DELETED, and somebody else may have been told before we
-  // listened.
+  // An export is listed until QEMU says BLOCK_EXPORT_DELETED, and somebody else may have been told before we listened.
   await pollUntil(
     (signal) => ownExports(qmp, signal),
     (left) => left.length === 0,

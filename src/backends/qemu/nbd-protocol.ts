@@ -7,14 +7,15 @@ import { MigrationError } from '../../errors.ts';
  * Every number is the one of the protocol document, doc/proto.md of the NetworkBlockDevice project; the
  * section is named at each group. All integers are big-endian; the number in brackets is the size in bytes.
  *
- *     handshake (fixed newstyle)                           transmission
- *     S  NBDMAGIC (8)  IHAVEOPT (8)  flags (2)             C  0x25609513 (4)  flags (2)  command (2)  cookie (8)
- *     C  flags (4)                                              offset (8)  length (4)  [WRITE: payload (length)]
- *     C  IHAVEOPT (8)  option (4)  length (4)  data   ┐    S  simple:      0x67446698 (4)  errno (4)  cookie (8)
- *     S  0x3e889045565a9 (8)  option (4)  type (4)    │         [READ without structured replies: payload]
- *          length (4)  data     (one or more)         ┘    S  structured:  0x668e33ef (4)  flags (2)  type (2)
- *     … until GO is acknowledged, or EXPORT_NAME:               cookie (8)  length (4)  payload
- *     S  size (8)  flags (2)  [zeroes (124)]                    (one or more chunks, the last with DONE)
+ *     handshake (fixed newstyle)                         transmission
+ *     S  NBDMAGIC (8)  IHAVEOPT (8)  flags (2)           C  0x25609513 (4)  flags (2)  command (2)
+ *     C  flags (4)                                          cookie (8)  offset (8)  length (4)
+ *     C  IHAVEOPT (8)  option (4)  length (4)  data  ┐      [WRITE: payload (length)]
+ *     S  0x3e889045565a9 (8)  option (4)  type (4)   │   S  simple: 0x67446698 (4)  errno (4)  cookie (8)
+ *          length (4)  data     (one or more)        ┘      [READ without structured replies: payload]
+ *     … until GO is acknowledged, or EXPORT_NAME:        S  structured: 0x668e33ef (4)  flags (2)  type (2)
+ *     S  size (8)  flags (2)  [zeroes (124)]                cookie (8)  length (4)  payload
+ *                                                           (one or more chunks, the last with DONE)
  *
  * A cookie ("handle" in older versions of the document) is any 64 bits to a server, which echoes it. Our
  * client's are counters, so the client knows them as numbers.

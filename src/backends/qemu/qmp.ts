@@ -170,8 +170,8 @@ export class QmpClient {
   }
 
   /**
-   * Resolves, never rejects, when the connection has ended: with the reason, or `undefined` after {@link
-   * QmpClient.close}.
+   * Resolves, never rejects, when the connection has ended: with the reason, or `undefined` after
+   * {@link QmpClient.close}.
    */
   get closed(): Promise<MigrationError | undefined> {
     return this.#closed.promise;
@@ -251,8 +251,8 @@ export class QmpClient {
 
   /**
    * Waits until every command is answered, then closes; no new commands from here on. Never rejects; resolves
-   * at once if the connection has ended. May be called twice. A QEMU that hangs is left with {@link
-   * QmpClient.abort}.
+   * at once if the connection has ended. May be called twice. A QEMU that hangs is left with
+   * {@link QmpClient.abort}.
    */
   async close(): Promise<void> {
     this.#closing = true;

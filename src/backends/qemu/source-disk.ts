@@ -80,8 +80,8 @@ export class QemuSourceDisk implements SourceDisk {
   }
 
   /** The guest is about to be stunned. */
-  expectDrain(): void {
-    this.#tap?.expectDrain();
+  expectDrain(guestRuns: boolean): void {
+    this.#tap?.expectDrain(guestRuns);
   }
 
   /** Takes away a tap that is still set. */

@@ -85,19 +85,13 @@ export class QemuSourceMemory implements MemorySource {
   /**
    * Lets QEMU stop the guest, and resolves once it has; `stopped` says so. From here on pages and device state are read as they
    * come, and kept until they are asked for: at most all pages once. Rejects with `hypervisor`; then `cancel()` is due.
+   *
+   * A guest that is paused QEMU does not wait with: it comes to the end of RAM by itself, maybe within a round before this.
    */
-  async beginSwitchover(stopped: () => boolean, signal?: AbortSignal): Promise<void> {
-    const { qmp, settings } = this.#options;
+  async beginSwitchover(guestRuns: boolean, stopped: () => boolean, signal?: AbortSignal): Promise<void> {
     try {
       const { feed, migration } = await this.#begin(signal);
-      const [{ status, error }] = await Promise.all([
-        queryMigration(qmp, signal),
-        settings.allowSwitchover(signal),
-      ]);
-      // With an error it may still be active, but takes no acknowledgement any more.
-      if (error !== undefined || (status !== 'active' && status !== 'setup')) {
-        throw new MigrationError('hypervisor', `QEMU's migration is ${status}`);
-      }
+      if (guestRuns) await this.#allowSwitchover(signal);
       this.#state = 'switching';
       feed.beginSwitchover();
       migration.acknowledgeSwitchover();
@@ -149,8 +143,8 @@ export class QemuSourceMemory implements MemorySource {
   /** Ends QEMU's migration, whatever its state; unless it had completed, QEMU runs the guest on. Rejects with `hypervisor`. */
   async cancel(): Promise<void> {
     const { qmp } = this.#options;
-    // Not read any more, QEMU's monitor would be deaf while it writes its last pass; with the socket closed it is not.
-    if (this.#state === 'switching') this.#running?.migration.close();
+    // In its last pass QEMU is deaf while we do not read. With the socket closed it is not.
+    this.#running?.migration.close();
     await pollUntil(
       async (signal) => {
         await qmp.execute('migrate_cancel', undefined, { signal });
@@ -160,10 +154,20 @@ export class QemuSourceMemory implements MemorySource {
       () => '',
     );
     await settledMigration(qmp);
-    this.#running?.migration.close();
     this.#running = undefined;
     this.#state = 'idle';
     this.#pagesLost = false;
+  }
+
+  async #allowSwitchover(signal?: AbortSignal): Promise<void> {
+    const { qmp, settings } = this.#options;
+    const [{ status, error }] = await Promise.all([
+      queryMigration(qmp, signal),
+      settings.allowSwitchover(signal),
+    ]);
+    // With an error it may still be active, but takes no acknowledgement any more.
+    if (error === undefined && (status === 'active' || status === 'setup')) return;
+    throw new MigrationError('hypervisor', `QEMU's migration is ${status}`);
   }
 
   /** The migration that runs, or a new one if there is none, or if some pages of it went astray. */

@@ -36,7 +36,7 @@ export class QemuSourceVm implements SourceVm {
   readonly #listeners = new Set<(stop: UnexpectedStop) => void>();
   readonly #off: (() => void)[];
   /** Whether the guest is to run when no migration stops it. */
-  readonly #runs: boolean;
+  #runs: boolean;
   #running: boolean;
   /** A stop that comes now is ours. */
   #stunning = false;
@@ -58,6 +58,7 @@ export class QemuSourceVm implements SourceVm {
       qmp.on('STOP', () => this.#onStop()),
       qmp.on('RESUME', () => {
         this.#running = true;
+        this.#runs = true;
       }),
       qmp.on('SHUTDOWN', (event) => this.#onShutdown(event)),
       qmp.on('GUEST_PANICKED', () => this.#tell({ kind: 'shutdown', reason: 'the guest panicked' })),
@@ -85,17 +86,19 @@ export class QemuSourceVm implements SourceVm {
     if (!(fraction >= 0 && fraction <= 0.99)) {
       throw new MigrationError('invalid-argument', `a throttle of ${fraction} is not from 0 to 0.99`);
     }
-    await this.#parts.settings.setThrottle(fraction);
+    // One that stands still needs none.
+    if (this.#running) await this.#parts.settings.setThrottle(fraction);
   }
 
   async stun(options: CallOptions = {}): Promise<void> {
-    const { exports } = this.#parts;
+    const guestRuns = this.#running;
     try {
       // Stopping flushes every disk. What is flushed now need not be while the guest stands still.
-      await Promise.all((await exports.clients()).map((client) => client.flush(options)));
-      for (const disk of this.disks) disk.expectDrain();
+      const clients = guestRuns ? await this.#parts.exports.clients() : [];
+      await Promise.all(clients.map((client) => client.flush(options)));
+      for (const disk of this.disks) disk.expectDrain(guestRuns);
       this.#stunning = true;
-      await this.memory.beginSwitchover(() => !this.#running && this.#runs, options.signal);
+      await this.memory.beginSwitchover(guestRuns, () => guestRuns && !this.#running, options.signal);
     } catch (error) {
       await this.resume().catch(() => undefined);
       throw asMigrationError(error, 'hypervisor');
@@ -197,7 +200,9 @@ export class QemuSourceVm implements SourceVm {
 
   #onStop(): void {
     this.#running = false;
-    if (!this.#stunning) this.#tell({ kind: 'paused', reason: 'the guest was stopped by somebody else' });
+    if (this.#stunning) return;
+    this.#runs = false;
+    this.#tell({ kind: 'paused', reason: 'the guest was stopped by somebody else' });
   }
 
   #onShutdown({ data }: QmpEvent): void {

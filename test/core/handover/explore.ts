@@ -85,7 +85,6 @@ export function exploreAttempts(
       }
     }
     starts = [...ends.values()];
-    console.log(starts.length, starts.map((s) => s.sourceHost + s.epoch+ keyOf(s)));
   }
   return found;
 }
