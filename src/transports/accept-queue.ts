@@ -11,20 +11,23 @@ export interface AcceptableConnection extends Connection {
 }
 
 /**
- * Connections that wait at most: one migration opens 65 at the very most and its destination takes them as they come, so more
- * than this many unanswered ones are a flood, not a migration.
+ * Connections that wait at most. Destinations take them as they come and a migration opens its own by and by,
+ * so more than this are a flood.
  */
 export const waitingConnectionsMax = 64;
 
-/** The connections that peers opened and nobody accepted yet, and the `accept()` calls that found none. One of the two is always empty. */
+/**
+ * The connections that peers opened and nobody accepted yet, and the `accept()` calls that found none. One of
+ * the two is always empty.
+ */
 export class AcceptQueue<T extends AcceptableConnection> {
   readonly #waiting = new Set<T>();
   readonly #takers = new Set<Deferred<T>>();
   #closed: MigrationError | undefined;
 
   /**
-   * Hands the connection to the first taker or lets it wait; one that is spent while it waits is forgotten. False if the queue is full or
-   * closed: the connection is still the caller's.
+   * Hands the connection to the first taker or lets it wait; one that is spent while it waits is forgotten.
+   * False if the queue is full or closed: the connection is still the caller's.
    */
   offer(connection: T): boolean {
     if (this.#closed !== undefined) return false;
@@ -41,7 +44,10 @@ export class AcceptQueue<T extends AcceptableConnection> {
     return true;
   }
 
-  /** The connection that has waited longest, or the next one. Rejects when the queue is closed or the signal is aborted. */
+  /**
+   * The connection that has waited longest, or the next one. Rejects when the queue is closed or the signal
+   * is aborted.
+   */
   async take(signal: AbortSignal | undefined): Promise<T> {
     throwIfAborted(signal);
     if (this.#closed !== undefined) throw this.#closed;
@@ -61,7 +67,9 @@ export class AcceptQueue<T extends AcceptableConnection> {
     }
   }
 
-  /** Aborts what waits and rejects all takers, those to come too, with `error`. Only the first call counts. */
+  /**
+   * Aborts what waits and rejects all takers, those to come too, with `error`. Only the first call counts.
+   */
   close(error: MigrationError): void {
     if (this.#closed !== undefined) return;
     this.#closed = error;

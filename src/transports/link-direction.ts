@@ -38,9 +38,10 @@ const toleranceMs = 1e-6;
  *     pipe ─┼─ round robin ─► queue ─► wire (rate) ─► flight (delay) ─► the pipes' other ends
  *     pipe ─┘
  *
- * Queue and wire are arithmetic alone. `#freeAt` is when the wire will have sent all that it was given: the next parcel leaves then and
- * arrives after its own length and the delay, and the queue is full while `#freeAt` is more than `queueMs` ahead. A timer that fires late
- * delivers late, but costs no rate: what had to wait for the queue leaves when the wire became free, not when the timer fired.
+ * Queue and wire are arithmetic alone. `#freeAt` is when the wire will have sent all that it was given: the
+ * next parcel leaves then and arrives after its own length and the delay, and the queue is full while
+ * `#freeAt` is more than `queueMs` ahead. A timer that fires late delivers late, but costs no rate: what had
+ * to wait for the queue leaves when the wire became free, not when the timer fired.
  */
 export class LinkDirection implements PipeLink {
   readonly #settings: DirectionSettings;

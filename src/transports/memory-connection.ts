@@ -4,7 +4,10 @@ import { type Deferred, deferred } from '../util/promises.ts';
 import type { AcceptableConnection } from './accept-queue.ts';
 import type { Pipe } from './pipe.ts';
 
-/** Bytes sent and not yet in the link's queue, at which `send()` waits: four turns at the link, so that one is always ready. */
+/**
+ * Bytes sent and not yet in the link's queue, at which `send()` waits: four turns at the link, so that one is
+ * always ready.
+ */
 const sendBytesMax = 256 * 1024;
 
 /** One end of a connection over a memory link. When the peer has ended, so has this end. */

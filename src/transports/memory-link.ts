@@ -13,11 +13,15 @@ import type { Pipe } from './pipe.ts';
 export interface MemoryLinkOptions {
   /** The round trip, half of it each way: 0 to 60,000. Default 0. */
   readonly rttMs?: number;
-  /** The rate of each direction, shared by all connections, in 10^6 bits a second of payload: more than 0. Default: no limit. */
+  /**
+   * The rate of each direction, shared by all connections, in 10^6 bits a second of payload: more than 0.
+   * Default: no limit.
+   */
   readonly rateMbit?: number;
   /**
-   * What each direction queues in front of the wire, at the least one turn of the round robin: 1 byte to 1 GiB. Default: what the wire
-   * takes for 20 ms, and no more than 32 MiB. It is how late a small message can come because of other connections' data.
+   * What each direction queues in front of the wire, at the least one turn of the round robin: 1 byte to 1
+   * GiB. Default: what the wire takes for 20 ms, and no more than 32 MiB. It is how late a small message can
+   * come because of other connections' data.
    */
   readonly queueBytes?: number;
   /** Time. Default: the process's own. */
@@ -53,8 +57,8 @@ export interface MemoryLink {
 }
 
 /**
- * Timers of a real process fire a millisecond or two late, and pauses of ten are not rare: a queue of 20 ms keeps the wire busy over them, and
- * is what a well-kept router allows itself.
+ * Timers of a real process fire a millisecond or two late, and pauses of ten are not rare: a queue of 20 ms
+ * keeps the wire busy over them, and is what a well-kept router allows itself.
  */
 const queueMsDefault = 20;
 const queueBytesMax = 32 * 1024 * 1024;
@@ -66,9 +70,10 @@ const receiveBytesMax = 1024 * 1024;
 const windowBytesMax = 256 * 1024 * 1024;
 
 /**
- * Makes a network between two hosts in one process. Chunks travel by reference. Connections share a direction's rate in turns of a
- * millisecond's worth (1500 bytes to 64 KiB), a receiver that does not read holds its sender back, and opening one takes a round trip. A transport
- * that was not closed is listening; 64 connections wait to be accepted, and more are refused.
+ * Makes a network between two hosts in one process. Chunks travel by reference. Connections share a
+ * direction's rate in turns of a millisecond's worth (1500 bytes to 64 KiB), a receiver that does not read
+ * holds its sender back, and opening one takes a round trip. A transport that was not closed is listening; 64
+ * connections wait to be accepted, and more are refused.
  *
  * Throws `invalid-argument` if an option is out of range.
  */
@@ -199,8 +204,9 @@ function derive(options: MemoryLinkOptions): DirectionSettings {
 }
 
 function check(name: string, value: number, valid: boolean, range: string): void {
-  if (!valid)
+  if (!valid) {
     throw new MigrationError('invalid-argument', `memory link: ${name} must be ${range}, not ${value}`);
+  }
 }
 
 function directionStatistics(direction: LinkDirection): LinkDirectionStatistics {

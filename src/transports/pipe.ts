@@ -29,7 +29,10 @@ export interface PipeLink {
   afterDelay(callback: () => void): void;
 }
 
-/** One direction of one connection: what waits for the link at one end, what waits for the consumer at the other. */
+/**
+ * One direction of one connection: what waits for the link at one end, what waits for the consumer at the
+ * other.
+ */
 export class Pipe {
   /** What has arrived. Taking from it makes room in the window. */
   readonly queue: ReceiveQueue;
@@ -64,7 +67,10 @@ export class Pipe {
     return this.#dropped;
   }
 
-  /** Puts copies of the chunks behind what waits: as with any network, what the sender does to its own afterwards is not seen here. */
+  /**
+   * Puts copies of the chunks behind what waits: as with any network, what the sender does to its own
+   * afterwards is not seen here.
+   */
   send(chunks: Chunks): void {
     for (const chunk of chunks) {
       if (chunk.byteLength === 0) continue;
@@ -121,7 +127,10 @@ export class Pipe {
     return { chunks, bytes, end };
   }
 
-  /** For the link: what was taken has arrived. What nobody will receive makes room at once, which may make the pipe sendable. */
+  /**
+   * For the link: what was taken has arrived. What nobody will receive makes room at once, which may make the
+   * pipe sendable.
+   */
   arrive(chunks: Chunks, end: boolean): void {
     for (const chunk of chunks) {
       if (!this.queue.push(chunk)) this.#windowBytes += chunk.byteLength;

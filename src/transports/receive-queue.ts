@@ -3,8 +3,8 @@ import { type Deferred, deferred } from '../util/promises.ts';
 import { Fifo } from './fifo.ts';
 
 /**
- * What has arrived on a connection and was not taken yet: the far side of `Connection.receive()`. It does not bound itself: whoever
- * pushes watches `bytes` and `length`, and hears of each chunk that leaves.
+ * What has arrived on a connection and was not taken yet: the far side of `Connection.receive()`. It does not
+ * bound itself: whoever pushes watches `bytes` and `length`, and hears of each chunk that leaves.
  */
 export class ReceiveQueue {
   readonly #chunks = new Fifo<Uint8Array>();
@@ -38,7 +38,10 @@ export class ReceiveQueue {
     return true;
   }
 
-  /** Nothing more comes: the consumer gets what waits, then the end, or the error if there is one. Only the first call counts. */
+  /**
+   * Nothing more comes: the consumer gets what waits, then the end, or the error if there is one. Only the
+   * first call counts.
+   */
   end(error?: MigrationError): void {
     this.#over ??= { error };
     this.#wake();

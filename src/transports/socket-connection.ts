@@ -6,22 +6,30 @@ import type { AcceptableConnection } from './accept-queue.ts';
 import { ReceiveQueue } from './receive-queue.ts';
 
 /**
- * Bytes handed to the socket and not yet to the kernel, above which `send()` waits until there are none. Below what the kernel itself
- * holds (2.5 to 4 MiB on Linux), so it is refilled before the wire runs dry; above one frame, so a frame goes out in one system call.
+ * Bytes handed to the socket and not yet to the kernel, above which `send()` waits until there are none.
+ * Below what the kernel itself holds (2.5 to 4 MiB on Linux), so it is refilled before the wire runs dry;
+ * above one frame, so a frame goes out in one system call.
  */
 const sendBytesMax = 1024 * 1024;
 
-/** What may wait for the consumer before the socket is paused: four reads of the 64 KiB that Node takes at once. */
+/**
+ * What may wait for the consumer before the socket is paused: four reads of the 64 KiB that Node takes at
+ * once.
+ */
 const receiveBytesMax = 256 * 1024;
 
-/** What a chunk costs beside its bytes: a peer who sends byte by byte must not make 256 KiB into 256 Ki objects. */
+/**
+ * What a chunk costs beside its bytes: a peer who sends byte by byte must not make 256 KiB into 256 Ki
+ * objects.
+ */
 const chunkOverheadBytes = 256;
 
 /**
- * A {@link Connection} over a connected TCP socket with `allowHalfOpen`. When the peer has ended, so has this end.
+ * A {@link Connection} over a connected TCP socket with `allowHalfOpen`. When the peer has ended, so has this
+ * end.
  *
- * `close()` goes on reading, and drops what it reads, until the peer has ended too: a socket that is closed with unread bytes resets the
- * connection, and the reset overtakes what was sent last.
+ * `close()` goes on reading, and drops what it reads, until the peer has ended too: a socket that is closed
+ * with unread bytes resets the connection, and the reset overtakes what was sent last.
  */
 export class SocketConnection implements AcceptableConnection {
   readonly label: string;
@@ -95,7 +103,8 @@ export class SocketConnection implements AcceptableConnection {
     this.#queue.abort(error);
     const socket = this.#socket;
     if (socket.writableEnded && !socket.writableFinished && socket.writableLength === 0) {
-      // The end is on its way to the kernel, and there a reset fails and leaves the socket open; it takes a turn of the event loop.
+      // The end is on its way to the kernel, and there a reset fails and leaves the socket open; it takes a
+      // turn of the event loop.
       socket.once('finish', () => socket.resetAndDestroy());
     } else if (!socket.destroyed) {
       socket.resetAndDestroy();
@@ -103,8 +112,8 @@ export class SocketConnection implements AcceptableConnection {
   }
 
   /**
-   * The peer ended, or so it seems: of a reset behind unread data Node makes an end, too. Then the reset is still to be had from the
-   * system, which gives it to the next write, even to one of no bytes.
+   * The peer ended, or so it seems: of a reset behind unread data Node makes an end, too. Then the reset is
+   * still to be had from the system, which gives it to the next write, even to one of no bytes.
    */
   #onEnd(): void {
     if (this.#closing) return;

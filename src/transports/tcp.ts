@@ -21,22 +21,26 @@ export interface TcpOptions {
     /** The local IP address to connect from, which chooses the path. Default: the system's choice. */
     readonly localAddress?: string;
   };
-  /** Where `accept()` listens; port 0 means any that is free. Without it `accept()` rejects with `unsupported`. */
+  /**
+   * Where `accept()` listens; port 0 means any that is free. Without it `accept()` rejects with
+   * `unsupported`.
+   */
   readonly listen?: TcpAddress;
 }
 
 /** A {@link Transport} over TCP. It does not encrypt. */
 export interface TcpTransport extends Transport {
   /**
-   * The address that is bound; starts listening if nothing did before (the first `accept()` does too). Rejects with `connect-failed` if
-   * the address cannot be bound, and then the next call tries again, or when the transport was closed; `unsupported` without `listen`.
+   * The address that is bound; starts listening if nothing did before (the first `accept()` does too).
+   * Rejects with `connect-failed` if the address cannot be bound, and then the next call tries again, or when
+   * the transport was closed; `unsupported` without `listen`.
    */
   listening(): Promise<TcpAddress>;
 }
 
 /**
- * Frames are written whole, so Nagle's algorithm could only delay the last piece of each. Keep-alive finds a peer that vanished while nobody
- * sends, after 10 s plus 10 probes of a second each.
+ * Frames are written whole, so Nagle's algorithm could only delay the last piece of each. Keep-alive finds a
+ * peer that vanished while nobody sends, after 10 s plus 10 probes of a second each.
  */
 const socketOptions = {
   allowHalfOpen: true,
@@ -46,11 +50,12 @@ const socketOptions = {
 } as const;
 
 /**
- * Makes a transport over TCP. Nothing is opened yet. At most 64 connections wait to be accepted; more are reset at once. The end of a stream
- * means that the peer closed its socket, which the peer's system also does for a process that was killed.
+ * Makes a transport over TCP. Nothing is opened yet. At most 64 connections wait to be accepted; more are
+ * reset at once. The end of a stream means that the peer closed its socket, which the peer's system also does
+ * for a process that was killed.
  *
- * Throws `invalid-argument` if neither `connect` nor `listen` is given, a host is empty, a port is out of range, or
- * `localAddress` is no IP address.
+ * Throws `invalid-argument` if neither `connect` nor `listen` is given, a host is empty, a port is out of
+ * range, or `localAddress` is no IP address.
  */
 export function tcp(options: TcpOptions): TcpTransport {
   const { connect, listen } = options;

@@ -1,12 +1,14 @@
 /** Everything that a {@link Prng} is: four unsigned 32-bit integers. Plain data, so it can travel. */
 export type PrngState = readonly [number, number, number, number];
 
-/** Steps after seeding that are thrown away, until every bit of the seed has reached every bit of the state. */
+/**
+ * Steps after seeding that are thrown away, until every bit of the seed has reached every bit of the state.
+ */
 const WARM_UP_STEPS = 15;
 
 /**
- * A small deterministic generator (Chris Doty-Humphrey's sfc32): the same state gives the same numbers on every machine.
- * For simulations and tests; nothing that must not be guessed may come from it.
+ * A small deterministic generator (Chris Doty-Humphrey's sfc32): the same state gives the same numbers on
+ * every machine. For simulations and tests; nothing that must not be guessed may come from it.
  */
 export class Prng {
   #a: number;

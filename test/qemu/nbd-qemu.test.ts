@@ -223,6 +223,7 @@ describe.skipIf(!hasQemu)('our server with QEMU', () => {
     expect(calls).toContain(`zeroes ${512 * 1024}+${64 * 1024} punch`);
     expect(calls).toContain(`trim ${768 * 1024}+${64 * 1024}`);
     expect(calls[calls.indexOf(`write ${2 * MIB}+4096`) + 1]).toBe('flush');
+    while (disk.gone.length === 0) await sleep(1);
     expect(disk.gone).toEqual([undefined]);
   });
 

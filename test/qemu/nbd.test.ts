@@ -1,5 +1,6 @@
 import { existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import process from 'node:process';
 import { setTimeout as sleep } from 'node:timers/promises';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -434,6 +435,24 @@ describe('what fails', () => {
     expect(bytes.equals(await third)).toBe(true);
     expect(disk.calls).toEqual([`read 0+${MIB}`, `read 0+${MIB}`]);
     expect(await codeOf(client.write(0, [bytes], { signal: sent.signal }))).toBe('aborted');
+  });
+
+  it('by a signal that many calls share ends them all, and until then nobody warns of a leak', async () => {
+    const { client, disk } = await pair(4096, {}, 40);
+    const shared = new AbortController();
+    const warnings: Error[] = [];
+    const onWarning = (warning: Error): number => warnings.push(warning);
+    process.on('warning', onWarning);
+    await Promise.all(Array.from({ length: 80 }, (_, at) => client.read(at, 8, { signal: shared.signal })));
+    disk.read = () => new Promise(() => {});
+    const calls = Array.from({ length: 80 }, (_, at) =>
+      codeOf(client.read(at, 8, { signal: shared.signal })),
+    );
+    await sleep(20);
+    shared.abort();
+    expect(new Set(await Promise.all(calls))).toEqual(new Set(['aborted']));
+    process.off('warning', onWarning);
+    expect(warnings).toEqual([]);
   });
 
   it('by an aborted signal ends a connecting', async () => {

@@ -8,6 +8,7 @@
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { createQemuBackend, openQemuSource, type QemuSourceOptions } from '../../src/backends/qemu/index.ts';
+import { expectClean } from './support/clean.ts';
 import { Drive } from './support/drive.ts';
 import {
   bootGuest,
@@ -250,11 +251,3 @@ describe.skipIf(!qemu.available)(suite, { timeout: 120_000 }, () => {
     await guest.qmp('nbd-server-stop');
   });
 });
-
-/** Nothing of ours is left in a QEMU. */
-async function expectClean(guest: Guest): Promise<void> {
-  const nodes = (await guest.qmp('query-named-block-nodes', { flat: true })) as { 'node-name': string }[];
-  expect(nodes.map((node) => node['node-name']).filter((name) => name.startsWith('longhaul-'))).toEqual([]);
-  expect(await guest.qmp('query-block-exports')).toEqual([]);
-  expect(await guest.qmp('query-jobs')).toEqual([]);
-}

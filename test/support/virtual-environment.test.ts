@@ -1,9 +1,10 @@
-// Goal: virtual time is what tests take it for: timers in order, promises in between, and no waiting for what will never happen.
+// Goal: virtual time is what tests take it for: timers in order, promises in between, and no waiting for what
+// will never happen.
 // Method: a few timelines.
 import { expect, test } from 'vitest';
 import { createVirtualEnvironment } from './virtual-environment.ts';
 
-test('fires timers by time, then in the order in which they were set, and settles promises in between', async () => {
+test('fires timers by time, then in the order of setting, and settles promises in between', async () => {
   const environment = createVirtualEnvironment();
   const log: string[] = [];
   const note = (what: string) => () => {

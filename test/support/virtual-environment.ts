@@ -3,9 +3,10 @@ import type { Environment } from '../../src/interfaces/environment.ts';
 /** An environment whose time stands still, and jumps from one timer to the next when it is told to run. */
 export interface VirtualEnvironment extends Environment {
   /**
-   * Lets time pass: until no timer is left, or until `until` ms (then `now()` is exactly that), or until the promise settles, whose
-   * outcome it hands on. Throws if no timer is left and the promise has not settled: then it never will. Between two timers
-   * all promises that can settle do; the outside world is not waited for.
+   * Lets time pass: until no timer is left, or until `until` ms (then `now()` is exactly that), or until the
+   * promise settles, whose outcome it hands on. Throws if no timer is left and the promise has not settled:
+   * then it never will. Between two timers all promises that can settle do; the outside world is not waited
+   * for.
    */
   run(until?: number): Promise<void>;
   run<T>(until: Promise<T>): Promise<T>;

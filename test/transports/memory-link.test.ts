@@ -1,6 +1,8 @@
-// Goal: the memory link keeps the transport contract, and is the network that its options describe: rate, delay, queue, fairness.
-// Method: the contract runs in real time without limits and in virtual time with some; the network is measured in virtual time, where figures are
-// exact, with timers that fire late as a process's do, with random traffic against what any such network must obey, and once for real.
+// Goal: the memory link keeps the transport contract, and is the network that its options describe: rate,
+// delay, queue, fairness.
+// Method: the contract runs in real time without limits and in virtual time with some; the network is
+// measured in virtual time, where figures are exact, with timers that fire late as a process's do, with
+// random traffic against what any such network must obey, and once for real.
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import type { Environment } from '../../src/interfaces/environment.ts';
@@ -9,15 +11,14 @@ import { type MemoryLink, type MemoryLinkOptions, memoryLink } from '../../src/t
 import { nodeEnvironment } from '../../src/util/node-environment.ts';
 import { delay } from '../../src/util/promises.ts';
 import { createVirtualEnvironment, type VirtualEnvironment } from '../support/virtual-environment.ts';
+import { breakContract, transportContract } from './transport-contract.ts';
 import {
   type BreakablePair,
-  breakContract,
   collect,
   randomBytes,
   rejectsWith,
   type TestFunction,
-  transportContract,
-} from './transport-contract.ts';
+} from './transport-pair.ts';
 
 const mebibyte = 1024 * 1024;
 
@@ -78,7 +79,10 @@ async function transferMs(
   return arrived - start;
 }
 
-/** As a process's timers are: whole milliseconds, and later than that by up to `lateMsMax`, while the process is busy. */
+/**
+ * As a process's timers are: whole milliseconds, and later than that by up to `lateMsMax`, while the process
+ * is busy.
+ */
 function coarse(environment: VirtualEnvironment, lateMsMax: number): VirtualEnvironment {
   return {
     ...environment,
@@ -113,7 +117,7 @@ describe('rate and delay', () => {
     });
   }
 
-  test('opening takes a round trip, and so does an answer; the peer has the connection after half of one', async () => {
+  test('opening takes a round trip, the peer has the connection after half, an answer takes one', async () => {
     const environment = createVirtualEnvironment();
     const link = memoryLink({ rttMs: 100, environment });
     const accepting = link.destination.accept().then((far) => ({ far, at: environment.now() }));
@@ -178,7 +182,7 @@ describe('sharing', () => {
     link.cut();
   });
 
-  test('a small message waits for the queue and a turn of each other connection, not for their data', async () => {
+  test('a small message waits for the queue and one turn of each other connection', async () => {
     for (const [queueBytes, queueMs] of [
       [undefined, 20],
       [50_000, 4],
@@ -318,7 +322,7 @@ const traffic = fc.record({
   ),
 });
 
-test('whatever the traffic: every byte once and in order, none sooner than rate and delay allow, all in the end', async () => {
+test('any traffic: every byte once, in order, and no sooner than rate and delay allow', async () => {
   await fc.assert(
     fc.asyncProperty(traffic, async ({ rateMbit, rttMs, queueBytes, lateMsMax, connections }) => {
       const environment = coarse(createVirtualEnvironment(), lateMsMax);

@@ -1,18 +1,13 @@
-// Goal: the TCP transport keeps the transport contract over real sockets, and its own promises about addresses, errors and limits.
-// Method: the contract runs over loopback, its part about breaking through a relay that can be cut; the rest is asked of real sockets too.
+// Goal: the TCP transport keeps the transport contract over real sockets, and its own promises about
+// addresses, errors and limits.
+// Method: the contract runs over loopback, its part about breaking through a relay that can be cut; the rest
+// is asked of real sockets too.
 import { connect as connectSocket, createServer, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
 import { type TcpTransport, tcp } from '../../src/transports/tcp.ts';
-import {
-  type BreakablePair,
-  breakContract,
-  collect,
-  connect,
-  rejectsWith,
-  type TransportPair,
-  transportContract,
-} from './transport-contract.ts';
+import { breakContract, transportContract } from './transport-contract.ts';
+import { type BreakablePair, collect, connect, rejectsWith, type TransportPair } from './transport-pair.ts';
 
 const host = '127.0.0.1';
 
@@ -170,12 +165,13 @@ describe('tcp', () => {
     await pair.close();
   });
 
-  test('stops reading when a peer sends byte by byte, long before the bytes alone would make it', async () => {
+  test('stops reading when a peer sends byte by byte, long before the bytes are many', async () => {
     const pair = await loopback();
     const socket = connectSocket({ host, port: pair.port, noDelay: true });
     const far = await pair.destination.accept();
     const sent = 40_000;
-    // Each byte has left before the next is written: a read of its own at the other end, while that reads at all.
+    // Each byte has left before the next is written: a read of its own at the other end, while that reads at
+    // all.
     for (let byte = 0; byte < sent; byte++) await new Promise((resolve) => socket.write('x', resolve));
     socket.end();
     let chunks = 0;

@@ -1,6 +1,6 @@
 /**
- * Goal: what is drawn depends on the seed alone, on every machine and in every version. Method: known numbers, and
- * properties over random seeds.
+ * Goal: what is drawn depends on the seed alone, on every machine and in every version. Method: known
+ * numbers, and properties over random seeds.
  */
 import fc from 'fast-check';
 import { expect, test } from 'vitest';

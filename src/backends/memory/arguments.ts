@@ -5,7 +5,10 @@ export function requireArgument(condition: boolean, message: string): asserts co
   if (!condition) throw new MigrationError('invalid-argument', message);
 }
 
-/** Throws `invalid-argument` unless `offset` and `length` are whole numbers and the range lies within `sizeBytes`. */
+/**
+ * Throws `invalid-argument` unless `offset` and `length` are whole numbers and the range lies within
+ * `sizeBytes`.
+ */
 export function requireRange(what: string, offset: number, length: number, sizeBytes: number): void {
   const whole = Number.isSafeInteger(offset) && Number.isSafeInteger(length);
   requireArgument(

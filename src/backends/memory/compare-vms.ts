@@ -33,8 +33,8 @@ export interface VmComparison {
 }
 
 /**
- * Compares the memory, page by page, and the disks, block by block, of two VMs as they are at this moment. Running guests should be
- * paused first. Throws `invalid-state` if either was destroyed.
+ * Compares the memory, page by page, and the disks, block by block, of two VMs as they are at this moment.
+ * Running guests should be paused first. Throws `invalid-state` if either was destroyed.
  */
 export function compareVms(a: MemoryVm, b: MemoryVm): VmComparison {
   if (a.memory.freed || b.memory.freed)

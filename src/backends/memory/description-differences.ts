@@ -1,7 +1,9 @@
 import type { DiskDescription, VmDescription } from '../../interfaces/hypervisor.ts';
 import type { MemoryRegion } from '../../interfaces/memory.ts';
 
-/** What a destination offers; what is left out may be anything. A VM's name is for people and never compared. */
+/**
+ * What a destination offers; what is left out may be anything. A VM's name is for people and never compared.
+ */
 export type Offer = Partial<VmDescription>;
 
 /** Every difference between what is offered and what is asked for, in words; empty if there is none. */

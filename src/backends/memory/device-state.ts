@@ -25,7 +25,10 @@ export function encodeDeviceState(state: DeviceState): Chunks {
   return [MAGIC, body, checksum];
 }
 
-/** What {@link encodeDeviceState} encoded, in whatever chunks. Throws an ordinary error if it is anything else. */
+/**
+ * What {@link encodeDeviceState} encoded, in whatever chunks. Throws an ordinary error if it is anything
+ * else.
+ */
 export function decodeDeviceState(chunks: Chunks): DeviceState {
   const joined = joinChunks(chunks);
   const bytes = Buffer.from(joined.buffer, joined.byteOffset, joined.byteLength);

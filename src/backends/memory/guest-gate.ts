@@ -7,7 +7,10 @@ interface Waiting {
   reject(error: MigrationError): void;
 }
 
-/** Lets a guest's operations through while it runs, keeps them in order while it does not, and knows how many are in flight. */
+/**
+ * Lets a guest's operations through while it runs, keeps them in order while it does not, and knows how many
+ * are in flight.
+ */
 export class GuestGate {
   readonly #waiting: Waiting[] = [];
   readonly #quiet = new Signalled();
@@ -15,7 +18,10 @@ export class GuestGate {
   #active = 0;
   #ended: MigrationError | undefined;
 
-  /** Begins the operation at once if the gate is open, else when it opens. Rejects with what {@link GuestGate.end} was given. */
+  /**
+   * Begins the operation at once if the gate is open, else when it opens. Rejects with what
+   * {@link GuestGate.end} was given.
+   */
   pass<T>(operation: () => T | Promise<T>): Promise<T> {
     if (this.#ended !== undefined) return Promise.reject(this.#ended);
     if (this.#open) return this.#run(operation);
@@ -24,15 +30,12 @@ export class GuestGate {
     });
   }
 
-  /** Begins what waits, in order, as long as none of it closes the gate again. */
+  /** Begins what waits, in order. */
   open(): void {
     if (this.#ended !== undefined) return;
     this.#open = true;
-    while (this.#open) {
-      const next = this.#waiting.shift();
-      if (next === undefined) return;
-      next.start();
-    }
+    // One by one: an operation may end everything for those behind it.
+    for (let next = this.#waiting.shift(); next !== undefined; next = this.#waiting.shift()) next.start();
   }
 
   /** Lets nothing more begin. What is in flight goes on. */
@@ -40,7 +43,10 @@ export class GuestGate {
     this.#open = false;
   }
 
-  /** Resolves when nothing is in flight. Rejects when the signal is aborted, or with what {@link GuestGate.end} was given. */
+  /**
+   * Resolves when nothing is in flight. Rejects when the signal is aborted, or with what
+   * {@link GuestGate.end} was given.
+   */
   async quiet(signal?: AbortSignal): Promise<void> {
     while (this.#active > 0) await raceAbort(this.#quiet.wait(), signal);
   }

@@ -17,7 +17,10 @@ const BATCH_RUNS_MAX = 512;
 
 const zeroPage = Buffer.alloc(BATCH_BYTES_MAX);
 
-/** How the memory of a new VM is filled: `random`, `zero`, or the fraction of its pages, 0 to 1, that are zero. */
+/**
+ * How the memory of a new VM is filled: `random`, `zero`, or the fraction of its pages, 0 to 1, that are
+ * zero.
+ */
 export type MemoryFill = 'random' | 'zero' | number;
 
 /** Where a round stands: the next page to look at. */
@@ -50,7 +53,10 @@ export class GuestMemory {
   readonly #regions: Region[];
   #freed = false;
 
-  /** Zero-filled. Throws `invalid-argument` if a region's sizes, or its name, are not as {@link MemoryRegion} says. */
+  /**
+   * Zero-filled. Throws `invalid-argument` if a region's sizes, or its name, are not as {@link MemoryRegion}
+   * says.
+   */
   constructor(regions: readonly MemoryRegion[]) {
     const problem = regionProblems(regions)[0];
     requireArgument(problem === undefined, problem ?? '');
@@ -63,7 +69,10 @@ export class GuestMemory {
     this.markAllDirty();
   }
 
-  /** A region's bytes themselves, live, not a copy. Writing to them leaves no dirty mark. Throws `memory` once they were freed. */
+  /**
+   * A region's bytes themselves, live, not a copy. Writing to them leaves no dirty mark. Throws `memory` once
+   * they were freed.
+   */
   bytes(region: number): Buffer {
     return this.#region(region).bytes;
   }
@@ -81,7 +90,10 @@ export class GuestMemory {
     }
   }
 
-  /** A guest's write: bytes into place, then the dirty marks. Returns how many pages it touched. Throws `invalid-argument`. */
+  /**
+   * A guest's write: bytes into place, then the dirty marks. Returns how many pages it touched. Throws
+   * `invalid-argument`.
+   */
   write(region: number, offset: number, content: Uint8Array): number {
     const { bytes, dirty, description } = this.#region(region);
     requireRange(`memory region ${description.name}`, offset, content.byteLength, bytes.byteLength);
@@ -93,7 +105,9 @@ export class GuestMemory {
     return last - first + 1;
   }
 
-  /** Puts a run that came from elsewhere into place, without dirty marks. Throws `memory` if it does not fit. */
+  /**
+   * Puts a run that came from elsewhere into place, without dirty marks. Throws `memory` if it does not fit.
+   */
   put(run: PageRun): void {
     const { bytes, description } = this.#region(run.region);
     const { offset, length, content } = run;
@@ -142,8 +156,9 @@ export class GuestMemory {
   }
 
   /**
-   * Takes dirty pages from `cursor` on, as one batch: clears their marks, notes them in `taken`, then copies their content into
-   * `buffer` (of {@link BATCH_BYTES_MAX}), adjoining pages as one run. Moves the cursor. Empty when no page is dirty from the cursor on.
+   * Takes dirty pages from `cursor` on, as one batch: clears their marks, notes them in `taken`, then copies
+   * their content into `buffer` (of {@link BATCH_BYTES_MAX}), adjoining pages as one run. Moves the cursor.
+   * Empty when no page is dirty from the cursor on.
    */
   take(cursor: RoundCursor, buffer: Buffer, taken: readonly PageBitmap[]): readonly PageRun[] {
     this.#requireThere();
@@ -181,7 +196,10 @@ export class GuestMemory {
     return this.#freed;
   }
 
-  /** Lets go of the bytes: {@link GuestMemory.bytes} and everything that needs them throws `memory` from now on. */
+  /**
+   * Lets go of the bytes: {@link GuestMemory.bytes} and everything that needs them throws `memory` from now
+   * on.
+   */
   free(): void {
     this.#freed = true;
     this.#regions.length = 0;

@@ -4,15 +4,15 @@ export interface GuestStatistics {
   readonly writes: number;
   readonly failedWrites: number;
   /**
-   * From issuing a write until the guest was told, in milliseconds. The maximum is exact, the others are at most a twentieth too high.
-   * All 0 without writes.
+   * From issuing a write until the guest was told, in milliseconds. The maximum is exact, the others are at
+   * most a twentieth too high. All 0 without writes.
    */
   readonly writeLatencyMs: { readonly median: number; readonly p99: number; readonly max: number };
   /** Pages that the guest's memory writes have touched, each write counted by itself. */
   readonly pagesDirtied: number;
   /**
-   * The longest time for which the guest did not run after it had run here, in milliseconds; also one that still lasts. How long it
-   * stood still on its way between two hosts is known to neither of them.
+   * The longest time for which the guest did not run after it had run here, in milliseconds; also one that
+   * still lasts. How long it stood still on its way between two hosts is known to neither of them.
    */
   readonly longestPauseMs: number;
 }

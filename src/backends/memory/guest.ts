@@ -19,9 +19,10 @@ export interface GuestParts {
 }
 
 /**
- * The guest's own doing. While the guest does not run, its operations wait until it does, in order; once it never will again (powered
- * off, released, destroyed) they reject with `guest-stopped`, `invalid-state` or `hypervisor`. Arguments out of range reject with
- * `invalid-argument`. Bytes that are passed in must not change until the promise settles.
+ * The guest's own doing. While the guest does not run, its operations wait until it does, in order; once it
+ * never will again (powered off, released, destroyed) they reject with `guest-stopped`, `invalid-state` or
+ * `hypervisor`. Arguments out of range reject with `invalid-argument`. Bytes that are passed in must not
+ * change until the promise settles.
  */
 export class Guest {
   readonly #parts: GuestParts;
@@ -36,7 +37,10 @@ export class Guest {
     return gate.pass(() => meter.dirtied(memory.write(region, offset, bytes)));
   }
 
-  /** Writes a disk; resolves when the guest is told, that is after the medium and the tap have it. Rejects with `disk-write`. */
+  /**
+   * Writes a disk; resolves when the guest is told, that is after the medium and the tap have it. Rejects
+   * with `disk-write`.
+   */
   writeDisk(id: string, offset: number, bytes: Uint8Array): Promise<void> {
     return this.#writeDisk(id, offset, bytes.byteLength, () => [Buffer.from(bytes)]);
   }
@@ -54,7 +58,9 @@ export class Guest {
     });
   }
 
-  /** Shuts the guest down for good, as it might do by itself at any time. What is in flight is still finished. */
+  /**
+   * Shuts the guest down for good, as it might do by itself at any time. What is in flight is still finished.
+   */
   powerOff(): Promise<void> {
     return this.#parts.gate.pass(() => this.#parts.powerOff());
   }

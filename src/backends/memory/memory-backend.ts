@@ -20,9 +20,15 @@ export interface MemoryBackendOptions {
   readonly diskLatencyMs?: number;
   /** A paused VM to migrate into. Default: each `prepare()` makes one that suits. */
   readonly vm?: MemoryVm;
-  /** What it insists on; what is left out may be anything that a simulated VM can be. Not together with `vm`. Default: nothing. */
+  /**
+   * What it insists on; what is left out may be anything that a simulated VM can be. Not together with `vm`.
+   * Default: nothing.
+   */
   readonly accept?: Offer;
-  /** Whether a VM stays paused when it was started, until its `run()`: time to look at it before the guest changes it. Default false. */
+  /**
+   * Whether a VM stays paused when it was started, until its `run()`: time to look at it before the guest
+   * changes it. Default false.
+   */
   readonly startPaused?: boolean;
 }
 

@@ -17,8 +17,8 @@ export interface DestinationHooks {
 }
 
 /**
- * A paused simulated VM that a migration fills. Strict: what the contract says never comes (content after the device state, a device state
- * before the disks were flushed) is refused with `invalid-state`.
+ * A paused simulated VM that a migration fills. Strict: what the contract says never comes (content after the
+ * device state, a device state before the disks were flushed) is refused with `invalid-state`.
  */
 export class MemoryDestinationVm implements DestinationVm {
   readonly memory: MemorySink;
@@ -81,7 +81,10 @@ class PreparedMemory implements MemorySink {
   }
 }
 
-/** A disk of a prepared VM: read-only for the guest alone, and closed to the engine once the device state is loaded. */
+/**
+ * A disk of a prepared VM: read-only for the guest alone, and closed to the engine once the device state is
+ * loaded.
+ */
 class PreparedDisk implements BlockDevice {
   readonly id: string;
   readonly sizeBytes: number;

@@ -31,8 +31,8 @@ export interface MemoryDiskOptions {
 }
 
 /**
- * A disk in memory. An operation takes effect in the middle of its latency: a write is on the medium some time before it is
- * completed, and what a read brings may be old by the time it arrives.
+ * A disk in memory. An operation takes effect in the middle of its latency: a write is on the medium some
+ * time before it is completed, and what a read brings may be old by the time it arrives.
  */
 export class MemoryDisk implements BlockDevice {
   readonly id: string;

@@ -5,15 +5,18 @@ import type { MemoryRegion, MemorySource, PageBatch, PageRun } from '../../inter
 import { delay, throwIfAborted } from '../../util/promises.ts';
 import { BATCH_BYTES_MAX, type GuestMemory, type RoundCursor } from './guest-memory.ts';
 
-/** Released buffers that are kept for the next batches, 1 MiB each: as many as a default window has on its way. */
+/**
+ * Released buffers that are kept for the next batches, 1 MiB each: as many as a default window has on its
+ * way.
+ */
 const SPARE_BUFFERS_MAX = 64;
 
 /** After this much memory a round lets timers and I/O have their turn: some milliseconds' work. */
 const BREATH_BYTES = 32 * 1024 * 1024;
 
 /**
- * A simulated guest's memory as rounds. One round is one pass over the dirty marks: a page that is dirtied ahead of the pass is in this
- * round, behind it in the next.
+ * A simulated guest's memory as rounds. One round is one pass over the dirty marks: a page that is dirtied
+ * ahead of the pass is in this round, behind it in the next.
  */
 export class MemoryRounds implements MemorySource {
   readonly keepsUnsentPages = true;

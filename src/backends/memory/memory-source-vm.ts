@@ -24,7 +24,10 @@ export interface SourceVmParts {
   setThrottle(fraction: number): void;
 }
 
-/** A simulated VM as the engine sees it at the source. What the contract does not allow rejects with `invalid-state`. */
+/**
+ * A simulated VM as the engine sees it at the source. What the contract does not allow rejects with
+ * `invalid-state`.
+ */
 export class MemorySourceVm implements SourceVm {
   readonly capabilities: SourceVmCapabilities = { throttle: true };
   readonly description: VmDescription;

@@ -127,7 +127,10 @@ export class MemoryVm {
     return disk;
   }
 
-  /** The guest takes up a workload, and follows it wherever it runs. Throws `invalid-argument` if it does not suit the VM. */
+  /**
+   * The guest takes up a workload, and follows it wherever it runs. Throws `invalid-argument` if it does not
+   * suit the VM.
+   */
   startWorkload(spec: WorkloadSpec): void {
     const workload = this.#makeWorkload({ spec, prng: this.#prng.fork().state(), steps: 0, due: 0 });
     this.#workloads.push(workload);
@@ -144,22 +147,26 @@ export class MemoryVm {
     return this.#workloads.map((workload) => workload.state());
   }
 
-  /** Runs a paused guest, for the operator. Nothing happens if it runs. Throws `invalid-state` while a migration has it, or for good. */
+  /**
+   * Runs a paused guest, for the operator. Nothing happens if it runs. Throws `invalid-state` while a
+   * migration has it, or for good.
+   */
   run(): void {
     this.#lifecycle.run();
   }
 
   /**
-   * Pauses the guest, for the operator: resolves when its I/O is finished; a migration learns of it as an unexpected stop. Rejects with
-   * `invalid-state` while a migration has it, or for good.
+   * Pauses the guest, for the operator: resolves when its I/O is finished; a migration learns of it as an
+   * unexpected stop. Rejects with `invalid-state` while a migration has it, or for good.
    */
   pause(): Promise<void> {
     return this.#lifecycle.pause();
   }
 
   /**
-   * Takes over another VM's device state, with its workloads. Only into a paused VM (`invalid-state`). Throws `device-state` if the
-   * state is damaged, of another format, or does not suit this VM; then nothing has changed.
+   * Takes over another VM's device state, with its workloads. Only into a paused VM (`invalid-state`). Throws
+   * `device-state` if the state is damaged, of another format, or does not suit this VM; then nothing has
+   * changed.
    */
   loadDeviceState(state: Chunks): void {
     if (this.state !== 'paused') {
@@ -176,15 +183,18 @@ export class MemoryVm {
     }
   }
 
-  /** A disk's tap, if one is set, loses track, as a filter does whose process died. The guest goes on. Throws `invalid-argument`. */
+  /**
+   * A disk's tap, if one is set, loses track, as a filter does whose process died. The guest goes on. Throws
+   * `invalid-argument`.
+   */
   breakTap(id: string, reason = 'the tap was broken'): void {
     this.disk(id);
     this.#tapped.find((disk) => disk.id === id)?.breakTap(reason);
   }
 
   /**
-   * The hypervisor dies with everything that the VM had: memory, disks that it made, workloads. A migration learns of it as an unexpected
-   * stop. Idempotent.
+   * The hypervisor dies with everything that the VM had: memory, disks that it made, workloads. A migration
+   * learns of it as an unexpected stop. Idempotent.
    */
   destroy(): void {
     if (!this.#lifecycle.kill()) return;

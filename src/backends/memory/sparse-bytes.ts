@@ -15,7 +15,10 @@ interface Piece {
   readonly at: number;
 }
 
-/** Bytes that take memory only where they were written, chunk by chunk; holes read as zeros. Ranges are not checked. */
+/**
+ * Bytes that take memory only where they were written, chunk by chunk; holes read as zeros. Ranges are not
+ * checked.
+ */
 export class SparseBytes {
   readonly sizeBytes: number;
   readonly #chunks = new Map<number, Buffer>();
@@ -77,7 +80,10 @@ export class SparseBytes {
     return extents;
   }
 
-  /** The ranges, chunk by chunk and in order, in which this and `other` may differ: not both are holes, nor equal. */
+  /**
+   * The ranges, chunk by chunk and in order, in which this and `other` may differ: not both are holes, nor
+   * equal.
+   */
   unequalChunks(other: SparseBytes): readonly ByteRange[] {
     const indexes = [...new Set([...this.#chunks.keys(), ...other.#chunks.keys()])].sort((a, b) => a - b);
     const ranges = indexes.map((index) => ({ offset: index * CHUNK_BYTES, length: this.#chunkBytes(index) }));

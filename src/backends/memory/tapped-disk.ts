@@ -72,8 +72,8 @@ export class TappedDisk implements SourceDisk {
   }
 
   /**
-   * A write by the guest, whose content does not change any more: waits for its turn among those it overlaps, goes to the medium, then
-   * to the tap; resolves when the guest may be told. Rejects with `disk-write`.
+   * A write by the guest, whose content does not change any more: waits for its turn among those it overlaps,
+   * goes to the medium, then to the tap; resolves when the guest may be told. Rejects with `disk-write`.
    */
   async guestWrite(offset: number, length: number, content: Content): Promise<void> {
     const write: PendingWrite = { offset, length, called: deferred() };

@@ -4,8 +4,8 @@ import { throwIfAborted } from '../../util/promises.ts';
 import type { GuestGate } from './guest-gate.ts';
 
 /**
- * The states of a simulated VM. `running` and `paused` are the operator's; the next four belong to a migration (see `SourceVm`); a VM
- * that is `off`, `released` or `gone` never runs again.
+ * The states of a simulated VM. `running` and `paused` are the operator's; the next four belong to a
+ * migration (see `SourceVm`); a VM that is `off`, `released` or `gone` never runs again.
  */
 export type LifeState =
   | 'running'
@@ -25,7 +25,10 @@ export interface GuestMotor {
   onHalt(): void;
 }
 
-/** Whether a VM runs, and which of its changes are allowed when. Refusals are `invalid-state` unless said otherwise. */
+/**
+ * Whether a VM runs, and which of its changes are allowed when. Refusals are `invalid-state` unless said
+ * otherwise.
+ */
 export class VmLifecycle {
   readonly #gate: GuestGate;
   readonly #motor: GuestMotor;

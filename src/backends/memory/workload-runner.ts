@@ -11,7 +11,10 @@ const STEP_BYTES = 4096;
 /** What it writes there. */
 const SCRIBBLE_BYTES = 16;
 
-/** No timer is set shorter than this while nothing is overdue, so that fast workloads do not live on timers alone. */
+/**
+ * No timer is set shorter than this while nothing is overdue, so that fast workloads do not live on timers
+ * alone.
+ */
 const TICK_MS = 4;
 
 /** And none longer: very slow workloads look at the clock now and then. */
@@ -47,8 +50,8 @@ export interface WorkloadHost {
 }
 
 /**
- * Does a workload's steps at its pace while it is started. What the steps are depends on nothing but the state; when they are done
- * depends on the clock. Late timers are made up for.
+ * Does a workload's steps at its pace while it is started. What the steps are depends on nothing but the
+ * state; when they are done depends on the clock. Late timers are made up for.
  */
 export class WorkloadRunner {
   readonly #host: WorkloadHost;

@@ -24,7 +24,7 @@
  */
 
 import type { MemoryRegion, PageRun } from '../../interfaces/memory.ts';
-import { PageCursor } from './page-cursor.ts';
+import { ChunkCursor } from './chunk-cursor.ts';
 
 /** The unit in which QEMU migrates RAM on x86, whatever backs it. */
 export const PAGE_BYTES = 4096;
@@ -185,7 +185,7 @@ export class PartEncoder {
     let at = 0;
     let region: number | undefined;
     for (const run of runs) {
-      const cursor = run.content === 'zero' ? undefined : new PageCursor(run.content);
+      const cursor = run.content === 'zero' ? undefined : new ChunkCursor(run.content);
       for (let offset = run.offset; offset < run.offset + run.length; offset += PAGE_BYTES) {
         if (at + PAGE_RECORD_BYTES_MAX + FOOTER_BYTES > buffer.length) {
           yield buffer.subarray(0, putFooter(buffer, at));

@@ -1,6 +1,7 @@
 import { asMigrationError, MigrationError } from '../../errors.ts';
 import type { CallOptions, Chunks } from '../../interfaces/content.ts';
 import { abortError, throwIfAborted } from '../../util/promises.ts';
+import { onAbort } from './abort-listeners.ts';
 import type { NbdAgreement } from './nbd-client-parser.ts';
 import type { NbdBlockBytes } from './nbd-options.ts';
 import { NbdCommand, NbdCommandFlag, type NbdExtent, NbdFlag } from './nbd-protocol.ts';
@@ -92,12 +93,11 @@ export class NbdClient {
     const { signal } = options;
     throwIfAborted(signal);
     const wire = new NbdWire(options.path, options.exportName, inFlightMax);
-    const onAbort = (): void => wire.fail(abortError(signal as AbortSignal), true);
-    signal?.addEventListener('abort', onAbort, { once: true });
+    const takeBack = signal && onAbort(signal, () => wire.fail(abortError(signal), true));
     try {
       return new NbdClient(wire, await wire.agreed);
     } finally {
-      signal?.removeEventListener('abort', onAbort);
+      takeBack?.();
     }
   }
 

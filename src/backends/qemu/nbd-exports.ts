@@ -1,4 +1,5 @@
 import { MigrationError } from '../../errors.ts';
+import { raceAbort } from '../../util/promises.ts';
 import { pollUntil } from './migration-status.ts';
 import { NbdClient } from './nbd-client.ts';
 import { OWN_PREFIX } from './own-prefix.ts';
@@ -30,12 +31,13 @@ export class NbdExports {
     if (this.#closed !== undefined) throw new MigrationError('invalid-state', 'the exports were taken away');
     let client = this.#clients.get(name);
     if (client === undefined) {
-      client = this.#open(name, nodeName, writable, signal);
+      client = this.#open(name, nodeName, writable);
       this.#clients.set(name, client);
       // The next one who asks tries again.
       client.catch(() => this.#clients.delete(name));
     }
-    return await client;
+    // Others may be waiting for it as well.
+    return await raceAbort(client, signal);
   }
 
   /** Starts the server, unless it runs; `open()` does so itself. Rejects as `open()`. */
@@ -58,16 +60,13 @@ export class NbdExports {
     return this.#closed;
   }
 
-  async #open(name: string, nodeName: string, writable: boolean, signal?: AbortSignal): Promise<NbdClient> {
+  async #open(name: string, nodeName: string, writable: boolean): Promise<NbdClient> {
     await this.start();
     const id = `${OWN_PREFIX}${name}`;
-    await this.#qmp.execute(
-      'block-export-add',
-      { type: 'nbd', id, 'node-name': nodeName, name, writable },
-      { signal },
-    );
+    const options = { type: 'nbd', id, 'node-name': nodeName, name, writable };
+    await this.#qmp.execute('block-export-add', options);
     try {
-      return await NbdClient.connect({ path: this.#path, exportName: name, signal });
+      return await NbdClient.connect({ path: this.#path, exportName: name });
     } catch (error) {
       await this.#qmp.execute('block-export-del', { id, mode: 'hard' }).catch(() => undefined);
       throw error;

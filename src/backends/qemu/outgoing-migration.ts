@@ -124,6 +124,8 @@ export class OutgoingMigration {
   }
 }
 
+const ENDED: ReadonlySet<string> = new Set(['failed', 'cancelled']);
+
 /** Rejects if QEMU does not come: it may not be allowed to enter the directory. */
 async function refused(qmp: QmpClient, connected: Promise<Socket>): Promise<Socket> {
   let here = false;
@@ -135,7 +137,7 @@ async function refused(qmp: QmpClient, connected: Promise<Socket>): Promise<Sock
   );
   const { status, error } = await pollUntil(
     (signal) => queryMigration(qmp, signal),
-    (migration) => here || migration.status === 'failed',
+    (migration) => here || ENDED.has(migration.status),
     () => 'QEMU does not connect to its migration socket',
   );
   if (here) return await connected;

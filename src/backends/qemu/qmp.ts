@@ -1,7 +1,8 @@
 import { connect, type Socket } from 'node:net';
 import { asMigrationError, MigrationError } from '../../errors.ts';
 import type { CallOptions } from '../../interfaces/content.ts';
-import { abortError, type Deferred, deferred, raceAbort, throwIfAborted } from '../../util/promises.ts';
+import { abortError, type Deferred, deferred, throwIfAborted } from '../../util/promises.ts';
+import { onAbort, raceAbort } from './abort-listeners.ts';
 import { JsonLines } from './json-lines.ts';
 
 /**
@@ -149,8 +150,7 @@ export class QmpClient {
     const { signal, lineBytesMax = LINE_BYTES_MAX } = options;
     throwIfAborted(signal);
     const client = new QmpClient(path, lineBytesMax);
-    const onAbort = (): void => client.#fail(abortError(signal as AbortSignal));
-    signal?.addEventListener('abort', onAbort, { once: true });
+    const takeBack = signal && onAbort(signal, () => client.#end(abortError(signal)));
     try {
       client.#version = await client.#greeting.promise;
       await client.execute('qmp_capabilities');
@@ -159,7 +159,7 @@ export class QmpClient {
       client.abort(error);
       throw error;
     } finally {
-      signal?.removeEventListener('abort', onAbort);
+      takeBack?.();
     }
   }
 
@@ -238,11 +238,10 @@ export class QmpClient {
       this.#waiters.set(event, waiters);
       const waiter: Waiter = { predicate, found };
       waiters.add(waiter);
-      const onAbort = (): void => found.reject(abortError(signal as AbortSignal));
-      signal?.addEventListener('abort', onAbort, { once: true });
+      const takeBack = signal && onAbort(signal, () => found.reject(abortError(signal)));
       const detach = (): void => {
         waiters.delete(waiter);
-        signal?.removeEventListener('abort', onAbort);
+        takeBack?.();
       };
       found.promise.then(detach, detach);
     }
@@ -269,11 +268,7 @@ export class QmpClient {
    * twice.
    */
   abort(reason: unknown): void {
-    this.#fail(asMigrationError(reason, 'aborted'));
-  }
-
-  #fail(error: MigrationError): void {
-    this.#end(error);
+    this.#end(asMigrationError(reason, 'aborted'));
   }
 
   /**
@@ -297,18 +292,18 @@ export class QmpClient {
     try {
       this.#lines.push(chunk);
     } catch (error) {
-      this.#fail(asMigrationError(error, 'internal'));
+      this.#end(asMigrationError(error, 'internal'));
     }
   }
 
   #onError(error: Error): void {
-    this.#fail(
+    this.#end(
       asMigrationError(error, this.#connected ? 'hypervisor' : 'connect-failed', `QMP at ${this.#path}`),
     );
   }
 
   #onClose(): void {
-    this.#fail(new MigrationError('hypervisor', `QMP at ${this.#path}: QEMU closed the connection`));
+    this.#end(new MigrationError('hypervisor', `QMP at ${this.#path}: QEMU closed the connection`));
   }
 
   #onMessage(message: unknown): void {

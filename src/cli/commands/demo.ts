@@ -1,21 +1,24 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import type { VmComparison } from '../../backends/memory/index.ts';
 import {
   createDestination,
   createSource,
+  type HypervisorBackend,
   type MigrationReport,
   memoryLink,
   memoryRegister,
 } from '../../index.ts';
 import type { Command, Context } from '../command.ts';
 import { jsonOption } from '../common-options.ts';
-import { type CheckedBackend, checkedBackend } from '../demo/checked-backend.ts';
+import { Comparison } from '../demo/comparison.ts';
 import { type GuestFigures, GuestObserver, renderGuestFigures } from '../demo/guest-observer.ts';
 import { createGuestPair, type GuestPair, guestDescription } from '../demo/guest-pair.ts';
-import { exitCodeOf } from '../exit-code.ts';
+import { exitCodeOf, exitCodes } from '../exit-code.ts';
 import { reportJson } from '../report-json.ts';
 import { renderOutcome, renderReport } from '../report-view.ts';
 import { runShown } from '../run-shown.ts';
 import { type Interruption, interruptible } from '../signals.ts';
+import { formatBytes } from '../units.ts';
 
 /** How long the guest is looked at before it moves, and after. */
 const observeMs = 1500;
@@ -29,8 +32,8 @@ interface Link {
 interface DemoResult {
   readonly source: MigrationReport;
   readonly destination: MigrationReport;
-  /** Whether memory and disks were equal when the guest was started; null if it did not come to that. */
-  readonly equal: boolean | null;
+  /** How memory and disks differed when the guest was started; undefined if it did not come to that. */
+  readonly comparison: VmComparison | undefined;
   readonly guest: Readonly<Record<string, GuestFigures>>;
 }
 
@@ -41,7 +44,8 @@ export const demo: Command = {
   usage: '',
   description: [
     `Moves ${guestDescription}, over a simulated network in this process; it needs no hypervisor. ` +
-      'The guest is started at the destination only if its memory and disks equal those of the source, byte for byte.',
+      'At the end memory and disks, as they were when the guest was started at the destination, are compared with the source\u2019s, byte for byte; ' +
+      'a difference ends with exit code 1.',
   ],
   options: {
     'rtt-ms': { value: 'N', help: 'round trip of the network, 0 to 2000 (default 100)' },
@@ -57,13 +61,13 @@ export const demo: Command = {
     const interruption = interruptible(context.signals, 'the guest stays on the source', (line) =>
       screen.log(line),
     );
+    screen.log(guestDescription);
+    screen.log(`a network with a round trip of ${rttMs} ms and ${rateMbit} Mbit/s`);
     const pair = createGuestPair();
     try {
-      screen.log(guestDescription);
-      screen.log(`a network with a round trip of ${rttMs} ms and ${rateMbit} Mbit/s`);
       const result = await show(pair, { rttMs, rateMbit }, context, interruption);
       for (const line of json ? [toJson(result)] : render(result)) context.print(line);
-      return Math.max(exitCodeOf(result.source), exitCodeOf(result.destination));
+      return exitCodeOfDemo(result);
     } finally {
       pair.source.destroy();
       pair.destination.destroy();
@@ -82,21 +86,20 @@ async function show(
   const watching = new GuestObserver(pair.source);
   await observe(interruption.signal);
   guest.before = watching.figures();
-  const backend = checkedBackend(pair);
-  const { source, destination, during } = await migrate(pair, link, backend, context, interruption);
+  const comparing = new Comparison(pair);
+  const { source, destination, during } = await migrate(pair, link, comparing.backend, context, interruption);
   guest.during = during;
-  if (source.outcome === 'completed' && destination.outcome === 'completed') {
-    const arrived = new GuestObserver(pair.destination);
-    await observe(interruption.signal);
-    guest.after = arrived.figures();
-  }
-  return { source, destination, equal: backend.comparison?.equal ?? null, guest };
+  if (!bothCompleted({ source, destination })) return { source, destination, comparison: undefined, guest };
+  const arrived = new GuestObserver(pair.destination);
+  await observe(interruption.signal);
+  guest.after = arrived.figures();
+  return { source, destination, comparison: await comparing.finish(), guest };
 }
 
 async function migrate(
   { source: vm }: GuestPair,
   { rttMs, rateMbit }: Link,
-  backend: CheckedBackend,
+  backend: HypervisorBackend,
   { screen }: Context,
   interruption: Interruption,
 ): Promise<Pick<DemoResult, 'source' | 'destination'> & { readonly during: GuestFigures }> {
@@ -125,20 +128,35 @@ async function observe(signal: AbortSignal): Promise<void> {
   await delay(observeMs, undefined, { signal }).catch(() => {});
 }
 
-function toJson({ source, destination, equal, guest }: DemoResult): string {
+function bothCompleted({ source, destination }: Pick<DemoResult, 'source' | 'destination'>): boolean {
+  return source.outcome === 'completed' && destination.outcome === 'completed';
+}
+
+function exitCodeOfDemo(result: DemoResult): number {
+  if (bothCompleted(result)) return result.comparison?.equal ? exitCodes.completed : exitCodes.failed;
+  return Math.max(exitCodeOf(result.source), exitCodeOf(result.destination));
+}
+
+function toJson({ source, destination, comparison, guest }: DemoResult): string {
   return reportJson(source, source.error, {
     destination: JSON.parse(reportJson(destination, destination.error)),
-    equal,
+    equal: comparison?.equal ?? null,
     guest,
   });
 }
 
-function render({ source, destination, equal, guest }: DemoResult): readonly string[] {
-  const arrived =
-    destination.outcome === 'completed' || source.outcome !== 'completed' ? [] : renderOutcome(destination);
-  const content =
-    equal === null
-      ? []
-      : [`memory and disks ${equal ? 'equal' : 'DIFFER'}, byte for byte, when the guest was started`];
-  return [...renderReport(source), ...arrived, '', ...renderGuestFigures(guest), '', ...content];
+function render({ source, destination, comparison, guest }: DemoResult): readonly string[] {
+  const lines = [...renderReport(source)];
+  if (source.outcome === 'completed' && destination.outcome !== 'completed')
+    lines.push('', ...renderOutcome(destination));
+  lines.push('', ...renderGuestFigures(guest));
+  if (comparison !== undefined) lines.push('', renderComparison(comparison));
+  return lines;
+}
+
+function renderComparison({ equal, memoryBytes, diskBytes }: VmComparison): string {
+  const found = equal
+    ? 'equal'
+    : `DIFFERENT in ${formatBytes(memoryBytes)} of memory and ${formatBytes(diskBytes)} of disk`;
+  return `memory and disks when the guest was started: ${found}`;
 }

@@ -18,8 +18,14 @@ const diskBytes = 256 * mib;
 /** What a local flash disk takes for a write, with what a hypervisor adds. */
 const diskLatencyMs = 1;
 
-const writer = randomWriter({ disk: 'vda', bytes: 8192, writesPerSecond: 400, hotBytes: 32 * mib });
-const dirtier = memoryDirtier({ bytesPerSecond: 4e6, hotBytes: 64 * mib });
+/** The demonstration's only disk. */
+export const diskId = 'vda';
+
+/** All that the guest ever writes: the first bytes of its memory, and of its disk. */
+export const hotBytes = { memory: 16 * mib, disk: 32 * mib } as const;
+
+const writer = randomWriter({ disk: diskId, bytes: 8192, writesPerSecond: 400, hotBytes: hotBytes.disk });
+const dirtier = memoryDirtier({ bytesPerSecond: 4e6, hotBytes: hotBytes.memory });
 
 /** What the guest is and does, for people. */
 export const guestDescription =
@@ -28,7 +34,7 @@ export const guestDescription =
 /** Sized so that moving it takes some seconds at the demonstration's default rate. */
 export function createGuestPair(): GuestPair {
   const shape = { vmId: 'demo', cpus: 2, memoryBytes, diskLatencyMs } as const satisfies MemoryVmOptions;
-  const disk = { id: 'vda', sizeBytes: diskBytes };
+  const disk = { id: diskId, sizeBytes: diskBytes };
   const source = createMemoryVm({ ...shape, disks: [{ ...disk, allocatedFraction: 0.5 }], seed: 1 });
   source.startWorkload(writer);
   source.startWorkload(dirtier);

@@ -1,6 +1,6 @@
 /**
- * Goal: the comparison finds every difference, says where it is, and nothing else. Method: single bytes flipped at chosen and random
- * places of two equal VMs; differences without number.
+ * Goal: the comparison finds every difference, says where it is, and nothing else. Method: single bytes
+ * flipped at chosen and random places of two equal VMs; differences without number.
  */
 import fc from 'fast-check';
 import { expect, test } from 'vitest';

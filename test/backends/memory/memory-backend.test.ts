@@ -1,6 +1,7 @@
 /**
- * Goal: a destination in memory refuses what it cannot take and names every difference, takes a whole VM, refuses what the engine must never
- * do, and gives back a VM that can migrate again. Method: migrations by hand, without an engine; single cases for each refusal.
+ * Goal: a destination in memory refuses what it cannot take and names every difference, takes a whole VM,
+ * refuses what the engine must never do, and gives back a VM that can migrate again. Method: migrations by
+ * hand, without an engine; single cases for each refusal.
  */
 import { describe, expect, test } from 'vitest';
 import {

@@ -1,7 +1,7 @@
 /**
- * Goal: a disk in memory is a disk: what was written is read, holes read as zeros, `extents` never calls data zero, big empty disks
- * cost nothing. Method: random operations on a disk over several allocation steps and on a plain buffer, which must agree; single cases for
- * latency, failures and limits, on a virtual clock.
+ * Goal: a disk in memory is a disk: what was written is read, holes read as zeros, `extents` never calls data
+ * zero, big empty disks cost nothing. Method: random operations on a disk over several allocation steps and
+ * on a plain buffer, which must agree; single cases for latency, failures and limits, on a virtual clock.
  */
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';

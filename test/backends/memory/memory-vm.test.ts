@@ -1,7 +1,7 @@
 /**
- * Goal: a simulated VM behaves as `SourceVm` says: what is allowed in which state, what a stun waits for, what the guest's operations do while
- * it does not run, who is told of unexpected stops. Method: every call in every state is enumerated; single cases for the rest, on a virtual
- * clock.
+ * Goal: a simulated VM behaves as `SourceVm` says: what is allowed in which state, what a stun waits for,
+ * what the guest's operations do while it does not run, who is told of unexpected stops. Method: every call
+ * in every state is enumerated; single cases for the rest, on a virtual clock.
  */
 import { describe, expect, test } from 'vitest';
 import { compareVms, createMemoryVm, type MemoryVm } from '../../../src/backends/memory/index.ts';

@@ -1,5 +1,6 @@
 /**
- * Goal: the dirty marks are a set of page numbers. Method: random operations on a bitmap and on a `Set`, which must agree.
+ * Goal: the dirty marks are a set of page numbers. Method: random operations on a bitmap and on a `Set`,
+ * which must agree.
  */
 import fc from 'fast-check';
 import { expect, test } from 'vitest';

@@ -1,7 +1,8 @@
 /**
- * Goal: the tap keeps its contract: every write after it was set, in order where they overlap, after the medium and before the guest is
- * told; failures are reported; nobody waits for ever. Method: handlers that record or hold what they get, a random story of overlapping
- * writes with latency on a virtual clock, replayed from what the tap saw.
+ * Goal: the tap keeps its contract: every write after it was set, in order where they overlap, after the
+ * medium and before the guest is told; failures are reported; nobody waits for ever. Method: handlers that
+ * record or hold what they get, a random story of overlapping writes with latency on a virtual clock,
+ * replayed from what the tap saw.
  */
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';

@@ -1,7 +1,8 @@
 /**
- * Goal: workloads keep the pace that they were given, slower under a throttle, only while the guest runs, also on a host whose timers are
- * late; what they do depends on the seed alone, also across a migration. Method: counting what they did after so much time on a virtual
- * clock; comparing a guest that was moved with one that was not.
+ * Goal: workloads keep the pace that they were given, slower under a throttle, only while the guest runs,
+ * also on a host whose timers are late; what they do depends on the seed alone, also across a migration.
+ * Method: counting what they did after so much time on a virtual clock; comparing a guest that was moved with
+ * one that was not.
  */
 import { describe, expect, test } from 'vitest';
 import {
@@ -139,6 +140,26 @@ for (const [name, { spec, perSecond }] of Object.entries(specs)) {
 }
 
 describe('a guest with workloads', () => {
+  test('loses nothing of what is nearly due when it is throttled or stunned', async () => {
+    const environment = createVirtualEnvironment();
+    const vm = makeVm(environment);
+    vm.startWorkload(randomWriter({ disk: 'disk', writesPerSecond: 1 }));
+    await environment.advance(900);
+    await vm.source().setThrottle(0.9);
+    await environment.advance(990);
+    expect(steps(vm)).toBe(0);
+    await environment.advance(20);
+    expect(steps(vm)).toBe(1);
+    await vm.source().setThrottle(0);
+    for (let stun = 0; stun < 10; stun += 1) {
+      await environment.advance(450);
+      await vm.source().stun();
+      await environment.advance(1000);
+      await vm.source().resume();
+    }
+    expect(steps(vm)).toBe(5);
+  });
+
   test('that draws a new one after it was moved draws the same as one that stayed', async () => {
     const environment = createVirtualEnvironment();
     const [moved, stayed] = [makeVm(environment), makeVm(environment)];

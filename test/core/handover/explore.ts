@@ -1,12 +1,15 @@
 /** Walks every state that a model world can come to, in every order of what can happen. */
-import { hostOf, keyOf, type Rules, rules, startOf, transitions, violations, type World } from './model.ts';
+
 import * as ownership from '../../../src/core/handover/ownership.ts';
+import { hostOf, keyOf, type Rules, rules, startOf, transitions, violations, type World } from './model.ts';
 
 export interface Exploration {
   /** Distinct states. */
   states: number;
   /** What broke a promise, with the shortest way there among those walked first. */
   readonly broken: Map<string, readonly string[]>;
+  /** What to stop at, once it is found. */
+  readonly until: string | undefined;
   /** Where, once nothing fails any more, nothing is left to happen. */
   readonly ends: Map<string, World>;
 }
@@ -24,7 +27,7 @@ export function explore(start: World, using: Rules = rules, found: Exploration =
   const first = keyOf(start);
   parents.set(first, undefined);
   let frontier = [{ key: first, world: start }];
-  while (frontier.length > 0) {
+  while (frontier.length > 0 && !isOver(found)) {
     const next: typeof frontier = [];
     for (const { key, world } of frontier) {
       found.states += 1;
@@ -50,8 +53,12 @@ export function explore(start: World, using: Rules = rules, found: Exploration =
   return found;
 }
 
-export function exploration(): Exploration {
-  return { states: 0, broken: new Map(), ends: new Map() };
+export function exploration(until?: string): Exploration {
+  return { states: 0, broken: new Map(), until, ends: new Map() };
+}
+
+function isOver({ broken, until }: Exploration): boolean {
+  return until !== undefined && broken.has(until);
 }
 
 /** The ends whose guest runs. */
@@ -70,14 +77,16 @@ export function exploreAttempts(
   options: Pick<World, 'shared' | 'named'>,
   attempts: number,
   using: Rules = rules,
+  until?: string,
 ): Exploration {
-  const found = exploration();
+  const found = exploration(until);
   let starts = [startOf({ ...options, epoch: 1, sourceHost: 'A', registers: { A: [], B: [] } })];
-  for (let attempt = 1; attempt <= attempts; attempt += 1) {
+  for (let attempt = 1; attempt <= attempts && !isOver(found); attempt += 1) {
     const ends = new Map<string, World>();
     for (const start of starts) {
       const reached = explore(start, using, { ...found, states: 0, ends: new Map() });
       found.states += reached.states;
+      for (const [key, end] of reached.ends) found.ends.set(`${start.sourceHost}${start.epoch} ${key}`, end);
       for (const end of reached.ends.values()) {
         if (running(end).length !== 1) continue;
         const following = startAfter(end, using);

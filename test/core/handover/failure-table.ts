@@ -39,28 +39,52 @@ export const points: readonly Point[] = [
   { name: 'READY sent, not arrived', steps: readySent },
   { name: 'READY arrived, before the seal', steps: readyArrived },
   { name: 'sealed, before the claim `given`', steps: sealed },
-  { name: 'in the claim `given`, it does not stand', steps: [...sealed, 'source given rejected, does not stand'] },
+  {
+    name: 'in the claim `given`, it does not stand',
+    steps: [...sealed, 'source given rejected, does not stand'],
+  },
   { name: 'in the claim `given`, it stands', steps: [...sealed, 'source given rejected, stands'] },
   { name: '`given` claimed, before GO', steps: given },
   { name: 'GO sent, not arrived', steps: goSent },
   { name: 'GO arrived, before the claim `owner`', steps: goArrived },
-  { name: 'in the claim `owner`, it does not stand', steps: [...goArrived, 'destination owner rejected, does not stand'] },
+  {
+    name: 'in the claim `owner`, it does not stand',
+    steps: [...goArrived, 'destination owner rejected, does not stand'],
+  },
   { name: 'in the claim `owner`, it stands', steps: [...goArrived, 'destination owner rejected, stands'] },
   { name: '`owner` claimed, before the start', steps: owner },
   { name: 'started, before DONE', steps: started },
   { name: 'DONE sent, not arrived', steps: doneSent },
   { name: 'DONE arrived, before the release', steps: doneArrived },
   { name: 'released', steps: [...doneArrived, 'source release'] },
-  { name: 'destination failed or gave up before READY, before the claim `declined`', steps: [...stunned, 'destination gives up'] },
-  { name: 'the same, `declined` claimed', steps: [...stunned, 'destination gives up', 'destination declined'] },
+  {
+    name: 'destination failed or gave up before READY, before the claim `declined`',
+    steps: [...stunned, 'destination gives up'],
+  },
+  {
+    name: 'the same, `declined` claimed',
+    steps: [...stunned, 'destination gives up', 'destination declined'],
+  },
   { name: 'destination failed or gave up after `given`, before the claim `declined`', steps: givingUp },
-  { name: 'in the claim `declined`, it does not stand', steps: [...givingUp, 'destination declined rejected, does not stand'] },
-  { name: 'in the claim `declined`, it stands', steps: [...givingUp, 'destination declined rejected, stands'] },
+  {
+    name: 'in the claim `declined`, it does not stand',
+    steps: [...givingUp, 'destination declined rejected, does not stand'],
+  },
+  {
+    name: 'in the claim `declined`, it stands',
+    steps: [...givingUp, 'destination declined rejected, stands'],
+  },
   { name: '`declined` claimed, before DECLINED', steps: declined },
   { name: 'DECLINED sent, not arrived', steps: declinedSent },
   { name: 'DECLINED arrived, before the claim `reclaimed`', steps: declinedArrived },
-  { name: 'in the claim `reclaimed`, it does not stand', steps: [...declinedArrived, 'source reclaimed rejected, does not stand'] },
-  { name: 'in the claim `reclaimed`, it stands', steps: [...declinedArrived, 'source reclaimed rejected, stands'] },
+  {
+    name: 'in the claim `reclaimed`, it does not stand',
+    steps: [...declinedArrived, 'source reclaimed rejected, does not stand'],
+  },
+  {
+    name: 'in the claim `reclaimed`, it stands',
+    steps: [...declinedArrived, 'source reclaimed rejected, stands'],
+  },
   { name: '`reclaimed` claimed, before the resume', steps: reclaimed },
   { name: 'resumed', steps: [...reclaimed, 'source resume'] },
 ];
@@ -132,7 +156,8 @@ function ownerAfter(point: Point, cases: readonly (readonly ('source' | 'destina
     for (const crashed of cases) {
       const cut = cutLink(reach(point, shared));
       const failed = crashed.reduce((world, end) => crash(world, end), cut);
-      for (const end of explore({ ...failed, healed: true }).ends.values()) owners.add(running(end).join(' and '));
+      for (const end of explore({ ...failed, healed: true }).ends.values())
+        owners.add(running(end).join(' and '));
     }
   }
   return [...owners].join(' or ');

@@ -68,7 +68,16 @@ export interface Transition {
 }
 
 /** What tells two states of the same exploration apart, in few characters. */
-export function keyOf({ healed, cut, registers, pending, source, destination, flight, committed }: World): string {
+export function keyOf({
+  healed,
+  cut,
+  registers,
+  pending,
+  source,
+  destination,
+  flight,
+  committed,
+}: World): string {
   const claims = (list: readonly Claim[]) => list.map(({ epoch, value }) => `${epoch}${value[0]}`).join('');
   const bits = [healed, cut, committed, flight.ready, flight.go, flight.answer, source.session, source.gave];
   return [
@@ -86,7 +95,9 @@ export function keyOf({ healed, cut, registers, pending, source, destination, fl
 }
 
 /** Where an attempt begins, with what its predecessors left in the registers. */
-export function startOf(options: Pick<World, 'shared' | 'named' | 'epoch' | 'sourceHost' | 'registers'>): World {
+export function startOf(
+  options: Pick<World, 'shared' | 'named' | 'epoch' | 'sourceHost' | 'registers'>,
+): World {
   return {
     ...options,
     healed: false,
@@ -115,7 +126,8 @@ export function violations(world: World): string[] {
   const { decision } = ownership.claimsAt(claimsOf(world, 'destination'), epoch);
   const found: string[] = [];
   if (source.guest === 'running' && destination.guest === 'running') found.push('both run');
-  if (destination.guest === 'running' && decision !== 'owner') found.push('the destination runs without owner');
+  if (destination.guest === 'running' && decision !== 'owner')
+    found.push('the destination runs without owner');
   if (source.guest === 'running' && committed && decision !== 'declined') {
     found.push('the source runs after GO without declined');
   }
@@ -176,7 +188,12 @@ export function cutLink(world: World): World {
 }
 
 /** A claim's call that fails: it stands, or does not, or may arrive later if the process dies; `rejected` is where a living end goes. */
-function failedClaim(world: World, end: ownership.End, claim: Claim, rejected: (world: World) => World): Transition[] {
+function failedClaim(
+  world: World,
+  end: ownership.End,
+  claim: Claim,
+  rejected: (world: World) => World,
+): Transition[] {
   const host = hostOf(world, end);
   const [stands] = claimed(world, host, claim);
   const known = world.pending.some((late) => late.claim.value === claim.value);
@@ -212,7 +229,9 @@ function sourceTransitions(world: World, using: Rules): Transition[] {
       ];
     }
     case 'go':
-      return [{ label: 'source go', to: send(withSource({ ...world, committed: true }, { at: next }), 'go') }];
+      return [
+        { label: 'source go', to: send(withSource({ ...world, committed: true }, { at: next }), 'go') },
+      ];
     case 'answer': {
       if (!flight.answer) return [giveUp];
       const { decision } = ownership.claimsAt(claimsOf(world, 'destination'), world.epoch);
@@ -291,7 +310,10 @@ function question(world: World, epoch: number, using: Rules): Transition[] {
   const declined: Claim = { epoch, role: 'destination', value: 'declined' };
   const [after, value] =
     answer === 'decline' ? claimed(world, hostOf(world, 'destination'), declined) : [world, answer];
-  const heard = { label: `source hears ${value}`, to: withSource(after, { answer: value as ownership.Decision }) };
+  const heard = {
+    label: `source hears ${value}`,
+    to: withSource(after, { answer: value as ownership.Decision }),
+  };
   return world.healed ? [heard] : [heard, { label: 'answer lost', to: after }];
 }
 

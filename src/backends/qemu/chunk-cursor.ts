@@ -1,7 +1,7 @@
 import type { Chunks } from '../../interfaces/content.ts';
 
 /** Reads through chunks from their beginning, as if they were one. */
-export class PageCursor {
+export class ChunkCursor {
   readonly #chunks: Chunks;
   #index = 0;
   #used = 0;
