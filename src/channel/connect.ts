@@ -106,7 +106,9 @@ export class ChannelAcceptor {
   }
 
   async #greet(connection: Connection): Promise<void> {
-    const greeted = await readGreeting(connection, this.#options.environment, this.#options.greetingMsMax);
+    const { environment, greetingMsMax } = this.#options;
+    const reading = readGreeting(connection, environment, greetingMsMax);
+    const greeted = await raceAbort(reading, this.#closed.signal, () => connection.abort());
     const { purpose, session, lane } = greeted.greeting;
     switch (purpose) {
       case 'question':

@@ -1,5 +1,5 @@
 import type { Migration, Phase, Progress } from '../index.ts';
-import { advance, initialProgress, type ProgressState } from './progress-state.ts';
+import { advance, enter, initialProgress, type ProgressState } from './progress-state.ts';
 import { phaseName, type Role, renderPlainProgress, renderProgress } from './progress-view.ts';
 import type { Screen } from './screen.ts';
 
@@ -26,7 +26,7 @@ export function showProgress(migration: Migration, role: Role, screen: Screen): 
     }
   };
   const onPhase = (phase: Phase) => {
-    state = { ...state, phase };
+    state = enter(state, phase);
     if (!screen.interactive && phase !== 'done') screen.log(phaseName(phase, role));
     show();
   };

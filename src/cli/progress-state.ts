@@ -62,7 +62,7 @@ export function advance(state: ProgressState, progress: Progress): ProgressState
       name,
       fraction: Math.max(before, totalBytes > 0 ? Math.min(1, doneBytes / totalBytes) : 1),
       leftBytes,
-      bytesPerSecond: spanMs > 0 ? Math.max(0, (copied / spanMs) * 1000) : 0,
+      bytesPerSecond: spanMs > 0 && phase !== 'done' ? Math.max(0, (copied / spanMs) * 1000) : 0,
     };
   });
   return {
@@ -75,4 +75,10 @@ export function advance(state: ProgressState, progress: Progress): ProgressState
     streams,
     samples: [...samples, { elapsedMs, leftBytes: left }],
   };
+}
+
+/** The state after a `phase` event. */
+export function enter(state: ProgressState, phase: Phase): ProgressState {
+  if (phase !== 'done') return { ...state, phase };
+  return { ...state, phase, streams: state.streams.map((stream) => ({ ...stream, bytesPerSecond: 0 })) };
 }

@@ -24,7 +24,7 @@ const phaseNames: Readonly<Record<Phase, string>> = {
   verify: 'verifying',
   handover: 'handing over',
   release: 'letting go',
-  done: 'done',
+  done: 'over',
 };
 
 /** What an end does in a phase, in two or three words. */
@@ -58,6 +58,8 @@ export function renderProgress(state: ProgressState, options: ViewOptions): read
 
 function headline(state: ProgressState, role: Role): string {
   const parts = [phaseName(state.phase, role), formatMs(state.elapsedMs)];
+  // A rate over the last second says nothing of what is over.
+  if (state.phase === 'done') return parts.join('  ');
   if (state.bytesPerSecond > 0) parts.push(formatRate(state.bytesPerSecond));
   if (state.rounds > 0) parts.push(`memory round ${state.rounds}`);
   if (state.throttle > 0) parts.push(`guest slowed by ${Math.round(state.throttle * 100)}%`);
@@ -69,9 +71,9 @@ function renderStreams(streams: readonly StreamState[], options: ViewOptions): r
   const left = streams.map(({ leftBytes }) => `${formatBytes(leftBytes)} left`);
   const rate = streams.map(({ bytesPerSecond }) => (bytesPerSecond > 0 ? formatRate(bytesPerSecond) : ''));
   const nameColumns = widest(names);
-  // 1014 KiB/s is as wide as they get: columns that come and go would make the bars jump.
-  const leftColumns = Math.max(widest(left), '1014 KiB left'.length);
-  const rateColumns = Math.max(widest(rate), '1014 KiB/s'.length);
+  // 1023 KiB/s is as wide as they get: columns that come and go would make the bars jump.
+  const leftColumns = Math.max(widest(left), '1023 KiB left'.length);
+  const rateColumns = Math.max(widest(rate), '1023 KiB/s'.length);
   const fixed = nameColumns + ' [] 100%'.length;
   const withLeft = fixed + 2 + leftColumns;
   const withRate = withLeft + 2 + rateColumns;

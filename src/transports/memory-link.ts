@@ -70,10 +70,10 @@ const receiveBytesMax = 1024 * 1024;
 const windowBytesMax = 256 * 1024 * 1024;
 
 /**
- * Makes a network between two hosts in one process. Chunks travel by reference. Connections share a
- * direction's rate in turns of a millisecond's worth (1500 bytes to 64 KiB), a receiver that does not read
- * holds its sender back, and opening one takes a round trip. A transport that was not closed is listening; 64
- * connections wait to be accepted, and more are refused.
+ * Makes a network between two hosts in one process. It carries copies, as any network does. Connections
+ * share a direction's rate in turns of a millisecond's worth (1500 bytes to 64 KiB), a receiver that does not
+ * read holds its sender back, and opening a connection takes a round trip. A transport that was not closed is
+ * listening; 64 connections wait to be accepted, and more are refused.
  *
  * Throws `invalid-argument` if an option is out of range.
  */

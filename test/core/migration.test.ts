@@ -1,10 +1,10 @@
 /**
  * Goal: a guest that writes all the while arrives whole, and whatever fails, the guest is in one place, runs where it may, and nothing
- * of the migration is left around it. Method: the real engine, channel and in-memory backend over a simulated link, in one process;
+ * of the migration is left around it. Method: the real engine, channel and in-memory backend over a simulated link, in one process and in virtual time;
  * faults are wrappers around the ordinary parts. After each failure a second migration must succeed.
  */
 import { afterEach, describe, expect, it } from 'vitest';
-import type { MemoryVm } from '../../src/backends/memory/index.ts';
+import { createMemoryVm, type MemoryVm, memoryDirtier } from '../../src/backends/memory/index.ts';
 import {
   type ClaimValue,
   type DestinationVm,
@@ -15,6 +15,7 @@ import {
   type Phase,
   type SourceVm,
 } from '../../src/index.ts';
+import { createVirtualEnvironment } from '../support/virtual-environment.ts';
 import { busyVm, createWorld, mebibyte, type World, withChanges } from '../support/worlds.ts';
 
 const vms: MemoryVm[] = [];
@@ -24,14 +25,14 @@ function world(...args: Parameters<typeof createWorld>): World {
   return made;
 }
 afterEach(() => {
-  for (const vm of vms.splice(0)) if (vm.state !== 'destroyed') vm.destroy();
+  for (const vm of vms.splice(0)) vm.destroy();
 });
 
 /** The guest runs at the source, its writes go through unhindered, and it can be migrated as if nothing had been. */
-async function expectUntouched(vm: MemoryVm): Promise<void> {
+async function expectUntouched({ vm, environment }: World): Promise<void> {
   expect(vm.state).toBe('running');
-  await vm.guest.writeDisk('disk0', 100, new Uint8Array(5000).fill(7));
-  const again = createWorld({ vm });
+  await environment.run(vm.guest.writeDisk('disk0', 100, new Uint8Array(5000).fill(7)));
+  const again = createWorld({ vm, environment });
   const { source } = await again.run();
   expect(source.error).toBeUndefined();
   expect(source.outcome).toBe('completed');
@@ -69,7 +70,9 @@ describe('a migration', () => {
     expect(source.downtimeMs).toBeLessThan(1000);
     expect(w.vm.state).toBe('released');
     expect(w.backend.vm?.state).toBe('running');
-    await w.backend.vm?.guest.writeDisk('disk0', 0, new Uint8Array(512));
+    await w.environment.run(
+      w.backend.vm?.guest.writeDisk('disk0', 0, new Uint8Array(512)) ?? Promise.reject(),
+    );
     w.backend.vm?.destroy();
   });
 
@@ -79,6 +82,7 @@ describe('a migration', () => {
     const there = w.backend.vm;
     if (there === undefined) throw new Error('nothing arrived');
     const back = world({
+      environment: w.environment,
       vm: there,
       registers: { source: w.registers.destination, destination: w.registers.source },
     });
@@ -89,15 +93,16 @@ describe('a migration', () => {
   });
 
   it('sends a sparse disk and empty memory as ranges', async () => {
-    const { createMemoryVm } = await import('../../src/backends/memory/index.ts');
+    const environment = createVirtualEnvironment();
     const vm = createMemoryVm({
+      environment,
       vmId: 'sparse',
       memoryBytes: 64 * mebibyte,
       fill: 'zero',
       disks: [{ id: 'big', sizeBytes: 100 * 1024 * mebibyte }],
     });
     await vm.guest.writeDisk('big', 70 * 1024 * mebibyte + 3, new Uint8Array(100).fill(1));
-    const w = world({ vm });
+    const w = world({ environment, vm });
     const { source } = await w.run();
     expect(source.outcome).toBe('completed');
     expect(w.comparison()?.equal).toBe(true);
@@ -106,9 +111,14 @@ describe('a migration', () => {
   });
 
   it('leaves a VM that was paused from the start paused at the other end', async () => {
-    const { createMemoryVm } = await import('../../src/backends/memory/index.ts');
-    const vm = createMemoryVm({ vmId: 'paused', memoryBytes: mebibyte, paused: true });
-    const w = world({ vm });
+    const environment = createVirtualEnvironment();
+    const vm = createMemoryVm({
+      environment,
+      vmId: 'paused',
+      memoryBytes: mebibyte,
+      paused: true,
+    });
+    const w = world({ environment, vm });
     const { source } = await w.run();
     expect(source.outcome).toBe('completed');
     expect(w.backend.vm?.state).toBe('paused');
@@ -117,8 +127,14 @@ describe('a migration', () => {
   });
 
   it('sets extents back when the mirror buffer is full, holds no write, and still ends equal', async () => {
-    const vm = busyVm({ idle: true });
-    const w = world({ vm, link: { rttMs: 40, rateMbit: 100 }, policy: { mirrorBufferBytesMax: mebibyte } });
+    const environment = createVirtualEnvironment();
+    const vm = busyVm(environment, { idle: true });
+    const w = world({
+      environment,
+      vm,
+      link: { rttMs: 40, rateMbit: 100 },
+      policy: { mirrorBufferBytesMax: mebibyte },
+    });
     let writing = true;
     const burst = (async () => {
       const block = new Uint8Array(256 << 10);
@@ -127,7 +143,7 @@ describe('a migration', () => {
         for (let at = 0; at < 2 * mebibyte && vm.state === 'running'; at += block.byteLength) {
           await vm.guest.writeDisk('disk1', at, block.slice()).catch(() => {});
         }
-        await new Promise((resolve) => setTimeout(resolve, 20));
+        await new Promise<void>((resolve) => environment.setTimer(20, resolve));
         if (round > 12) writing = false;
       }
     })();
@@ -142,8 +158,8 @@ describe('a migration', () => {
   });
 
   it('throttles a guest that dirties faster than the link carries, and takes the throttle off with a failure', async () => {
-    const { createMemoryVm, memoryDirtier } = await import('../../src/backends/memory/index.ts');
-    const vm = createMemoryVm({ vmId: 'hot', memoryBytes: 16 * mebibyte });
+    const environment = createVirtualEnvironment();
+    const vm = createMemoryVm({ environment, vmId: 'hot', memoryBytes: 16 * mebibyte });
     vm.startWorkload(memoryDirtier({ bytesPerSecond: 60 * mebibyte, hotBytes: 15 * mebibyte }));
     const throttles: number[] = [];
     const sourceVm = (inner: SourceVm) =>
@@ -153,7 +169,7 @@ describe('a migration', () => {
           await inner.setThrottle(fraction);
         },
       });
-    const w = world({ vm, sourceVm, link: { rttMs: 1, rateMbit: 200 } });
+    const w = world({ environment, vm, sourceVm, link: { rttMs: 1, rateMbit: 200 } });
     const { source } = await w.run();
     expect(source.error).toBeUndefined();
     expect(source.throttleMax).toBeGreaterThan(0);
@@ -163,10 +179,11 @@ describe('a migration', () => {
   });
 
   it('says so when it cannot converge, and the guest runs on without a throttle', async () => {
-    const { createMemoryVm, memoryDirtier } = await import('../../src/backends/memory/index.ts');
-    const vm = createMemoryVm({ vmId: 'hotter', memoryBytes: 16 * mebibyte });
+    const environment = createVirtualEnvironment();
+    const vm = createMemoryVm({ environment, vmId: 'hotter', memoryBytes: 16 * mebibyte });
     vm.startWorkload(memoryDirtier({ bytesPerSecond: 60 * mebibyte, hotBytes: 15 * mebibyte }));
     const w = world({
+      environment,
       vm,
       link: { rttMs: 1, rateMbit: 100 },
       policy: { throttleMax: 0, roundsMax: 4, downtimeMsMax: 20 },
@@ -223,7 +240,7 @@ describe('before commit', () => {
       const stop = new AbortController();
       const running = w.run({ source: controller.signal, destination: stop.signal });
       // Aborted before it connected, the source never reaches its destination.
-      if (phase === 'connect') setTimeout(() => stop.abort(), 50);
+      if (phase === 'connect') w.environment.setTimer(50, () => stop.abort());
       const { source, destination } = await running;
       expect(source).toMatchObject({
         outcome: 'failed',
@@ -231,7 +248,7 @@ describe('before commit', () => {
         error: { code: 'aborted', phase, guest: 'running' },
       });
       expect(destination).toMatchObject({ outcome: 'failed', owner: 'source' });
-      await expectUntouched(w.vm);
+      await expectUntouched(w);
     });
 
     it(`a cut link in ${phase} leaves the guest as it was`, async () => {
@@ -241,11 +258,11 @@ describe('before commit', () => {
         if (entered === phase) w.link.cut();
       });
       const running = w.run({ destination: stop.signal });
-      if (phase === 'connect') setTimeout(() => stop.abort(), 50);
+      if (phase === 'connect') w.environment.setTimer(50, () => stop.abort());
       const { source, destination } = await running;
       expect(source).toMatchObject({ outcome: 'failed', owner: 'source', error: { guest: 'running' } });
       expect(destination.outcome).toBe('failed');
-      await expectUntouched(w.vm);
+      await expectUntouched(w);
     });
 
     it(`an abort at the destination in ${phase} leaves the guest as it was`, async () => {
@@ -257,7 +274,7 @@ describe('before commit', () => {
       const { source, destination } = await w.run({ destination: controller.signal });
       expect(destination).toMatchObject({ outcome: 'failed', error: { code: 'aborted' } });
       expect(source).toMatchObject({ outcome: 'failed', owner: 'source', error: { guest: 'running' } });
-      await expectUntouched(w.vm);
+      await expectUntouched(w);
     });
   }
 });
@@ -324,7 +341,7 @@ describe('a fault of a plug point', () => {
       const { source, destination } = await w.run();
       expect(source).toMatchObject({ outcome: 'failed', owner: 'source', error: { code, guest: 'running' } });
       expect(destination).toMatchObject({ outcome: 'failed', owner: 'source' });
-      await expectUntouched(w.vm);
+      await expectUntouched(w);
     });
   }
 
@@ -354,7 +371,7 @@ describe('a fault of a plug point', () => {
       const { source, destination } = await w.run();
       expect(source).toMatchObject({ outcome: 'failed', owner: 'source', error: { code, guest: 'running' } });
       expect(destination).toMatchObject({ outcome: 'failed', owner: 'source', error: { code } });
-      await expectUntouched(w.vm);
+      await expectUntouched(w);
     });
   }
 
@@ -367,7 +384,7 @@ describe('a fault of a plug point', () => {
       outcome: 'failed',
       error: { code: 'incompatible', phase: 'prepare', guest: 'running' },
     });
-    await expectUntouched(w.vm);
+    await expectUntouched(w);
   });
 
   it('the guest powers off by itself', async () => {
@@ -450,7 +467,7 @@ describe('around commit', () => {
       role: 'destination',
       value: 'declined',
     });
-    await expectUntouched(w.vm);
+    await expectUntouched(w);
   });
 
   it('a link cut after the destination claimed: it runs there, and the source learns it by asking', async () => {
@@ -523,7 +540,7 @@ describe('around commit', () => {
       error: { code: 'declined', guest: 'running' },
     });
     expect(source.error?.message).toContain('disk full');
-    await expectUntouched(w.vm);
+    await expectUntouched(w);
   });
 
   it('a start that fails: the destination owns it all the same, and the source lets go', async () => {

@@ -226,6 +226,14 @@ describe('reads and writes', () => {
     expect(disk.calls.filter((call) => call.startsWith('read'))).toHaveLength(6);
   });
 
+  it('leave zeros allocated unless they may be punched', async () => {
+    const { client, disk } = await pair(8192);
+    await client.writeZeroes(0, 4096);
+    await client.writeZeroes(4096, 10, { punchHole: true });
+    await client.writeZeroes(5000, 10, { punchHole: false, fua: true });
+    expect(disk.calls).toEqual(['zeroes 0+4096', 'zeroes 4096+10 punch', 'zeroes 5000+10', 'flush']);
+  });
+
   it('refuse ranges that are not within the disk, and send nothing', async () => {
     const { client, disk } = await pair(8192, {
       blockBytes: { minimum: 512, preferred: 4096, maximum: 4096 },

@@ -24,9 +24,11 @@ import {
   type OwnershipRegister,
   type SourceVm,
 } from '../../src/index.ts';
+import { createVirtualEnvironment, type VirtualEnvironment } from './virtual-environment.ts';
 
-/** Everything of a small migration in one process, with each part open to be replaced by a faulty one. */
+/** Everything of a small migration in one process, in virtual time, with each part open to be replaced by a faulty one. */
 export interface World {
+  readonly environment: VirtualEnvironment;
   readonly vm: MemoryVm;
   readonly backend: MemoryBackend;
   readonly link: MemoryLink;
@@ -42,6 +44,8 @@ export interface World {
 }
 
 export interface WorldOptions {
+  /** Has to be the one that `vm` runs on. Default: a new one. */
+  readonly environment?: VirtualEnvironment;
   readonly vm?: MemoryVm;
   readonly idle?: boolean;
   readonly link?: MemoryLinkOptions;
@@ -55,8 +59,9 @@ export interface WorldOptions {
 export const mebibyte = 1 << 20;
 
 /** A simulated VM with two disks of odd sizes and a guest that writes everywhere. */
-export function busyVm({ seed = 1, idle = false } = {}): MemoryVm {
+export function busyVm(environment: VirtualEnvironment, { seed = 1, idle = false } = {}): MemoryVm {
   const vm = createMemoryVm({
+    environment,
     vmId: 'vm-1',
     memoryBytes: 8 * mebibyte,
     disks: [
@@ -87,9 +92,10 @@ export function withChanges<T extends object>(object: T, changes: Partial<T>): T
 }
 
 export function createWorld(options: WorldOptions = {}): World {
-  const vm = options.vm ?? busyVm({ idle: options.idle ?? false });
-  const backend = createMemoryBackend();
-  const link = memoryLink(options.link ?? { rttMs: 2, rateMbit: 2000 });
+  const environment = options.environment ?? createVirtualEnvironment();
+  const vm = options.vm ?? busyVm(environment, { idle: options.idle ?? false });
+  const backend = createMemoryBackend({ environment });
+  const link = memoryLink({ rttMs: 2, rateMbit: 2000, ...options.link, environment });
   const registers = options.registers ?? { source: memoryRegister(), destination: memoryRegister() };
   let comparison: VmComparison | undefined;
   const comparing: HypervisorBackend = withChanges<HypervisorBackend>(backend, {
@@ -112,13 +118,16 @@ export function createWorld(options: WorldOptions = {}): World {
     transport: link.source,
     register: registers.source,
     policy: { connectMsMax: 5000, decideMsMax: 1000, ...options.policy },
+    environment,
   });
   const destination = createDestination({
     backend: options.wrapBackend?.(comparing) ?? comparing,
     transport: link.destination,
     register: registers.destination,
+    environment,
   });
   return {
+    environment,
     vm,
     backend,
     link,
@@ -127,10 +136,12 @@ export function createWorld(options: WorldOptions = {}): World {
     source,
     destination,
     run: async (signals = {}) => {
-      const [sourceReport, destinationReport] = await Promise.all([
-        source.run({ signal: signals.source }),
-        destination.run({ signal: signals.destination }),
-      ]);
+      const [sourceReport, destinationReport] = await environment.run(
+        Promise.all([
+          source.run({ signal: signals.source }),
+          destination.run({ signal: signals.destination }),
+        ]),
+      );
       return { source: sourceReport, destination: destinationReport };
     },
   };

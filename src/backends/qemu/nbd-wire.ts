@@ -128,7 +128,8 @@ export class NbdWire {
     if (this.#goodbye !== undefined)
       throw new MigrationError('invalid-state', 'NBD: the client was disconnected');
     if (this.#ended !== undefined) throw this.#endedError(spec.code);
-    if (this.#inFlight < this.#inFlightMax && this.#waiting.length === 0) this.#inFlight += 1;
+    // A place is handed on, not given up, while somebody waits for one: nobody overtakes.
+    if (this.#inFlight < this.#inFlightMax) this.#inFlight += 1;
     else await this.#room(spec.code, options);
     return await raceAbort(this.#send(spec), options.signal);
   }

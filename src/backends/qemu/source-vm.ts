@@ -180,11 +180,9 @@ export class QemuSourceVm implements SourceVm {
     const sealed = this.memory.sealed;
     try {
       await this.#takeAway();
+      if (this.#gone) return;
       if (!sealed) await this.memory.cancel();
       await settings.restore();
-    } catch (error) {
-      // Where QEMU has ended there is nothing to take away.
-      if (!this.#gone) throw asMigrationError(error, 'hypervisor');
     } finally {
       for (const off of this.#off) off();
       this.#listeners.clear();
@@ -194,8 +192,14 @@ export class QemuSourceVm implements SourceVm {
   }
 
   async #takeAway(): Promise<void> {
-    for (const disk of this.disks) await disk.removeTap();
-    await this.#parts.exports.close();
+    try {
+      // All at once: a write that one tap holds would keep QEMU from taking away another.
+      await Promise.all(this.disks.map((disk) => disk.removeTap()));
+      await this.#parts.exports.close();
+    } catch (error) {
+      // Where QEMU has ended there is nothing to take away.
+      if (!this.#gone) throw asMigrationError(error, 'hypervisor');
+    }
   }
 
   #onStop(): void {

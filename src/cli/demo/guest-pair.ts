@@ -22,7 +22,7 @@ const diskLatencyMs = 1;
 export const diskId = 'vda';
 
 /** All that the guest ever writes: the first bytes of its memory, and of its disk. */
-export const hotBytes = { memory: 16 * mib, disk: 32 * mib } as const;
+export const hotBytes = { memory: 16 * mib, disk: 16 * mib } as const;
 
 const writer = randomWriter({ disk: diskId, bytes: 8192, writesPerSecond: 400, hotBytes: hotBytes.disk });
 const dirtier = memoryDirtier({ bytesPerSecond: 4e6, hotBytes: hotBytes.memory });

@@ -60,12 +60,15 @@ export class PreCopy {
   /** Resolves when it is time to stun. Rejects with `not-converging` when that time will not come. */
   async run(): Promise<void> {
     const { environment, memory, policy, signal, channel } = this.#options;
+    let previousStartMs: number | undefined;
     for (;;) {
       const startMs = environment.now();
       const bytes = await memory.sendRound({ signal });
       await channel.queueBelow(queueBytesMax);
       const durationMs = environment.now() - startMs;
-      const verdict = convergence(this.#statistics(bytes, durationMs), policy);
+      const dirtyingMs = previousStartMs === undefined ? undefined : startMs - previousStartMs;
+      previousStartMs = startMs;
+      const verdict = convergence(this.#statistics(bytes, durationMs, dirtyingMs), policy);
       this.#options.onRound({
         round: memory.rounds,
         bytes,
@@ -84,7 +87,7 @@ export class PreCopy {
         case 'throttle':
         case 'continue':
           await this.#setThrottle(verdict.throttle);
-          await delay(environment, pauseMs, signal);
+          await delay(environment, Math.max(pauseMs, verdict.waitMs), signal);
           break;
       }
       throwIfAborted(signal);
@@ -113,7 +116,7 @@ export class PreCopy {
     this.#throttleMax = Math.max(this.#throttleMax, fraction);
   }
 
-  #statistics(bytes: number, durationMs: number): ConvergenceStatistics {
+  #statistics(bytes: number, durationMs: number, dirtyingMs: number | undefined): ConvergenceStatistics {
     const { channel, vm, memory } = this.#options;
     this.#history.push(bytes);
     if (this.#history.length > historyRounds) this.#history.shift();
@@ -121,6 +124,7 @@ export class PreCopy {
       round: memory.rounds,
       roundBytes: bytes,
       roundMs: durationMs,
+      dirtyingMs,
       dirtyBytes: vm.memory.dirtyBytes(),
       bytesPerSecond: channel.statistics.bytesPerSecond,
       backlogBytes: channel.backlogBytes,

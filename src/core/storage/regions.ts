@@ -115,9 +115,9 @@ export class Regions<W> {
 
   /**
    * The next stretch to read: adjoining regions, `bytesMax` together at most but always one region. They are being copied from now
-   * on, until {@link Regions.copyNumbered} or {@link Regions.copyFailed} is called with the same range; several may be out.
-   * Goes around the disk, so that what was set back is met after the rest. Undefined if there is nothing to
-   * take now; if `complete` is false then, ask again when a read that is out has ended.
+   * on, until {@link Regions.copyNumbered} or {@link Regions.copyFailed} is called for them, at once or in pieces of whole regions;
+   * several stretches may be out. Goes around the disk, so that what was set back is met after the rest. Undefined if there is
+   * nothing to take now; if `complete` is false then, ask again when a read that is out has ended.
    */
   nextToCopy(bytesMax: number): ByteRange | undefined {
     let first = this.#nextFree(this.#cursor);
@@ -136,7 +136,7 @@ export class Regions<W> {
   /**
    * The read of `range` has returned, and its content has been given its number; called at once after that. Its regions are copied,
    * but for those set back meanwhile. Returns the held writes that are free now, in their order: they get the next numbers
-   * and are mirrored. Throws `internal` if no such read is out.
+   * and are mirrored. Throws `internal` unless these are whole regions that a read is out for.
    */
   copyNumbered(range: ByteRange): readonly W[] {
     const span = this.#readSpan(range);
@@ -177,6 +177,13 @@ export class Regions<W> {
     this.#beingCopied.clearRange(first, end);
   }
 
+  /** It is over, one way or another: returns the held writes, none of which is to be mirrored. Nothing else is called after it. */
+  abandon(): readonly W[] {
+    const held = this.#held.map((write) => write.item);
+    this.#held = [];
+    return held;
+  }
+
   /** The first region, at `from` or behind it, that may be taken for copying; the number of regions if there is none. */
   #nextFree(from: number): number {
     for (let region = from; ; ) {
@@ -207,7 +214,10 @@ export class Regions<W> {
 
   #readSpan(range: ByteRange): Span {
     const { first, end } = this.#span(range);
-    if (first === end || this.#reading.nextClear(first) < end) {
+    const isWhole =
+      range.offset === first * this.#regionBytes &&
+      range.offset + range.length === Math.min(end * this.#regionBytes, this.#sizeBytes);
+    if (!isWhole || first === end || this.#reading.nextClear(first) < end) {
       throw new MigrationError('internal', `no bulk read of ${range.length} from ${range.offset} is out`);
     }
     return { first, end };

@@ -53,6 +53,21 @@ export function explore(start: World, using: Rules = rules, found: Exploration =
   return found;
 }
 
+/** Whether, once nothing fails any more, the ends of an attempt can go round in circles and so never come to an end. */
+export function canLoop(start: World): boolean {
+  const walked = new Map<string, 'on the way' | 'ends'>();
+  const loops = (world: World): boolean => {
+    const key = keyOf(world);
+    const known = walked.get(key);
+    if (known !== undefined) return world.healed && known === 'on the way';
+    walked.set(key, 'on the way');
+    const found = transitions(world).some(({ to }) => loops(to));
+    walked.set(key, 'ends');
+    return found;
+  };
+  return loops(start);
+}
+
 export function exploration(until?: string): Exploration {
   return { states: 0, broken: new Map(), until, ends: new Map() };
 }
@@ -70,8 +85,8 @@ export function running(world: World): ownership.End[] {
 }
 
 /**
- * One attempt after the other, `attempts` of them, each from wherever the VM then runs and from every state in which the one before may have left the
- * registers.
+ * One attempt after the other, `attempts` of them, each from wherever the VM then runs and from every state in which the one
+ * before may have left the registers. Claims arrive late only in the first, to keep the walk short.
  */
 export function exploreAttempts(
   options: Pick<World, 'shared' | 'named'>,
@@ -80,7 +95,7 @@ export function exploreAttempts(
   until?: string,
 ): Exploration {
   const found = exploration(until);
-  let starts = [startOf({ ...options, epoch: 1, sourceHost: 'A', registers: { A: [], B: [] } })];
+  let starts = [startOf({ ...options, late: true, epoch: 1, sourceHost: 'A', registers: { A: [], B: [] } })];
   for (let attempt = 1; attempt <= attempts && !isOver(found); attempt += 1) {
     const ends = new Map<string, World>();
     for (const start of starts) {
@@ -103,5 +118,5 @@ function startAfter(end: World, using: Rules): World {
   const { shared, named, registers } = end;
   const sourceHost = hostOf(end, running(end)[0] ?? 'source');
   const [a, b] = [ownership.highestEpoch(registers.A), ownership.highestEpoch(registers.B)];
-  return startOf({ shared, named, sourceHost, epoch: using.nextEpoch(a, b), registers });
+  return startOf({ shared, named, late: false, sourceHost, epoch: using.nextEpoch(a, b), registers });
 }

@@ -137,7 +137,14 @@ export function rowOf(point: Point): string[] {
 
 /** The world at a point. */
 export function reach(point: Point, shared: boolean): World {
-  let world = startOf({ shared, named: true, epoch: 1, sourceHost: 'A', registers: { A: [], B: [] } });
+  let world = startOf({
+    shared,
+    named: true,
+    late: false,
+    epoch: 1,
+    sourceHost: 'A',
+    registers: { A: [], B: [] },
+  });
   for (const step of point.steps) {
     const taken = transitions(world).find((transition) => transition.label === step);
     if (taken === undefined) throw new Error(`${point.name}: cannot do '${step}'`);

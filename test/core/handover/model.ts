@@ -30,6 +30,8 @@ export interface World {
   readonly shared: boolean;
   /** Whether a restarted end knows which attempt it was in. */
   readonly named: boolean;
+  /** Whether a claim that a dead process had under way may still arrive. */
+  readonly late: boolean;
   /** From here on nothing fails any more. */
   readonly healed: boolean;
   /** The session's connections are gone for good; questions may still get through. */
@@ -96,7 +98,7 @@ export function keyOf({
 
 /** Where an attempt begins, with what its predecessors left in the registers. */
 export function startOf(
-  options: Pick<World, 'shared' | 'named' | 'epoch' | 'sourceHost' | 'registers'>,
+  options: Pick<World, 'shared' | 'named' | 'late' | 'epoch' | 'sourceHost' | 'registers'>,
 ): World {
   return {
     ...options,
@@ -203,7 +205,7 @@ function failedClaim(
     { label: `${label} rejected, does not stand`, to: rejected(world) },
     { label: `${label} rejected, stands`, to: rejected(stands) },
     { label: `${label} crash, stands`, to: crash(stands, end) },
-    { label: `${label} crash, under way`, to: crash(late, end) },
+    ...(world.late ? [{ label: `${label} crash, under way`, to: crash(late, end) }] : []),
   ];
 }
 

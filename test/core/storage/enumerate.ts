@@ -36,9 +36,10 @@ export type Enter = (tellState: () => string) => boolean;
  * The same for scenarios whose future depends on a state that can be told: they call `enter` before each choice; where it
  * returns false, some run was in this state before, and this one need not go on.
  */
-export function enumerateStates(
-  scenario: (choose: Choose, enter: Enter) => boolean,
-): { readonly runs: number; readonly states: number } {
+export function enumerateStates(scenario: (choose: Choose, enter: Enter) => boolean): {
+  readonly runs: number;
+  readonly states: number;
+} {
   const entered = new Set<string>();
   const runs = enumerate((choose, isNew) =>
     scenario(choose, (tellState) => {

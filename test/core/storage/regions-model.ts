@@ -42,13 +42,18 @@ interface Region {
   reads: number;
 }
 
+interface Held<W> {
+  readonly range: ByteRange;
+  readonly item: W;
+}
+
 /** The rules in their plainest form, one object a region, and with a mistake if one is given. */
 export class RegionsModel<W> implements RegionRules<W> {
   readonly #sizeBytes: number;
   readonly #regionBytes: number;
   readonly #mistake: Mistake | undefined;
   readonly #regions: Region[] = [];
-  #held: { readonly range: ByteRange; readonly item: W }[] = [];
+  #held: Held<W>[] = [];
   #cursor = 0;
 
   constructor(size: { readonly sizeBytes: number; readonly regionBytes: number }, mistake?: Mistake) {
@@ -123,7 +128,11 @@ export class RegionsModel<W> implements RegionRules<W> {
   /** All that its future depends on. */
   state(): string {
     const regions = this.#regions.map((region) => `${region.state} ${region.reads}`);
-    return [this.#cursor, ...regions, ...this.#held.map((held) => `${held.range.offset} ${held.item}`)].join();
+    return [
+      this.#cursor,
+      ...regions,
+      ...this.#held.map((held) => `${held.range.offset} ${held.item}`),
+    ].join();
   }
 
   #verdict(range: ByteRange): WriteVerdict {
@@ -140,7 +149,7 @@ export class RegionsModel<W> implements RegionRules<W> {
 
   #release(): readonly W[] {
     const released: W[] = [];
-    const held: typeof this.#held = [];
+    const held: Held<W>[] = [];
     for (const write of this.#held) {
       const behindRead = this.#touched(write.range).some((region) => region.reads > 0);
       const behindHeld = held.some((earlier) => this.#shareRegion(earlier.range, write.range));

@@ -8,7 +8,7 @@ export interface Scenario {
   readonly regionBytes: number;
   /** The most that one bulk read takes. */
   readonly readBytesMax: number;
-  /** Bulk reads that are out at one time. */
+  /** No more is taken while so many bulk reads are out. */
   readonly readsMax: number;
   /** The guest's writes, the later one newer where they overlap. */
   readonly writes: readonly ByteRange[];
@@ -119,7 +119,7 @@ class World {
   }
 
   state(): string {
-    const reads = this.#reads.map(({ range, seen }) => `${range.offset} ${seen.map((values) => [...values])}`);
+    const reads = this.#reads.map(({ range, seen }) => [range.offset, seen.map((values) => [...values])]);
     const destination = applied(this.#stream, this.#medium.length);
     return JSON.stringify([this.#medium, this.#progress, destination, reads, this.#setBacks, this.#failures]);
   }
@@ -129,7 +129,8 @@ class World {
     const destination = applied(this.#stream, medium.length);
     let problem: string | undefined;
     if (destination.join() !== medium.join()) problem = `destination ${destination}, source ${medium}`;
-    if (!this.#rules.complete || this.#rules.heldCount > 0) problem = 'stuck: nothing to do, and not complete';
+    if (!this.#rules.complete || this.#rules.heldCount > 0)
+      problem = 'stuck: nothing to do, and not complete';
     return { stream: this.#stream, medium, problem };
   }
 
@@ -176,9 +177,23 @@ class World {
   #beginRead(): boolean {
     const range = this.#rules.nextToCopy(this.#scenario.readBytesMax);
     if (range === undefined) return false;
-    const now = this.#medium.slice(range.offset, range.offset + range.length);
-    this.#reads.push({ range, seen: now.map((value) => new Set([value])), number: this.#reserved.shift() });
+    const number = this.#reserved.shift();
+    for (const piece of this.#pieces(range)) {
+      const now = this.#medium.slice(piece.offset, piece.offset + piece.length);
+      this.#reads.push({ range: piece, seen: now.map((value) => new Set([value])), number });
+    }
     return true;
+  }
+
+  /** A stretch of several regions may be read, and numbered, at once or region by region. */
+  #pieces(range: ByteRange): ByteRange[] {
+    const { regionBytes } = this.#scenario;
+    if (range.length <= regionBytes || this.#choose(2) === 0) return [range];
+    const pieces: ByteRange[] = [];
+    for (let at = 0; at < range.length; at += regionBytes) {
+      pieces.push({ offset: range.offset + at, length: Math.min(regionBytes, range.length - at) });
+    }
+    return pieces;
   }
 
   #endRead(read: Read): boolean {

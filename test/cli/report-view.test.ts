@@ -1,0 +1,188 @@
+/**
+ * Goal: a summary that answers an operator's questions (who has the VM, is its guest running, what now), and JSON that says the same to a
+ * script. Method: reports of every ending, written down.
+ */
+import { describe, expect, test } from 'vitest';
+import { foreseen, notBegun } from '../../src/cli/conclude.ts';
+import { exitCodeOf } from '../../src/cli/exit-code.ts';
+import { reportJson } from '../../src/cli/report-json.ts';
+import { renderRecovery, renderReport } from '../../src/cli/report-view.ts';
+import { UsageError } from '../../src/cli/usage-error.ts';
+import { errorCodes, MigrationError, type MigrationReport, type RecoveryReport } from '../../src/index.ts';
+
+const mib = 1024 * 1024;
+
+const completed: MigrationReport = {
+  role: 'source',
+  vmId: 'web-1',
+  epoch: 3,
+  outcome: 'completed',
+  owner: 'destination',
+  totalMs: 7420,
+  downtimeMs: 262,
+  phases: { connect: 201 },
+  bytes: { memory: 129 * mib, disk: 128 * mib, mirror: 9.8 * mib, state: 512, wire: 270 * mib },
+  rounds: 4,
+  throttleMax: 0.4,
+  guestWrites: { mirrored: 1234, setBack: 5 },
+  guestWriteHoldMs: 0,
+  roundTripMs: 100,
+};
+
+function failed(error: MigrationError, more: Partial<MigrationReport> = {}): MigrationReport {
+  const outcome = error.owner === 'undecided' ? 'undecided' : 'failed';
+  return { ...completed, outcome, owner: error.owner, error, ...more };
+}
+
+const first = (report: MigrationReport) => renderReport(report).slice(0, renderReport(report).indexOf(''));
+
+describe('the summary', () => {
+  test('of a migration that completed', () => {
+    expect(renderReport(completed)).toEqual([
+      'Completed: web-1 has moved, the destination has it.',
+      '',
+      'total            7.42 s',
+      'downtime         262 ms',
+      'memory           129 MiB',
+      'disks            128 MiB',
+      'guest writes     9.80 MiB',
+      'device state     512 B',
+      'on the wire      270 MiB',
+      'round trip       100 ms',
+      'memory rounds    4',
+      'writes mirrored  1,234, 5 copied again instead',
+      'guest slowed     40% at most',
+    ]);
+  });
+
+  test('at the destination', () => {
+    const report = { ...completed, role: 'destination', rounds: 0, throttleMax: 0 } as const;
+    expect(renderReport(report)[0]).toBe('Completed: web-1 has moved, it is here.');
+    expect(renderReport(report).join('\n')).not.toContain('rounds');
+  });
+
+  test('of a failure says where, why, and how the VM is', () => {
+    const cause = new Error('ECONNRESET');
+    const details = { phase: 'copyDisks', owner: 'source', guest: 'running', cause } as const;
+    expect(first(failed(new MigrationError('connection-lost', 'the link broke', details)))).toEqual([
+      'Failed while copying disks (connection-lost): the link broke',
+      'Caused by: ECONNRESET',
+      'The source owns the VM; its guest runs.',
+    ]);
+  });
+
+  test('of an undecided owner forbids to run the guest, and says what to do', () => {
+    const details = { phase: 'handover', owner: 'undecided', guest: 'paused' } as const;
+    expect(first(failed(new MigrationError('owner-undecided', 'no answer', details)))).toEqual([
+      'Failed while handing over (owner-undecided): no answer',
+      'Who owns the VM is undecided: run its guest at neither end until that is settled.',
+      'Once the other end can be reached, settle it with: longhaul recover --role source --epoch 3 ...',
+    ]);
+  });
+
+  test('of a guest that did not start at the destination', () => {
+    const details = { phase: 'handover', owner: 'destination', guest: 'paused' } as const;
+    const error = new MigrationError('hypervisor', 'cont failed', details);
+    expect(first(failed(error, { role: 'destination' })).at(-1)).toBe(
+      'The destination owns the VM; its guest is paused.',
+    );
+  });
+
+  test('of what never began has no figures', () => {
+    expect(renderReport(notBegun(new MigrationError('connect-failed', 'nobody there'), 'source'))).toEqual([
+      'Failed before it began (connect-failed): nobody there',
+      'The source owns the VM; how its guest is, is not known here.',
+      '',
+      'total  0 ms',
+    ]);
+  });
+
+  test("a peer's words cannot steer the terminal", () => {
+    const error = new MigrationError('peer-failed', 'bad\u001b[2J\nworse', { cause: new Error('\u009b0m') });
+    expect(renderReport(failed(error, { vmId: '\u0007' })).join('')).not.toMatch(/\p{Cc}/u);
+  });
+});
+
+describe('the JSON', () => {
+  test('is the report on one line, with its error or null', () => {
+    expect(reportJson(completed, completed.error)).not.toContain('\n');
+    expect(JSON.parse(reportJson(completed, completed.error))).toEqual({ ...completed, error: null });
+  });
+
+  test('has every error with where things stand, and its causes', () => {
+    const cause = new Error('broken', { cause: Object.assign(new Error('reset'), { code: 'ECONNRESET' }) });
+    for (const code of errorCodes) {
+      const error = new MigrationError(code, 'line\nbreak', {
+        phase: 'stun',
+        owner: 'source',
+        guest: 'paused',
+        cause,
+      });
+      const nothing = { phase: null, owner: null, guest: null };
+      expect(JSON.parse(reportJson(failed(error), error)).error).toEqual({
+        code,
+        message: 'line\nbreak',
+        phase: 'stun',
+        owner: 'source',
+        guest: 'paused',
+        cause: {
+          code: null,
+          message: 'broken',
+          ...nothing,
+          cause: { code: 'ECONNRESET', message: 'reset', ...nothing, cause: null },
+        },
+      });
+    }
+  });
+
+  test('ends also where causes go in a circle, or are no errors', () => {
+    const loop = new Error('loop');
+    loop.cause = loop;
+    const error = new MigrationError('internal', 'odd', { cause: loop });
+    expect(reportJson(failed(error), error)).toContain('loop');
+    const text = new MigrationError('internal', 'odd', { cause: 'just text' });
+    expect(JSON.parse(reportJson(failed(text), text)).error.cause).toMatchObject({
+      code: null,
+      message: 'just text',
+    });
+  });
+});
+
+describe('the exit code', () => {
+  test.each([
+    ['completed', 'destination', 0],
+    ['failed', 'source', 1],
+    ['undecided', 'undecided', 2],
+    ['failed', 'destination', 3],
+  ] as const)('%s with the VM at the %s is %d', (outcome, owner, code) => {
+    expect(exitCodeOf({ outcome, owner })).toBe(code);
+  });
+
+  test('an error that nobody foresaw does not claim to know who has the VM', () => {
+    expect(exitCodeOf(notBegun(new TypeError('oops'), 'source'))).toBe(2);
+    expect(foreseen('oops')).toMatchObject({ code: 'internal', owner: 'undecided', message: 'oops' });
+  });
+
+  test('wrong usage is no report', () => {
+    expect(() => notBegun(new UsageError('--x'), 'source')).toThrow(UsageError);
+  });
+});
+
+describe('a recovery', () => {
+  test.each([
+    ['resumed', 'source', 'and its guest runs'],
+    ['reclaimed', 'source', 'The destination declined'],
+    ['released', 'destination', 'let go of here'],
+    ['started', 'destination', 'and its guest runs'],
+    ['declined', 'source', 'never starts here'],
+    ['undecided', 'undecided', 'do not run the guest'],
+    ['none', 'source', 'Nothing to do: the VM is the source\u2019s.'],
+  ] satisfies [RecoveryReport['action'], RecoveryReport['owner'], string][])(
+    'that %s',
+    (action, owner, text) => {
+      const lines = renderRecovery({ vmId: 'web-1', epoch: 3, owner, action });
+      expect(lines[0]).toContain(text);
+      expect(lines.slice(2)).toEqual(['VM       web-1', 'attempt  attempt 3', `owner    ${owner}`]);
+    },
+  );
+});

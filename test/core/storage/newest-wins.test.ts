@@ -1,0 +1,209 @@
+/**
+ * Goal: whatever order numbered items arrive in, and however long each write takes, the disk ends up as if they had been
+ * applied one after the other by number; and what is remembered for that stays within the sender's window.
+ *
+ * Method: for small sets of items over a few bytes, every order of arrivals and of completions is tried, with every
+ * shape of item. Two writes to one byte that are in flight together count as wrong whatever comes of it, so torn writes need no cases
+ * of their own. Larger sets are drawn at random. That the method would notice is shown with rules that have a mistake each.
+ */
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { NewestWins } from '../../../src/core/storage/newest-wins.ts';
+import type { ByteRange } from '../../../src/interfaces/content.ts';
+import { enumerate, sequences } from './enumerate.ts';
+import {
+  type Arrival,
+  type ArrivalMistake,
+  type ArrivalRules,
+  applyInSomeOrder,
+  NewestWinsModel,
+} from './newest-wins-model.ts';
+
+/** Every set of bytes as the ranges of one item: contiguous or with holes. */
+function shapes(bytes: number): ByteRange[][] {
+  const found: ByteRange[][] = [];
+  for (let bits = 1; bits < 2 ** bytes; bits++) found.push(rangesOf(bits, bytes));
+  return found;
+}
+
+function rangesOf(bits: number, bytes: number): ByteRange[] {
+  const ranges: ByteRange[] = [];
+  for (let byte = 0; byte < bytes; byte++) {
+    const last = ranges.at(-1);
+    if ((bits & (1 << byte)) === 0) continue;
+    if (last !== undefined && last.offset + last.length === byte) {
+      ranges[ranges.length - 1] = { ...last, length: last.length + 1 };
+    } else {
+      ranges.push({ offset: byte, length: 1 });
+    }
+  }
+  return ranges;
+}
+
+/** Tries everything with `items` items over `bytes` bytes; returns the first problem, and how many orders were tried. */
+function tryAll(makeRules: () => ArrivalRules, items: number, bytes: number) {
+  let orders = 0;
+  for (const ranges of sequences(shapes(bytes), items)) {
+    const set = ranges.map((shape, index): Arrival => ({ number: index + 1, ranges: shape }));
+    let problem: string | undefined;
+    orders += enumerate((choose) => {
+      problem = applyInSomeOrder(makeRules(), set, choose)?.problem;
+      return problem === undefined;
+    });
+    if (problem !== undefined) return { orders, problem: `${problem}: ${JSON.stringify(set)}` };
+  }
+  return { orders, problem: undefined };
+}
+
+const newestWins = () => new NewestWins();
+
+/** Items of up to three disjoint ranges on a disk of 60 bytes. */
+const someItems = fc
+  .array(fc.uniqueArray(fc.nat(60), { minLength: 2, maxLength: 6 }), { minLength: 1, maxLength: 24 })
+  .map((all) => all.map((cuts, index): Arrival => ({ number: index + 1, ranges: betweenCuts(cuts) })));
+
+function betweenCuts(cuts: readonly number[]): ByteRange[] {
+  const sorted = [...cuts].sort((a, b) => a - b);
+  const ranges: ByteRange[] = [];
+  for (let index = 0; index + 1 < sorted.length; index += 2) {
+    const offset = sorted[index] ?? 0;
+    ranges.push({ offset, length: (sorted[index + 1] ?? 0) - offset });
+  }
+  return ranges;
+}
+
+describe('NewestWins', () => {
+  it('gives an item that comes in its turn all that it asks for', () => {
+    const rule = new NewestWins();
+    const ranges = [
+      { offset: 0, length: 4096 },
+      { offset: 8192, length: 512 },
+    ];
+    expect(rule.begin(1, ranges)).toMatchObject({
+      parts: [
+        { index: 0, offset: 0, length: 4096 },
+        { index: 1, offset: 8192, length: 512 },
+      ],
+      after: [],
+    });
+    rule.finished(1);
+    expect(rule).toMatchObject({ appliedThrough: 1, rememberedRanges: 0 });
+  });
+
+  it('leaves to a late old item what no newer one has taken', () => {
+    const rule = new NewestWins();
+    rule.begin(2, [{ offset: 10, length: 5 }]);
+    expect(rule.begin(1, [{ offset: 0, length: 20 }])).toMatchObject({
+      parts: [
+        { index: 0, offset: 0, length: 10 },
+        { index: 0, offset: 15, length: 5 },
+      ],
+      after: [],
+    });
+  });
+
+  it('lets a new item wait for old writes in flight that it touches, and for no others', () => {
+    const rule = new NewestWins();
+    rule.begin(1, [{ offset: 0, length: 10 }]);
+    rule.begin(2, [{ offset: 10, length: 10 }]);
+    rule.begin(3, [{ offset: 20, length: 10 }]);
+    rule.finished(2);
+    expect(rule.begin(4, [{ offset: 5, length: 10 }]).after).toEqual([1]);
+  });
+
+  it('refuses a number that came before, is none, or overlaps itself', () => {
+    const rule = new NewestWins();
+    const range = { offset: 0, length: 1 };
+    rule.begin(1, [range]);
+    rule.finished(1);
+    rule.begin(3, [range]);
+    for (const number of [1, 3, 0, -1, 1.5, Number.NaN]) {
+      expect(() => rule.begin(number, [range])).toThrow(expect.objectContaining({ code: 'protocol' }));
+    }
+    expect(() => rule.begin(4, [range, range])).toThrow(expect.objectContaining({ code: 'protocol' }));
+  });
+
+  it('notices a caller that finishes what has not begun, twice, or out of turn', () => {
+    const rule = new NewestWins();
+    rule.begin(1, [{ offset: 0, length: 2 }]);
+    rule.begin(2, [{ offset: 1, length: 2 }]);
+    expect(() => rule.finished(2)).toThrow(expect.objectContaining({ code: 'internal' }));
+    expect(() => rule.finished(3)).toThrow(expect.objectContaining({ code: 'internal' }));
+    rule.begin(3, []);
+    rule.finished(3);
+    expect(() => rule.finished(3)).toThrow(expect.objectContaining({ code: 'internal' }));
+  });
+
+  it('ends as by number for three items of any shape over four bytes, in every order', () => {
+    expect(tryAll(newestWins, 3, 4)).toEqual({ orders: 217_162, problem: undefined });
+  }, 120_000);
+
+  it('ends as by number for four items of any shape over two bytes, in every order', () => {
+    expect(tryAll(newestWins, 4, 2)).toEqual({ orders: 125_239, problem: undefined });
+  }, 120_000);
+
+  it('ends as by number for larger sets, in orders drawn at random', () => {
+    fc.assert(
+      fc.property(someItems, fc.infiniteStream(fc.nat()), (items, choices) => {
+        const rule = new NewestWins();
+        const outcome = applyInSomeOrder(rule, items, (options) => choices.next().value % options);
+        expect(outcome?.problem).toBeUndefined();
+        expect(rule.rememberedRanges).toBe(0);
+      }),
+      { numRuns: 2000 },
+    );
+  }, 120_000);
+
+  it('remembers two stretches at most for each range above what is applied', () => {
+    fc.assert(
+      fc.property(someItems, fc.infiniteStream(fc.nat()), (items, choices) => {
+        const rule = new NewestWins();
+        applyInSomeOrder(
+          rule,
+          items,
+          (options) => choices.next().value % options,
+          () => {
+            const above = items.filter((item) => item.number > rule.appliedThrough);
+            expect(rule.rememberedRanges).toBeLessThanOrEqual(
+              2 * above.flatMap((item) => item.ranges).length,
+            );
+            return true;
+          },
+        );
+      }),
+      { numRuns: 500 },
+    );
+  }, 120_000);
+
+  it('remembers no more after a long run than the window holds', () => {
+    const rule = new NewestWins();
+    const window = 100;
+    let remembered = 0;
+    for (let number = 1; number <= 20_000; number++) {
+      rule.begin(number, [{ offset: (number * 7919) % 65_536, length: 64 }]);
+      if (number > window) rule.finished(number - window);
+      remembered = Math.max(remembered, rule.rememberedRanges);
+    }
+    expect(remembered).toBeGreaterThan(window / 2);
+    expect(remembered).toBeLessThanOrEqual(2 * window);
+  });
+
+  describe('a mistake in the rule is noticed', () => {
+    const mistakes: readonly ArrivalMistake[] = [
+      'last-to-arrive-wins',
+      'gives-way-as-a-whole',
+      'does-not-wait',
+      'waits-for-one',
+      'claims-when-finished',
+      'forgets-when-finished',
+    ];
+
+    it('and a rule without one passes', () => {
+      expect(tryAll(() => new NewestWinsModel(), 3, 2).problem).toBeUndefined();
+    });
+
+    it.each(mistakes)('%s', (mistake) => {
+      expect(tryAll(() => new NewestWinsModel(mistake), 3, 3).problem).toBeDefined();
+    });
+  });
+});
