@@ -1,5 +1,6 @@
 import { MigrationError } from '../errors.ts';
 import type { Environment } from './environment.ts';
+import { onAbort } from './on-abort.ts';
 
 /** A promise and the means to settle it. */
 export interface Deferred<T> {
@@ -68,19 +69,24 @@ export function raceAbort<T>(
 ): Promise<T> {
   if (signal === undefined) return promise;
   return new Promise<T>((resolve, reject) => {
-    const onAbort = () => {
+    let given = false;
+    const giveUp = (): void => {
+      given = true;
       reject(abortError(signal));
-      promise.then(
-        (value) => late?.(value),
-        () => {},
-      );
     };
-    if (signal.aborted) {
-      onAbort();
-      return;
-    }
-    signal.addEventListener('abort', onAbort, { once: true });
-    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort));
+    const takeBack = signal.aborted ? () => {} : onAbort(signal, giveUp);
+    if (signal.aborted) giveUp();
+    promise.then(
+      (value) => {
+        takeBack();
+        if (given) late?.(value);
+        else resolve(value);
+      },
+      (error: unknown) => {
+        takeBack();
+        reject(error);
+      },
+    );
   });
 }
 
@@ -104,14 +110,16 @@ export function delay(environment: Environment, delayMs: number, signal?: AbortS
       reject(abortError(signal));
       return;
     }
-    const onAbort = () => {
-      cancel();
-      reject(abortError(signal as AbortSignal));
-    };
+    const takeBack =
+      signal === undefined
+        ? () => {}
+        : onAbort(signal, () => {
+            cancel();
+            reject(abortError(signal));
+          });
     const cancel = environment.setTimer(delayMs, () => {
-      signal?.removeEventListener('abort', onAbort);
+      takeBack();
       resolve();
     });
-    signal?.addEventListener('abort', onAbort, { once: true });
   });
 }

@@ -83,7 +83,7 @@ describe.skipIf(!qemu.available)(suite, { timeout: 180_000 }, () => {
     await expectSound(destination);
   });
 
-  test('SIGINT in the middle leaves it at the source, whose next attempt is not hindered', async () => {
+  test('SIGINT in the middle leaves it at the source, with nothing claimed', async () => {
     const source = await boot('a', false);
     const { process: receiving, to } = await receive(await boot('b', true));
     const sending = send(source, to);

@@ -1,7 +1,7 @@
 import { asMigrationError, MigrationError } from '../../errors.ts';
 import type { CallOptions, Chunks } from '../../interfaces/content.ts';
+import { onAbort } from '../../util/on-abort.ts';
 import { abortError, throwIfAborted } from '../../util/promises.ts';
-import { onAbort } from './abort-listeners.ts';
 import type { NbdAgreement } from './nbd-client-parser.ts';
 import type { NbdBlockBytes } from './nbd-options.ts';
 import { NbdCommand, NbdCommandFlag, type NbdExtent, NbdFlag } from './nbd-protocol.ts';

@@ -1,8 +1,7 @@
 import { connect, type Socket } from 'node:net';
 import { asMigrationError, type ErrorCode, MigrationError } from '../../errors.ts';
 import type { CallOptions, Chunks } from '../../interfaces/content.ts';
-import { type Deferred, deferred, throwIfAborted } from '../../util/promises.ts';
-import { raceAbort } from './abort-listeners.ts';
+import { type Deferred, deferred, raceAbort, throwIfAborted } from '../../util/promises.ts';
 import {
   ArrivedRanges,
   type NbdAgreement,

@@ -1,8 +1,8 @@
 import { connect, type Socket } from 'node:net';
 import { asMigrationError, MigrationError } from '../../errors.ts';
 import type { CallOptions } from '../../interfaces/content.ts';
-import { abortError, type Deferred, deferred, throwIfAborted } from '../../util/promises.ts';
-import { onAbort, raceAbort } from './abort-listeners.ts';
+import { onAbort } from '../../util/on-abort.ts';
+import { abortError, type Deferred, deferred, raceAbort, throwIfAborted } from '../../util/promises.ts';
 import { JsonLines } from './json-lines.ts';
 
 /**

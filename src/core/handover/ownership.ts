@@ -185,8 +185,11 @@ export function attemptToRecover(end: End, claims: readonly Claim[], named?: num
     return end === 'source' && !settled ? moved.epoch : named;
   }
   const epochs = new Set(claims.map((claim) => claim.epoch));
-  const shared = [...epochs].map((epoch) => claimsAt(claims, epoch)).find((at) => at.given && at.decision !== undefined);
-  if (shared !== undefined) throw refusal(`the register is shared (attempt ${shared.epoch}): name the attempt`);
+  const shared = [...epochs]
+    .map((epoch) => claimsAt(claims, epoch))
+    .find((at) => at.given && at.decision !== undefined);
+  if (shared !== undefined)
+    throw refusal(`the register is shared (attempt ${shared.epoch}): name the attempt`);
   if (end === 'source') return moved.decision === 'owner' ? 0 : moved.epoch;
   if (moved.decision !== 'owner') throw refusal('no claim of owner stands: name the attempt');
   return moved.epoch;

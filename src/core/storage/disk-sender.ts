@@ -17,6 +17,7 @@ import { asMigrationError, type MigrationError } from '../../errors.ts';
 import type { Extent, GuestWrite, SourceDisk, Tap, TapHandler } from '../../interfaces/block-device.ts';
 import type { ByteRange, Chunks } from '../../interfaces/content.ts';
 import { chunksLength, isZero, sliceChunks } from '../../util/chunks.ts';
+import { onAbort } from '../../util/on-abort.ts';
 import { raceAbort, Signalled, throwIfAborted } from '../../util/promises.ts';
 import type { ItemRange } from '../../wire/item.ts';
 import { itemContentBytesMax } from '../../wire/limits.ts';
@@ -65,7 +66,7 @@ export class DiskSender {
     this.#options = options;
     this.#regions = new Regions({ sizeBytes: options.disk.sizeBytes, regionBytes });
     const { signal } = options;
-    signal.addEventListener('abort', () => this.#changed.fail(signal.reason), { once: true });
+    onAbort(signal, () => this.#changed.fail(signal.reason));
   }
 
   /** Bytes still to be copied, those being read included. */

@@ -144,8 +144,10 @@ function wrongAtTheEnd(
   if (writes.some((write) => write.state !== 'finished')) return 'some wait for ever';
   if (rules.appliedThrough !== items.length) return `applied through ${rules.appliedThrough} only`;
   const newest = new Map<number, number>();
-  for (const { number, ranges } of [...items].sort((a, b) => a.number - b.number)) {
-    for (const byte of ranges.flatMap(bytesOf)) newest.set(byte, number);
+  for (const { number, ranges } of items) {
+    for (const range of ranges) {
+      for (const byte of bytesOf(range)) newest.set(byte, Math.max(number, newest.get(byte) ?? 0));
+    }
   }
   for (const [byte, number] of newest) {
     if (disk.get(byte) !== number) return `byte ${byte} is of ${disk.get(byte)}, not of ${number}`;
@@ -180,5 +182,7 @@ function contains(range: ByteRange | undefined, part: ByteRange): boolean {
 
 /** The offset of each byte of a range. */
 export function bytesOf(range: ByteRange): number[] {
-  return Array.from({ length: range.length }, (_, index) => range.offset + index);
+  const bytes: number[] = [];
+  for (let byte = range.offset; byte < range.offset + range.length; byte++) bytes.push(byte);
+  return bytes;
 }

@@ -1,5 +1,3 @@
-import { abortError } from '../../util/promises.ts';
-
 /**
  * Many calls under way share their caller's one signal, and Node warns of a leak at the eleventh listener on it. So each
  * signal gets one listener of ours, which tells all who wait.
@@ -31,33 +29,4 @@ export function onAbort(signal: AbortSignal, callback: () => void): () => void {
     waiting.delete(signal);
     signal.removeEventListener('abort', tell);
   };
-}
-
-/** The promise, or a rejection as soon as the signal is aborted; what arrives after that goes to `late`. */
-export function raceAbort<T>(
-  promise: Promise<T>,
-  signal: AbortSignal | undefined,
-  late?: (value: T) => void,
-): Promise<T> {
-  if (signal === undefined) return promise;
-  return new Promise<T>((resolve, reject) => {
-    let given = false;
-    const giveUp = (): void => {
-      given = true;
-      reject(abortError(signal));
-    };
-    const takeBack = signal.aborted ? () => {} : onAbort(signal, giveUp);
-    if (signal.aborted) giveUp();
-    promise.then(
-      (value) => {
-        takeBack();
-        if (given) late?.(value);
-        else resolve(value);
-      },
-      (error: unknown) => {
-        takeBack();
-        reject(error);
-      },
-    );
-  });
 }
