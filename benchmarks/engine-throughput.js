@@ -152,7 +152,9 @@ function startMeter() {
 /** From an end to the main process. @param {object} message @returns {Promise<void>} */
 function tell(message) {
   return new Promise((resolve, reject) => {
-    process.send?.(message, (/** @type {Error | null} */ error) => (error === null ? resolve() : reject(error)));
+    process.send?.(message, (/** @type {Error | null} */ error) =>
+      error === null ? resolve() : reject(error),
+    );
   });
 }
 
@@ -300,7 +302,9 @@ async function main() {
   const total = median(engine, 'seconds');
   const sockets = median(plain, 'seconds');
   console.log(`engine throughput, ${new Date().toISOString()}`);
-  console.log(`node ${process.version}, ${availableParallelism()} cores, load ${load.toFixed(1)} at the start`);
+  console.log(
+    `node ${process.version}, ${availableParallelism()} cores, load ${load.toFixed(1)} at the start`,
+  );
   console.log(`${bytes / gibibyte} GiB of random memory, no disk, idle guest; each end its own process`);
   console.log(`TCP on loopback, TLS off; ${lanes} lanes and control; plain: 1 socket, 256 KiB writes`);
   console.log(`median of ${runs}\n`);

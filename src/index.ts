@@ -24,9 +24,9 @@ export {
   type Phase,
 } from './errors.ts';
 export type * from './interfaces/index.ts';
+export { fileRegister, memoryRegister } from './registers/index.ts';
 export {
   type MemoryLink,
   type MemoryLinkOptions,
   memoryLink,
 } from './transports/memory-link.ts';
-export { fileRegister, memoryRegister } from './registers/index.ts';

@@ -3,7 +3,9 @@ import type { OptionSpec } from './options.ts';
 /** `--register` */
 export const registerOption: OptionSpec = {
   value: 'DIR',
-  help: 'where ownership is claimed (default $XDG_STATE_HOME/longhaul/register, else ~/.local/state/longhaul/register)',
+  help:
+    'where ownership is claimed (default $XDG_STATE_HOME/longhaul/register, else ' +
+    '~/.local/state/longhaul/register)',
 };
 
 /** `--insecure` */

@@ -10,13 +10,14 @@ export interface ConcludeOptions {
   readonly role: MigrationReport['role'];
   /** Whether the report is printed as JSON. */
   readonly json: boolean;
-  /** What `work` resolves to is this, or this with more. */
+  /** The VM's identity, if the command line says it: for the report of a migration that never began. */
   readonly vmId?: string | undefined;
 }
 
 /**
- * Does the work, prints the report that it resolves to, and resolves to the exit code. What it rejects with, before there was a migration to
- * report on, is reported in the same form. Rejects only with `UsageError`, if the work does.
+ * Does the work, prints the report that it resolves to, and resolves to the exit code. What it rejects with,
+ * before there was a migration to report on, is reported in the same form. Rejects only with `UsageError`, if
+ * the work does.
  */
 export async function conclude(
   context: Context,

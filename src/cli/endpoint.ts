@@ -10,8 +10,8 @@ export interface Endpoint {
 }
 
 /**
- * Reads `HOST:PORT`; an IPv6 address stands in brackets. Throws {@link UsageError}, which names `option`, if it is none, or the port lies
- * below `portMin` (0 where any free port will do) or above 65535.
+ * Reads `HOST:PORT`; an IPv6 address stands in brackets. Throws {@link UsageError}, which names `option`, if
+ * it is none, or the port lies below `portMin` (0 where any free port will do) or above 65535.
  */
 export function parseEndpoint(option: string, text: string, portMin: 0 | 1): Endpoint {
   const [, bracketed, plain, digits] = /^(?:\[([^\]]*)\]|([^:[\]\s]+)):(\d{1,5})$/.exec(text) ?? [];
@@ -35,7 +35,10 @@ const loopback = new BlockList();
 loopback.addSubnet('127.0.0.0', 8, 'ipv4');
 loopback.addAddress('::1', 'ipv6');
 
-/** Whether what is sent there cannot leave this machine: 127.0.0.0/8, ::1, or `localhost`. Any other name may lead anywhere. */
+/**
+ * Whether what is sent there cannot leave this machine: 127.0.0.0/8, ::1, or `localhost`. Any other name may
+ * lead anywhere.
+ */
 export function isLoopback({ host }: Endpoint): boolean {
   const version = isIP(host);
   if (version === 0) return host.toLowerCase() === 'localhost';
@@ -43,11 +46,14 @@ export function isLoopback({ host }: Endpoint): boolean {
   return !host.includes('%') && loopback.check(host, version === 4 ? 'ipv4' : 'ipv6');
 }
 
-/** Throws {@link UsageError} where the VM would be sent over a network unencrypted and nobody said that this is well. */
+/**
+ * Throws {@link UsageError} where the VM would be sent over a network unencrypted and nobody said that this
+ * is well.
+ */
 export function requireSecure(option: string, endpoint: Endpoint, insecure: boolean): void {
   if (insecure || isLoopback(endpoint)) return;
   throw new UsageError(
-    `${option} ${formatEndpoint(endpoint)} is not loopback, and plain TCP neither encrypts nor authenticates: ` +
-      'give --insecure to use it all the same',
+    `${option} ${formatEndpoint(endpoint)} is not loopback, and plain TCP neither encrypts nor ` +
+      'authenticates: give --insecure to use it all the same',
   );
 }

@@ -22,7 +22,9 @@ export interface NumberRange {
   readonly whole?: boolean;
 }
 
-/** The options that were given. Everything that reads one throws {@link UsageError} where it makes no sense. */
+/**
+ * The options that were given. Everything that reads one throws {@link UsageError} where it makes no sense.
+ */
 export class Options {
   readonly #values: Readonly<Record<string, string | boolean | undefined>>;
 

@@ -11,8 +11,9 @@ import { UsageError } from './usage-error.ts';
 const commands: readonly Command[] = [send, receive, recoverCommand, demo];
 
 /**
- * Runs the program with its arguments, without the names of the interpreter and the script, and resolves to its exit code. `version` is what
- * `--version` prints. Wrong usage is told on stderr; nothing was opened or changed then.
+ * Runs the program with its arguments, without the names of the interpreter and the script, and resolves to
+ * its exit code. `version` is what `--version` prints. Wrong usage is told on stderr; nothing was opened or
+ * changed then.
  */
 export async function runProgram(
   args: readonly string[],

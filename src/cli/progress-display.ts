@@ -7,8 +7,8 @@ import type { Screen } from './screen.ts';
 const plainMs = 1000;
 
 /**
- * Shows a migration's progress while it runs: bars that are redrawn in place, or a line for each phase, and one about every second while bytes
- * move. Returns how to stop; what is shown then stays.
+ * Shows a migration's progress while it runs: bars that are redrawn in place, or a line for each phase, and
+ * one about every second while bytes move. Returns how to stop; what is shown then stays.
  */
 export function showProgress(migration: Migration, role: Role, screen: Screen): () => void {
   let state: ProgressState = initialProgress;

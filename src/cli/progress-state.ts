@@ -3,7 +3,10 @@ import type { Phase, Progress } from '../index.ts';
 /** How far one stream has come, as it is shown. */
 export interface StreamState {
   readonly name: string;
-  /** 0 to 1; never falls. A guest may write faster than is copied, and what it sets back shows in `leftBytes` alone. */
+  /**
+   * 0 to 1; never falls. A guest may write faster than is copied, and what it sets back shows in `leftBytes`
+   * alone.
+   */
   readonly fraction: number;
   readonly leftBytes: number;
   /** How fast the bytes left become fewer, over about the last second; never negative. */

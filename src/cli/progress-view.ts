@@ -40,8 +40,9 @@ const barColumnsMin = 8;
 const barColumnsMax = 50;
 
 /**
- * A line of what is going on, then a bar for each stream, memory last. No line is wider than `columns`, and there are `rows` at most: where the
- * room is short, columns are left out from the right, and streams from the middle.
+ * A line of what is going on, then a bar for each stream, memory last. No line is wider than `columns`, and
+ * there are `rows` at most: where the room is short, columns are left out from the right, and streams from
+ * the middle.
  */
 export function renderProgress(state: ProgressState, options: ViewOptions): readonly string[] {
   const { columns, rows } = options;
@@ -97,7 +98,10 @@ function bar(fraction: number, columns: number, color: boolean): string {
   return color && full !== '' ? `\u001b[32m${full}\u001b[0m${rest}` : full + rest;
 }
 
-/** One line for where nothing can be redrawn: `copying disks: vda 42% (120 MiB left), memory 0% (128 MiB left), 48.2 MiB/s`. */
+/**
+ * One line for where nothing can be redrawn: `copying disks: vda 42% (120 MiB left), memory 0% (128 MiB
+ * left), 48.2 MiB/s`.
+ */
 export function renderPlainProgress(state: ProgressState, role: Role): string {
   const streams = state.streams.map(({ name, fraction, leftBytes }) => {
     const left = leftBytes > 0 ? ` (${formatBytes(leftBytes)} left)` : '';
@@ -106,7 +110,10 @@ export function renderPlainProgress(state: ProgressState, role: Role): string {
   return `${phaseName(state.phase, role)}: ${[...streams, formatRate(state.bytesPerSecond)].join(', ')}`;
 }
 
-/** A disk's name may be the peer's word: nothing in it may steer the terminal, or be of another width than it seems. */
+/**
+ * A disk's name may be the peer's word: nothing in it may steer the terminal, or be of another width than it
+ * seems.
+ */
 function asciiName(name: string): string {
   return clip(name.replaceAll(/[^ -~]/gu, '?'), nameColumnsMax);
 }

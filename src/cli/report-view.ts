@@ -12,7 +12,10 @@ export function renderRows(rows: readonly Row[]): readonly string[] {
   return rows.map(([name, value]) => `${name.padEnd(width)}  ${value}`.trimEnd());
 }
 
-/** What an operator wants to know of a migration that is over: who has the VM, then the figures as far as there are any. */
+/**
+ * What an operator wants to know of a migration that is over: who has the VM, then the figures as far as
+ * there are any.
+ */
 export function renderReport(report: MigrationReport): readonly string[] {
   return [...renderOutcome(report), '', ...renderRows(reportRows(report))];
 }
@@ -104,7 +107,7 @@ function recoveryText({ action, owner }: RecoveryReport): string {
     case 'declined':
       return 'The VM never starts here in that attempt: the source may have it back.';
     case 'undecided':
-      return 'Undecided: do not run the guest; ask again when the destination can be reached (--ask HOST:PORT).';
+      return 'Undecided: do not run the guest. Ask again when the destination can be reached (--ask).';
     case 'none':
       return owner === 'undecided'
         ? 'Undecided: nothing was done.'

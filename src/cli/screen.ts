@@ -10,8 +10,8 @@ export interface TextSink {
 const sizeDefault = { columns: 80, rows: 24 };
 
 /**
- * Lines for a person, and below them, on a terminal, a few that are redrawn in place. On anything else (a pipe, a file, a dumb terminal)
- * nothing is ever redrawn, and no control character is written.
+ * Lines for a person, and below them, on a terminal, a few that are redrawn in place. On anything else (a
+ * pipe, a file, a dumb terminal) nothing is ever redrawn, and no control character is written.
  */
 export class Screen {
   /** Whether {@link Screen.draw} does anything. */
@@ -27,7 +27,10 @@ export class Screen {
     this.color = this.interactive && (env.NO_COLOR ?? '') === '';
   }
 
-  /** The room for drawn lines: the last column stays free, since many terminals wrap there, and the last row for the cursor. */
+  /**
+   * The room for drawn lines: the last column stays free, since many terminals wrap there, and the last row
+   * for the cursor.
+   */
   get size(): { readonly columns: number; readonly rows: number } {
     const columns = this.#sink.columns || sizeDefault.columns;
     const rows = this.#sink.rows || sizeDefault.rows;

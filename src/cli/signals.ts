@@ -18,8 +18,9 @@ export interface Interruption {
 const handled = ['SIGINT', 'SIGTERM'] as const;
 
 /**
- * The first SIGINT or SIGTERM aborts the work, which ends as cleanly as it can; later ones change nothing: a process that died in the middle of
- * putting things back would leave more behind. Each is answered with a line to `say`; `outlook` is what to expect of the first.
+ * The first SIGINT or SIGTERM aborts the work, which ends as cleanly as it can; later ones change nothing: a
+ * process that died in the middle of putting things back would leave more behind. Each is answered with a
+ * line to `say`; `outlook` is what to expect of the first.
  */
 export function interruptible(
   source: SignalSource,

@@ -33,8 +33,8 @@ export function formatCount(count: number): string {
 }
 
 /**
- * Text from elsewhere (a peer's reason, a disk's name) as one line that cannot steer a terminal: every control and formatting character becomes a
- * question mark, and line breaks a space.
+ * Text from elsewhere (a peer's reason, a disk's name) as one line that cannot steer a terminal: every
+ * control and formatting character becomes a question mark, and line breaks a space.
  */
 export function printable(text: string): string {
   return text.replaceAll(/\s*[\r\n]+\s*/g, ' ').replaceAll(/[\p{C}\u2028\u2029]/gu, '?');

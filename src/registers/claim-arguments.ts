@@ -15,7 +15,10 @@ export function checkVmId(vmId: string): void {
   }
 }
 
-/** Throws `invalid-argument` unless the arguments make a claim: an epoch of 1 or more, a role, and a value that goes with it. */
+/**
+ * Throws `invalid-argument` unless the arguments make a claim: an epoch of 1 or more, a role, and a value
+ * that goes with it.
+ */
 export function checkClaim(vmId: string, epoch: number, role: ClaimRole, value: ClaimValue): void {
   checkVmId(vmId);
   if (!Number.isSafeInteger(epoch) || epoch < 1) {

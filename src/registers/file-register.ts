@@ -13,17 +13,22 @@ import {
   recordName,
 } from './claim-record.ts';
 
-/** How often a claim starts again because another one's tidying took its unfinished file. Each time is another claim's success. */
+/**
+ * How often a claim starts again because another one's tidying took its unfinished file. Each time is another
+ * claim's success.
+ */
 const attemptsMax = 100;
 
 /**
- * A register of files in a directory on this host, for one end or for several processes on the host. The directory (created with its
- * parents, mode 0700) must lie on a local file system with hard links that honours fsync, and must outlive the VM's migrations: a
- * register that was emptied or put back from a backup knows nothing of what was given away since.
+ * A register of files in a directory on this host, for one end or for several processes on the host. The
+ * directory (created with its parents, mode 0700) must lie on a local file system with hard links that
+ * honours fsync, and must outlive the VM's migrations: a register that was emptied or put back from a backup
+ * knows nothing of what was given away since.
  *
- * `claim` and `read` reject with `register`, naming the file, where a record is damaged or a file lies that is no record, and where the
- * file system fails; nothing is believed then. Leftovers of processes that died while writing are ignored, and removed by
- * the next claim for the VM. Throws `invalid-argument` if `directory` is not a path.
+ * `read` rejects with `register`, naming the file, if any record of the VM is damaged or a file lies there
+ * that is none, and `claim` if the record in its place is; both also when the file system fails. Leftovers of
+ * processes that died while writing are ignored, and removed by the next claim for the VM. Throws
+ * `invalid-argument` if `directory` is not a path.
  */
 export function fileRegister(directory: string): OwnershipRegister {
   if (typeof directory !== 'string' || directory === '' || directory.includes('\0')) {
@@ -66,8 +71,8 @@ export function fileRegister(directory: string): OwnershipRegister {
 }
 
 /**
- * Creates what is missing of the VM's directory and makes the way to it durable: not only what this call created, since a process may
- * have died between creating a directory and the sync.
+ * Creates what is missing of the VM's directory and makes the way to it durable: not only what this call
+ * created, since a process may have died between creating a directory and the sync.
  */
 async function prepareFolder(root: string, folder: string): Promise<void> {
   await mkdir(folder, { recursive: true, mode: 0o700 });
@@ -81,8 +86,8 @@ async function prepareFolder(root: string, folder: string): Promise<void> {
 }
 
 /**
- * Puts a record under its name, whole and durable, unless one is there: link(2) fails if the name is taken, so that of all processes one
- * wins, and the name never stands for half a record.
+ * Puts a record under its name, whole and durable, unless one is there: link(2) fails if the name is taken,
+ * so that of all processes one wins, and the name never stands for half a record.
  */
 async function publish(path: string, bytes: Uint8Array): Promise<void> {
   for (let attempt = 0; attempt < attemptsMax; attempt += 1) {
@@ -139,8 +144,8 @@ async function readNamed(vmId: string, folder: string, name: string): Promise<Cl
 }
 
 /**
- * Removes all unfinished files, our own and those of the dead. A living process that loses one this way writes another (see
- * {@link publish}). What cannot be removed does no harm, so it fails nothing.
+ * Removes all unfinished files, our own and those of the dead. A living process that loses one this way
+ * writes another (see {@link publish}). What cannot be removed does no harm, so it fails nothing.
  */
 async function removeLeftovers(folder: string): Promise<void> {
   const names = await readdir(folder).catch(() => []);

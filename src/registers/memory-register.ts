@@ -2,9 +2,9 @@ import type { Claim, OwnershipRegister } from '../interfaces/register.ts';
 import { checkClaim, checkVmId } from './claim-arguments.ts';
 
 /**
- * A register in this process's memory, for tests and simulations: write-once like any other, durable for as long as the object lives.
- * Give one to both ends to simulate a shared register, or one to each. Rejects only with `invalid-argument`, for arguments that
- * make no claim; then nothing has changed.
+ * A register in this process's memory, for tests and simulations: write-once like any other, durable for as
+ * long as the object lives. Give one to both ends to simulate a shared register, or one to each. Rejects only
+ * with `invalid-argument`, for arguments that make no claim; then nothing has changed.
  */
 export function memoryRegister(): OwnershipRegister {
   const vms = new Map<string, Map<string, Claim>>();

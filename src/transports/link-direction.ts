@@ -1,7 +1,6 @@
-import type { Chunks } from '../interfaces/content.ts';
 import type { CancelTimer, Environment } from '../interfaces/environment.ts';
 import { Fifo } from './fifo.ts';
-import { Pipe, type PipeLink } from './pipe.ts';
+import { Pipe, type PipeLink, type Turn } from './pipe.ts';
 
 /** How a direction behaves. */
 export interface DirectionSettings {
@@ -15,18 +14,19 @@ export interface DirectionSettings {
   readonly windowBytes: number;
 }
 
-/** What a pipe sends in one turn. */
+/** A turn's worth on its way. */
 interface Parcel {
   readonly pipe: Pipe;
-  readonly chunks: Chunks;
-  readonly bytes: number;
-  readonly end: boolean;
+  readonly turn: Turn;
   readonly arrivesAt: number;
 }
 
 /** A turn is what the wire takes for a millisecond, but no less than a packet and no more than 64 KiB. */
 const parcelBytesMin = 1500;
 const parcelBytesMax = 64 * 1024;
+
+/** How long senders take to send again once the queue lets them: less than a turn of the event loop. */
+const refillMs = 1;
 
 /** A nanosecond: what sums of times may be off by. */
 const toleranceMs = 1e-6;
@@ -40,8 +40,11 @@ const toleranceMs = 1e-6;
  *
  * Queue and wire are arithmetic alone. `#freeAt` is when the wire will have sent all that it was given: the
  * next parcel leaves then and arrives after its own length and the delay, and the queue is full while
- * `#freeAt` is more than `queueMs` ahead. A timer that fires late delivers late, but costs no rate: what had
- * to wait for the queue leaves when the wire became free, not when the timer fired.
+ * `#freeAt` is more than `queueMs` ahead.
+ *
+ * A timer that fires late delivers late, but costs no rate. What had to wait for the queue leaves when the
+ * wire became free, not when the timer fired; and so does what its senders, who had to wait too, send as soon
+ * as they are let. Nothing arrives sooner than the delay after it was sent.
  */
 export class LinkDirection implements PipeLink {
   readonly #settings: DirectionSettings;
@@ -50,8 +53,10 @@ export class LinkDirection implements PipeLink {
   readonly #ready = new Fifo<Pipe>();
   readonly #flight = new Fifo<Parcel>();
   #freeAt = Number.NEGATIVE_INFINITY;
-  /** Something has waited for the queue ever since it was last looked at, so the wire was never idle. */
+  /** Something waited for the queue when it was last looked at. */
   #saturated = false;
+  /** When something that had waited for the queue was last let in. */
+  #letInAt = Number.NEGATIVE_INFINITY;
   #wake: { readonly at: number; readonly cancel: CancelTimer } | undefined;
   #deliveredBytes = 0;
   #pendingBytes = 0;
@@ -76,6 +81,10 @@ export class LinkDirection implements PipeLink {
     return new Pipe(this, this.#settings.windowBytes);
   }
 
+  now(): number {
+    return this.#settings.environment.now();
+  }
+
   account(bytes: number): void {
     this.#pendingBytes += bytes;
   }
@@ -98,8 +107,9 @@ export class LinkDirection implements PipeLink {
   }
 
   #run(): void {
-    const now = this.#settings.environment.now();
-    if (!this.#saturated) this.#freeAt = Math.max(this.#freeAt, now);
+    const now = this.now();
+    if (this.#saturated) this.#letInAt = now;
+    if (now - this.#letInAt > refillMs) this.#freeAt = Math.max(this.#freeAt, now);
     do {
       this.#admit(now);
       this.#deliver(now);
@@ -119,9 +129,9 @@ export class LinkDirection implements PipeLink {
       if (pipe === undefined) return;
       pipe.queued = false;
       if (pipe.dropped) continue;
-      const { chunks, bytes, end } = pipe.take(this.#parcelBytes);
-      this.#freeAt += bytes / bytesPerMs;
-      this.#flight.push({ pipe, chunks, bytes, end, arrivesAt: this.#freeAt + delayMs });
+      const turn = pipe.take(this.#parcelBytes);
+      this.#freeAt += turn.bytes / bytesPerMs;
+      this.#flight.push({ pipe, turn, arrivesAt: Math.max(this.#freeAt, turn.sentAt) + delayMs });
       this.#enqueue(pipe);
     }
   }
@@ -131,10 +141,10 @@ export class LinkDirection implements PipeLink {
       const parcel = this.#flight.peek();
       if (parcel === undefined || parcel.arrivesAt > now + toleranceMs) return;
       this.#flight.shift();
-      this.#pendingBytes -= parcel.bytes;
+      this.#pendingBytes -= parcel.turn.bytes;
       if (parcel.pipe.dropped) continue;
-      this.#deliveredBytes += parcel.bytes;
-      parcel.pipe.arrive(parcel.chunks, parcel.end);
+      this.#deliveredBytes += parcel.turn.bytes;
+      parcel.pipe.arrive(parcel.turn);
       this.#enqueue(parcel.pipe);
     }
   }

@@ -63,8 +63,8 @@ export class MemoryConnection implements AcceptableConnection {
     if (this.#closing || this.#isGone) return this.gone;
     this.#closing = true;
     this.#stopSending(this.#lost('it was closed here'));
-    this.#incoming.queue.drop();
     this.#incoming.queue.end();
+    this.#incoming.queue.drop();
     this.#outgoing.end();
     return this.gone;
   }

@@ -57,10 +57,11 @@ export interface MemoryLink {
 }
 
 /**
- * Timers of a real process fire a millisecond or two late, and pauses of ten are not rare: a queue of 20 ms
- * keeps the wire busy over them, and is what a well-kept router allows itself.
+ * Timers of a real process fire a millisecond or two late, and ten are not rare. Twice that is what a queue
+ * holds, as a well-kept router's does, and what the window has beside it to keep the wire busy meanwhile.
  */
 const queueMsDefault = 20;
+const lateMsMax = 20;
 const queueBytesMax = 32 * 1024 * 1024;
 
 /** What a receiver may leave unread beside what the link itself holds. */
@@ -196,9 +197,9 @@ function derive(options: MemoryLinkOptions): DirectionSettings {
     check('queueBytes', queueBytes, queueBytes >= 1 && queueBytes <= 1024 ** 3, '1 to 1 GiB');
     queueMs = queueBytes / bytesPerMs;
   }
-  const linkMs = queueMs + delayMs;
-  // A link without limit and without delay holds nothing; infinity times zero is no number.
-  const linkBytes = linkMs === 0 ? 0 : linkMs * bytesPerMs;
+  // A link without limit holds nothing, or, if there is a delay, whatever the window allows.
+  const heldMs = bytesPerMs === Number.POSITIVE_INFINITY ? delayMs : queueMs + delayMs + lateMsMax;
+  const linkBytes = heldMs === 0 ? 0 : heldMs * bytesPerMs;
   const windowBytes = Math.min(windowBytesMax, Math.ceil(linkBytes) + receiveBytesMax);
   return { environment, delayMs, bytesPerMs, queueMs, windowBytes };
 }

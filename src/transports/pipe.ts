@@ -21,12 +21,29 @@ export interface PipeReceiver {
 
 /** What a pipe needs of the link that it is a part of. */
 export interface PipeLink {
+  /** The time, in ms. */
+  now(): number;
   /** The pipe may have become sendable. */
   offer(pipe: Pipe): void;
   /** So many bytes more (or fewer) wait or travel. */
   account(bytes: number): void;
   /** Calls back once the one-way delay has passed; at once if there is none. */
   afterDelay(callback: () => void): void;
+}
+
+/** What a pipe gives in one turn. */
+export interface Turn {
+  readonly chunks: Chunks;
+  readonly bytes: number;
+  /** When the last of it was sent. */
+  readonly sentAt: number;
+  /** The end of the stream is behind it. */
+  readonly end: boolean;
+}
+
+interface WaitingChunk {
+  readonly bytes: Uint8Array;
+  readonly sentAt: number;
 }
 
 /**
@@ -41,10 +58,11 @@ export class Pipe {
   /** For the link: whether the pipe has its place in the round robin. */
   queued = false;
   readonly #link: PipeLink;
-  readonly #chunks = new Fifo<Uint8Array>();
+  readonly #chunks = new Fifo<WaitingChunk>();
   #bufferedBytes = 0;
   #windowBytes: number;
   #ending = false;
+  #endedAt = 0;
   #dropped = false;
 
   /** `windowBytes`: how much may be on its way or in the queue at once. */
@@ -72,9 +90,10 @@ export class Pipe {
    * afterwards is not seen here.
    */
   send(chunks: Chunks): void {
+    const sentAt = this.#link.now();
     for (const chunk of chunks) {
       if (chunk.byteLength === 0) continue;
-      this.#chunks.push(new Uint8Array(chunk));
+      this.#chunks.push({ bytes: new Uint8Array(chunk), sentAt });
       this.#buffer(chunk.byteLength);
     }
     this.#link.offer(this);
@@ -83,6 +102,7 @@ export class Pipe {
   /** Puts the end of the stream behind what waits. */
   end(): void {
     this.#ending = true;
+    this.#endedAt = this.#link.now();
     this.#link.offer(this);
   }
 
@@ -107,31 +127,34 @@ export class Pipe {
   }
 
   /** For the link: takes up to `bytesMax` bytes, and the end if it is reached with them. */
-  take(bytesMax: number): { chunks: Chunks; bytes: number; end: boolean } {
+  take(bytesMax: number): Turn {
     const limit = Math.min(bytesMax, this.#windowBytes);
     const chunks: Uint8Array[] = [];
     let bytes = 0;
+    let sentAt = this.#endedAt;
     while (bytes < limit) {
       const chunk = this.#chunks.shift();
       if (chunk === undefined) break;
-      const part = chunk.subarray(0, limit - bytes);
-      if (part.byteLength < chunk.byteLength) this.#chunks.unshift(chunk.subarray(part.byteLength));
+      const part = chunk.bytes.subarray(0, limit - bytes);
+      const rest = chunk.bytes.subarray(part.byteLength);
+      if (rest.byteLength > 0) this.#chunks.unshift({ bytes: rest, sentAt: chunk.sentAt });
       chunks.push(part);
       bytes += part.byteLength;
+      sentAt = chunk.sentAt;
     }
     this.#bufferedBytes -= bytes;
     this.#windowBytes -= bytes;
     const end = this.#ending && this.#bufferedBytes === 0;
     if (end) this.#ending = false;
     this.sender?.onRoom();
-    return { chunks, bytes, end };
+    return { chunks, bytes, sentAt, end };
   }
 
   /**
    * For the link: what was taken has arrived. What nobody will receive makes room at once, which may make the
    * pipe sendable.
    */
-  arrive(chunks: Chunks, end: boolean): void {
+  arrive({ chunks, end }: Turn): void {
     for (const chunk of chunks) {
       if (!this.queue.push(chunk)) this.#windowBytes += chunk.byteLength;
     }

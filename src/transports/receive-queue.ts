@@ -14,7 +14,7 @@ export class ReceiveQueue {
   #arrival: Deferred<void> | undefined;
   #iterated = false;
 
-  /** `onTaken` is called for each chunk just before the consumer gets it. */
+  /** `onTaken` is called for each chunk as it leaves, just before the consumer gets it. */
   constructor(onTaken: (chunk: Uint8Array) => void) {
     this.#onTaken = onTaken;
   }
@@ -49,15 +49,17 @@ export class ReceiveQueue {
 
   /** The consumer gets the error now, whatever waits, and even if the end had been reached behind it. */
   abort(error: MigrationError): void {
-    this.drop();
     this.#over = { error };
+    this.drop();
     this.#wake();
   }
 
-  /** Forgets what waits. */
+  /** Forgets what waits, which makes as much room as if it had been taken. */
   drop(): void {
-    this.#chunks.clear();
-    this.#bytes = 0;
+    for (let chunk = this.#chunks.shift(); chunk !== undefined; chunk = this.#chunks.shift()) {
+      this.#bytes -= chunk.byteLength;
+      this.#onTaken(chunk);
+    }
   }
 
   /** The chunks, once. Throws `invalid-state` when called again. */

@@ -89,8 +89,8 @@ export class SocketConnection implements AcceptableConnection {
     if (this.#closing || this.#gone) return this.gone;
     this.#closing = true;
     this.#stopSending(this.#lost('it was closed here'));
-    this.#queue.drop();
     this.#queue.end();
+    this.#queue.drop();
     this.#socket.end();
     this.#socket.resume();
     return this.gone;

@@ -1,6 +1,6 @@
 /**
- * Goal: HOST:PORT is read as people write it, and nothing but this machine counts as loopback, since that is what decides whether a VM
- * may travel unencrypted. Method: tables of what is taken, and of what is not.
+ * Goal: HOST:PORT is read as people write it, and nothing but this machine counts as loopback, since that is
+ * what decides whether a VM may travel unencrypted. Method: tables of what is taken, and of what is not.
  */
 import { describe, expect, test } from 'vitest';
 import { formatEndpoint, isLoopback, parseEndpoint, requireSecure } from '../../src/cli/endpoint.ts';

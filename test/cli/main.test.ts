@@ -1,6 +1,7 @@
 /**
- * Goal: the program as users get it does what it says, end to end. Method: it is bundled as for a release and run as a process of its own, its output
- * in pipes; `demo` needs nothing else, and moves real bytes through the whole engine.
+ * Goal: the program as users get it does what it says, end to end. Method: it is bundled as for a release and
+ * run as a process of its own, its output in pipes; `demo` needs nothing else, and moves real bytes through
+ * the whole engine.
  */
 import { mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { connect } from 'node:net';
@@ -24,7 +25,7 @@ const packageJson = JSON.parse(readFileSync(new URL('../../package.json', import
 
 const fastDemo = ['demo', '--rtt-ms', '5', '--rate-mbit', '4000'];
 /** Slow enough to be interrupted in the middle. */
-const slowDemo = ['demo', '--rtt-ms', '5', '--rate-mbit', '20'];
+const slowDemo = ['demo', '--rtt-ms', '5', '--rate-mbit', '50'];
 
 describe('the process', () => {
   test('is what package.json names, and can be executed by its name', () => {

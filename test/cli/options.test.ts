@@ -1,4 +1,7 @@
-/** Goal: whatever is wrong with an option is told by its name, before anything happens. Method: tables of arguments and of what is said. */
+/**
+ * Goal: whatever is wrong with an option is told by its name, before anything happens. Method: tables of
+ * arguments and of what is said.
+ */
 import { homedir } from 'node:os';
 import { describe, expect, test } from 'vitest';
 import { parseOptions } from '../../src/cli/options.ts';

@@ -1,6 +1,6 @@
 /**
- * Goal: wrong usage ends with 64, names the option and changes nothing; the help tells all that there is; a recovery without a hypervisor settles what
- * registers can settle. Method: the program run in this process.
+ * Goal: wrong usage ends with 64, names the option and changes nothing; the help tells all that there is; a
+ * recovery without a hypervisor settles what registers can settle. Method: the program run in this process.
  */
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -48,7 +48,7 @@ describe('wrong usage', () => {
     [['recover', '--role=source', '--vm-id=a', '--epoch=0'], '--epoch must be a whole number, 1 or more'],
     [['recover', '--role=source', '--vm-id=a', '--ask=host:1'], '--ask host:1 is not loopback'],
     [['demo', '--rtt-ms=-1'], '--rtt-ms must be a number, from 0 to 2000'],
-    [['demo', '--rate-mbit=1'], '--rate-mbit must be a number, from 10 to 100000'],
+    [['demo', '--rate-mbit=1'], '--rate-mbit must be a number, from 50 to 100000'],
   ])('%j', async (args, message) => {
     const { code, stdout, stderr } = await program(args, { XDG_STATE_HOME: directory });
     expect(code).toBe(64);
@@ -167,6 +167,12 @@ describe('recover without a hypervisor', () => {
     await transport.close();
     expect(code).toBe(0);
     expect(JSON.parse(stdout)).toMatchObject({ epoch: 1, owner, error: null });
+  });
+
+  test('a QEMU that cannot be reached says nothing of the owner', async () => {
+    const { code, stdout } = await recover('--role=source', qmp, '--json');
+    expect(code).toBe(2);
+    expect(JSON.parse(stdout)).toMatchObject({ owner: 'undecided', error: { code: 'connect-failed' } });
   });
 
   test('a destination that nobody can reach leaves it undecided', async () => {

@@ -1,6 +1,7 @@
 /**
- * Goal: on a terminal progress is redrawn in place below what was said; anywhere else it is plain lines, few and without control characters.
- * Method: a migration whose events the test emits, and a terminal small enough to write down.
+ * Goal: on a terminal progress is redrawn in place below what was said; anywhere else it is plain lines, few
+ * and without control characters. Method: a migration whose events the test emits, and a terminal small
+ * enough to write down.
  */
 import { EventEmitter } from 'node:events';
 import { describe, expect, test } from 'vitest';
@@ -33,7 +34,10 @@ class FakeMigration extends EventEmitter implements Migration {
   }
 }
 
-/** What a terminal shows after all that was written: lines, "up" and "erase below" are all that it needs to know. */
+/**
+ * What a terminal shows after all that was written: lines, "up" and "erase below" are all that it needs to
+ * know.
+ */
 function terminal(text: string): readonly string[] {
   const lines: string[] = [''];
   let row = 0;

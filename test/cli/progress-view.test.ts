@@ -1,6 +1,7 @@
 /**
- * Goal: progress that fits the terminal, whatever its size, and bars that never run backwards, whatever the guest does. Method: properties over
- * migrations, sizes and names; and a few pictures, so that somebody has looked at them.
+ * Goal: progress that fits the terminal, whatever its size, and bars that never run backwards, whatever the
+ * guest does. Method: properties over migrations, sizes and names; and a few pictures, so that somebody has
+ * looked at them.
  */
 import { stripVTControlCharacters } from 'node:util';
 import fc from 'fast-check';

@@ -1,6 +1,7 @@
 /**
- * Goal: an operator with two QEMUs and this program gets the guest from one to the other, and has it in one piece wherever it ends up. Method: real
- * Linux guests under load, `receive` and `send` as processes of their own over TCP; the guest itself then reads again all that it ever wrote.
+ * Goal: an operator with two QEMUs and this program gets the guest from one to the other, and has it in one
+ * piece wherever it ends up. Method: real Linux guests under load, `receive` and `send` as processes of their
+ * own over TCP; the guest itself then reads again all that it ever wrote.
  */
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';

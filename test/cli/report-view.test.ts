@@ -1,6 +1,6 @@
 /**
- * Goal: a summary that answers an operator's questions (who has the VM, is its guest running, what now), and JSON that says the same to a
- * script. Method: reports of every ending, written down.
+ * Goal: a summary that answers an operator's questions (who has the VM, is its guest running, what now), and
+ * JSON that says the same to a script. Method: reports of every ending, written down.
  */
 import { describe, expect, test } from 'vitest';
 import { foreseen, notBegun } from '../../src/cli/conclude.ts';

@@ -1,4 +1,7 @@
-/** Goal: a signal ends the work cleanly, once, and the user is told what comes of it. Method: signals from an emitter in place of the process. */
+/**
+ * Goal: a signal ends the work cleanly, once, and the user is told what comes of it. Method: signals from an
+ * emitter in place of the process.
+ */
 import { EventEmitter } from 'node:events';
 import { expect, test } from 'vitest';
 import { interruptible } from '../../src/cli/signals.ts';

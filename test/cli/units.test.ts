@@ -1,4 +1,7 @@
-/** Goal: figures that a person reads at a glance, and text from elsewhere that cannot steer a terminal. Method: tables, and properties. */
+/**
+ * Goal: figures that a person reads at a glance, and text from elsewhere that cannot steer a terminal.
+ * Method: tables, and properties.
+ */
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { formatBytes, formatMs, printable } from '../../src/cli/units.ts';

@@ -165,6 +165,8 @@ describe.skipIf(!qemu.available)('the test guest', { timeout: 120_000 }, () => {
 
   it('shows a stun in the ticks, which the clock of the guest does not', async () => {
     const guest = await boot({ name: 'vm', disks: [await disk('a.raw')] });
+    // A gap is between two ticks, so the first has to have come.
+    await guest.nextTick();
     await guest.reset();
     await guest.qmp('stop');
     expect(await guest.runState()).toBe('paused');

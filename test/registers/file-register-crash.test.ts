@@ -1,9 +1,10 @@
 /**
- * Goal: a host that dies at any moment leaves a file register that holds a claim or does not, never half of one; a claim that resolved is
- * there after it; and a claim that was once read is never gone again.
+ * Goal: a host that dies at any moment leaves a file register that holds a claim or does not, never half of
+ * one; a claim that resolved is there after it; and a claim that was once read is never gone again.
  *
- * Method: the register runs on a file system that dies at each of its operations in turn, before, after and half-way through it, and then
- * forgets every subset of what was not synced (power.ts). Then another process reads, claims the opposite, and the host dies again.
+ * Method: the register runs on a file system that dies at each of its operations in turn, before, after and
+ * half-way through it, and then forgets every subset of what was not synced (power.ts). Then another process
+ * reads, claims the opposite, and the host dies again.
  */
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';

@@ -1,6 +1,7 @@
 /**
- * A file system whose host can die: at any operation, before or after it took effect, or half-way through a write. What was not synced may
- * then be there or not, each name and each content by itself. Syncs only note what is durable; they do not wait for a disk.
+ * A file system whose host can die: at any operation, before or after it took effect, or half-way through a
+ * write. What was not synced may then be there or not, each name and each content by itself. Syncs only note
+ * what is durable; they do not wait for a disk.
  */
 import { rmSync, truncateSync } from 'node:fs';
 import type * as Fs from 'node:fs/promises';

@@ -1,9 +1,10 @@
 /**
- * Goal: in both registers a claim is made once, and everybody learns the same value, also several processes at the same moment; the file
- * register keeps it through the death of its process and believes no record that is not whole.
+ * Goal: in both registers a claim is made once, and everybody learns the same value, also several processes
+ * at the same moment; the file register keeps it through the death of its process and believes no record that
+ * is not whole.
  *
- * Method: one contract for both registers; every truncation and every flipped byte of a record; real processes, which run the register
- * as it is built, racing for the same claims and killed in the middle.
+ * Method: one contract for both registers; every truncation and every flipped byte of a record; real
+ * processes, which run the register as it is built, racing for the same claims and killed in the middle.
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';

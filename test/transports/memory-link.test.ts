@@ -107,14 +107,22 @@ describe('rate and delay', () => {
   }
 
   for (const rateMbit of [400, 10_000]) {
-    test(`${rateMbit} Mbit/s within 2 % although timers fire up to 10 ms late`, async () => {
-      const environment = coarse(createVirtualEnvironment(), 10);
-      const { near, far } = await connected({ rateMbit }, environment);
-      const bytes = rateMbit * 125_000 * 0.4;
-      const took = await environment.run(transferMs(near, far, bytes, environment.now));
-      expect(took / 400).toBeGreaterThan(0.999);
-      expect(took / 400).toBeLessThan(1.02);
-    });
+    for (const [rttMs, queueBytes] of [
+      [0, undefined],
+      [40, undefined],
+      [40, 10_000],
+    ] as const) {
+      const queue = queueBytes === undefined ? 'the usual queue' : `a queue of ${queueBytes} bytes`;
+      test(`${rateMbit} Mbit/s, ${rttMs} ms, ${queue}: within 2 % with late timers`, async () => {
+        const environment = coarse(createVirtualEnvironment(), 10);
+        const options = queueBytes === undefined ? {} : { queueBytes };
+        const { near, far } = await connected({ ...options, rttMs, rateMbit }, environment);
+        const took = await environment.run(transferMs(near, far, rateMbit * 125 * 600, environment.now));
+        expect(took - rttMs / 2).toBeGreaterThan(599);
+        // The last timer is late, too.
+        expect(took - rttMs / 2).toBeLessThan(612 + 10);
+      });
+    }
   }
 
   test('opening takes a round trip, the peer has the connection after half of it', async () => {
@@ -220,8 +228,8 @@ describe('sharing', () => {
     void near.send([new Uint8Array(30 * mebibyte)]).catch(() => {});
     await environment.run(environment.now() + 5000);
     const delivered = link.statistics().toDestination.deliveredBytes;
-    // A mebibyte, the queue and the flight, in turns of a millisecond.
-    const window = mebibyte + 20 * 10_000 + 5 * 10_000;
+    // A mebibyte, and what queue, flight and late timers make, in turns of a millisecond.
+    const window = mebibyte + (20 + 5 + 20) * 10_000;
     expect(delivered).toBeLessThanOrEqual(window);
     expect(delivered).toBeGreaterThan(window - 10_000);
     const took = await environment.run(transferMs(other, otherFar, 10_000_000, environment.now));
@@ -336,12 +344,16 @@ test('any traffic: every byte once, in order, and no sooner than rate and delay 
         const sends = connections[index] ?? [];
         const total = sends.reduce((sum, { size }) => sum + size, 0);
         const bytes = randomBytes(total, index + 1);
+        const sent: { readonly end: number; readonly at: number }[] = [];
         const receive = async () => {
           let at = 0;
           for await (const chunk of far.receive()) {
-            const sent = bytes.subarray(at, at + chunk.byteLength);
-            if (Buffer.compare(sent, chunk) !== 0) throw new Error(`other bytes at ${at}`);
+            const expected = bytes.subarray(at, at + chunk.byteLength);
+            if (Buffer.compare(expected, chunk) !== 0) throw new Error(`other bytes at ${at}`);
             at += chunk.byteLength;
+            while ((sent[0]?.end ?? total) < at) sent.shift();
+            const tookMs = environment.now() - (sent[0]?.at ?? 0);
+            if (tookMs < rttMs / 2 - 1e-5) throw new Error(`only ${tookMs} ms under way`);
             delivered += chunk.byteLength;
             const possible = (environment.now() - begin - rttMs / 2) * rateMbit * 125;
             if (delivered > possible + 1)
@@ -352,8 +364,10 @@ test('any traffic: every byte once, in order, and no sooner than rate and delay 
         const send = async () => {
           let at = 0;
           for (const { size, pauseMs } of sends) {
-            await near.send([bytes.subarray(at, at + size)]);
+            const sending = near.send([bytes.subarray(at, at + size)]);
             at += size;
+            sent.push({ end: at, at: environment.now() });
+            await sending;
             if (pauseMs > 0) await delay(environment, pauseMs);
           }
           await near.close();

@@ -18,7 +18,11 @@ async function loopback(): Promise<TransportPair & { destination: TcpTransport; 
   const close = async () => {
     await Promise.all([source.close(), destination.close()]);
   };
-  return { source, destination, port, settle: () => sleep(100), close };
+  // In small steps: one long sleep on a busy machine may leave no turn to what should have moved in it.
+  const settle = async () => {
+    for (let step = 0; step < 20; step++) await sleep(5);
+  };
+  return { source, destination, port, settle, close };
 }
 
 /** Loopback through a relay, which resets all that it carries when it is cut. */
@@ -162,27 +166,6 @@ describe('tcp', () => {
     });
     await sixLost;
     for (let index = 0; index < 64; index++) (await pair.destination.accept()).abort();
-    await pair.close();
-  });
-
-  test('stops reading when a peer sends byte by byte, long before the bytes are many', async () => {
-    const pair = await loopback();
-    const socket = connectSocket({ host, port: pair.port, noDelay: true });
-    const far = await pair.destination.accept();
-    const sent = 40_000;
-    // Each byte has left before the next is written: a read of its own at the other end, while that reads at
-    // all.
-    for (let byte = 0; byte < sent; byte++) await new Promise((resolve) => socket.write('x', resolve));
-    socket.end();
-    let chunks = 0;
-    let bytes = 0;
-    for await (const chunk of far.receive()) {
-      chunks += 1;
-      bytes += chunk.byteLength;
-    }
-    expect(bytes).toBe(sent);
-    // Our own 1,000 or so, and what the socket holds behind them.
-    expect(chunks).toBeLessThan(20_000);
     await pair.close();
   });
 });

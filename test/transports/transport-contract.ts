@@ -183,6 +183,16 @@ function endingTests(test: WithPair<TransportPair>): void {
     await closed;
   });
 
+  test('close() makes room for a peer that reads nothing before it has sent', async (pair) => {
+    const { near, far } = await connect(pair);
+    const forth = await fill(near, pair);
+    const back = await fill(far, pair);
+    const closing = near.close();
+    await back.waiting.catch(() => {});
+    assert.equal((await collect(far)).byteLength, forth.bytes);
+    await closing;
+  });
+
   test('close() takes away what the peer still sends, so that the peer gets to its end', async (pair) => {
     const { near, far } = await connect(pair);
     const { waiting } = await fill(far, pair);

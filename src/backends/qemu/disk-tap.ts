@@ -31,6 +31,9 @@ const GRANULARITY_BYTES = 4096;
  *
  * Should we die, or fail to answer, the job ends with an error and the guest does not notice (`on-target-error: report`).
  * When the guest is stopped, QEMU drains the mirror and then flushes it: that FLUSH is the sign that nothing is under way any more.
+ *
+ * While a handler holds a write, QEMU waits with every change of its disks' graphs: setting and removing a tap of another disk takes
+ * at least as long as the longest hold.
  */
 export class DiskTap implements Tap {
   readonly #options: DiskTapOptions;
@@ -63,13 +66,9 @@ export class DiskTap implements Tap {
     }
   }
 
-  /** Whether it cannot vouch for every write any more. */
-  get broken(): boolean {
-    return this.#gap !== undefined;
-  }
-
   /** The guest is about to be stopped: the next FLUSH says that the last write has come. One that is paused writes nothing. */
   expectDrain(guestRuns: boolean): void {
+    this.#drained?.reject(new MigrationError('tap-gap', 'the guest runs on'));
     this.#drained = deferred();
     this.#flushed = false;
     if (!guestRuns) this.#onFlush();
@@ -155,7 +154,8 @@ export class DiskTap implements Tap {
     // The guest runs again: whatever was drained is not any more.
     if (this.#flushed) this.expectDrain(true);
     const waiting = this.#options.handler.write({ offset, length, content, release: () => {} });
-    if (waiting === undefined) return;
+    // While it is being set none is held: QEMU drains the disk for that, and would wait for the handler with all else standing still.
+    if (waiting === undefined || !this.#set) return;
     const held = deferred<void>();
     this.#held.add(held);
     waiting.then(held.resolve, held.resolve);

@@ -4,7 +4,7 @@ import type { MemoryRegion, MemorySource, PageBatch } from '../../interfaces/mem
 import { throwIfAborted } from '../../util/promises.ts';
 import { MigrationFeed } from './migration-feed.ts';
 import type { MigrationSettings } from './migration-settings.ts';
-import { pollUntil, queryMigration, settledMigration } from './migration-status.ts';
+import { queryMigration, settledMigration } from './migration-status.ts';
 import { OutgoingMigration } from './outgoing-migration.ts';
 import type { QmpClient } from './qmp.ts';
 
@@ -17,6 +17,9 @@ export interface SourceMemoryOptions {
   readonly machine: string;
   readonly regions: readonly MemoryRegion[];
 }
+
+/** In its last pass QEMU may be deaf, and what it would say is not worth waiting for. */
+const EXPLAIN_MS_MAX = 500;
 
 interface Running {
   readonly feed: MigrationFeed;
@@ -145,14 +148,8 @@ export class QemuSourceMemory implements MemorySource {
     const { qmp } = this.#options;
     // In its last pass QEMU is deaf while we do not read. With the socket closed it is not.
     this.#running?.migration.close();
-    await pollUntil(
-      async (signal) => {
-        await qmp.execute('migrate_cancel', undefined, { signal });
-        return true;
-      },
-      (done) => done,
-      () => '',
-    );
+    // Answered in order, so what follows is bound to see its effect, and has a limit.
+    qmp.execute('migrate_cancel').catch(() => undefined);
     await settledMigration(qmp);
     this.#running = undefined;
     this.#state = 'idle';
@@ -201,15 +198,12 @@ export class QemuSourceMemory implements MemorySource {
         (status) => status.error,
         () => undefined,
       ),
-      // In the last pass QEMU may be deaf; its reason is not worth waiting for.
       new Promise<undefined>((resolve) => setTimeout(resolve, EXPLAIN_MS_MAX, undefined)),
     ]);
     const message = reason === undefined ? known.message : `${known.message} (${reason})`;
     return new MigrationError(code, message, { cause: error });
   }
 }
-
-const EXPLAIN_MS_MAX = 500;
 
 /** The next batch of the round, or nothing at its end. */
 async function nextItem({ feed, migration }: Running, signal?: AbortSignal): Promise<PageBatch | undefined> {

@@ -109,6 +109,7 @@ export class QemuSourceVm implements SourceVm {
     return this.memory.deviceState(options.signal);
   }
 
+  /** Should QEMU fail its migration at that moment, the guest is not only not sealed: QEMU has run it on by itself. */
   async seal(): Promise<void> {
     await this.memory.seal();
   }
@@ -166,7 +167,7 @@ export class QemuSourceVm implements SourceVm {
     const { qmp, quitOnRelease } = this.#parts;
     if (quitOnRelease) {
       this.#stopTold = true;
-      await this.#takeAway();
+      await this.#ifThere(() => this.#takeAway());
       const closed = qmp.closed;
       // Its answer may come or not; that it hangs up is what shows that it has ended.
       await qmp.execute('quit').catch(() => undefined);
@@ -179,10 +180,11 @@ export class QemuSourceVm implements SourceVm {
     const { qmp, settings, directory } = this.#parts;
     const sealed = this.memory.sealed;
     try {
-      await this.#takeAway();
-      if (this.#gone) return;
-      if (!sealed) await this.memory.cancel();
-      await settings.restore();
+      await this.#ifThere(async () => {
+        await this.#takeAway();
+        if (!sealed) await this.memory.cancel();
+        await settings.restore();
+      });
     } finally {
       for (const off of this.#off) off();
       this.#listeners.clear();
@@ -192,12 +194,16 @@ export class QemuSourceVm implements SourceVm {
   }
 
   async #takeAway(): Promise<void> {
+    // All at once: a write that one tap holds would keep QEMU from taking away another.
+    await Promise.all(this.disks.map((disk) => disk.removeTap()));
+    await this.#parts.exports.close();
+  }
+
+  /** Where QEMU has ended there is nothing to take away. */
+  async #ifThere(step: () => Promise<void>): Promise<void> {
     try {
-      // All at once: a write that one tap holds would keep QEMU from taking away another.
-      await Promise.all(this.disks.map((disk) => disk.removeTap()));
-      await this.#parts.exports.close();
+      await step();
     } catch (error) {
-      // Where QEMU has ended there is nothing to take away.
       if (!this.#gone) throw asMigrationError(error, 'hypervisor');
     }
   }

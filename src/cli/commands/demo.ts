@@ -43,19 +43,19 @@ export const demo: Command = {
   summary: 'move a simulated VM under load over a simulated network',
   usage: '',
   description: [
-    `Moves ${guestDescription}, over a simulated network in this process; it needs no hypervisor. ` +
-      'At the end memory and disks, as they were when the guest was started at the destination, are compared with the source\u2019s, byte for byte; ' +
-      'a difference ends with exit code 1.',
+    `Moves ${guestDescription}, over a simulated network in this process; it needs no hypervisor.`,
+    'At the end memory and disks, as they were when the guest was started at the destination, are ' +
+      'compared with the source\u2019s, byte for byte; a difference ends with exit code 1.',
   ],
   options: {
     'rtt-ms': { value: 'N', help: 'round trip of the network, 0 to 2000 (default 100)' },
-    'rate-mbit': { value: 'N', help: 'its rate each way in Mbit/s, 10 to 100000 (default 400)' },
+    'rate-mbit': { value: 'N', help: 'its rate each way in Mbit/s, 50 to 100000 (default 400)' },
     json: jsonOption,
   },
 
   async run(options, context) {
     const rttMs = options.number('rtt-ms', { min: 0, max: 2000 }) ?? 100;
-    const rateMbit = options.number('rate-mbit', { min: 10, max: 100_000 }) ?? 400;
+    const rateMbit = options.number('rate-mbit', { min: 50, max: 100_000 }) ?? 400;
     const json = options.flag('json');
     const { screen } = context;
     const interruption = interruptible(context.signals, 'the guest stays on the source', (line) =>

@@ -13,9 +13,13 @@ export const receive: Command = {
   summary: 'wait for a VM and take it over',
   usage: '--qmp SOCKET --listen HOST:PORT',
   description: [
-    'Waits for one `longhaul send` and takes its VM over into a QEMU that was started with `-incoming defer` and otherwise with the same devices. ' +
-      'The address that is bound is printed on stderr as `listening on HOST:PORT`.',
-    'While it waits it also answers `longhaul recover --ask` for migrations whose `receive` has died, from the register.',
+    'Waits for one `longhaul send` and takes its VM over into a QEMU that was started with `-incoming ' +
+      'defer` and otherwise with the same devices. The address that is bound is printed on stderr as ' +
+      '`listening on HOST:PORT`.',
+    'SIGINT or SIGTERM gives up, and the guest stays on the source, unless the VM is handed over ' +
+      'already.',
+    'While it waits it also answers `longhaul recover --ask` for migrations whose `receive` has died, ' +
+      'from the register.',
   ],
   options: {
     qmp: { value: 'SOCKET', help: 'QMP socket of the QEMU that takes the VM' },

@@ -23,12 +23,14 @@ export const recoverCommand: Command = {
   summary: 'settle who has the VM after a failure',
   usage: '--role source|destination [--qmp SOCKET] [--vm-id ID]',
   description: [
-    'Settles who has the VM after `send` or `receive` has died, or has ended with an undecided owner: it never runs a guest that this end may not run, and may ' +
-      'be called again at any time.',
-    'At the source, with --qmp: runs the guest on, or ends QEMU where the destination owns the VM. Where the VM was given and the answer never came, --ask puts the ' +
-      'question to the destination, where a `longhaul receive` with the register of that attempt has to listen.',
-    'At the destination, with --vm-id: says whether the VM is this end\u2019s. If nothing was decided, the VM is declined, and the source may have it back. ' +
-      'A guest that was taken over and not started is run with `cont` in its QEMU.',
+    'Settles who has the VM after `send` or `receive` has died, or has ended with an undecided owner. ' +
+      'It never runs a guest that this end may not run, and may be called again at any time.',
+    'At the source, with --qmp: runs the guest on, or ends QEMU where the destination owns the VM. ' +
+      'Where the VM was given and the answer never came, --ask puts the question to the destination, ' +
+      'where a `longhaul receive` with the register of that attempt has to listen.',
+    'At the destination, with --vm-id: says whether the VM is this end\u2019s. If nothing was decided, the ' +
+      'VM is declined, and the source may have it back. A guest that was taken over and not started is ' +
+      'run with `cont` in its QEMU.',
   ],
   options: {
     role: { value: 'ROLE', help: 'which end of the migration this was: source or destination' },
@@ -72,14 +74,20 @@ function prepareSource(common: Common, qmp: string | undefined, ask: Endpoint | 
     try {
       return await recoverSource(common, vm, ask, signal);
     } finally {
-      await vm?.detach();
+      // What it did stands, whether or not QEMU lets go of us.
+      await vm?.detach().catch(() => {});
     }
   };
 }
 
 async function openSource(qmp: string, vmId: string | undefined, signal: AbortSignal): Promise<SourceVm> {
   const { openQemuSource } = await import('../../backends/qemu/index.ts');
-  return openQemuSource({ qmp, signal, ...(vmId === undefined ? {} : { vmId }) });
+  try {
+    return await openQemuSource({ qmp, signal, ...(vmId === undefined ? {} : { vmId }) });
+  } catch (error) {
+    // The register was not read, and whose the VM is stands there alone.
+    throw foreseen(error).with({ owner: 'undecided' });
+  }
 }
 
 async function recoverSource(

@@ -15,9 +15,11 @@ export const send: Command = {
   summary: 'move a running VM to another host',
   usage: '--qmp SOCKET --to HOST:PORT',
   description: [
-    'Moves the VM of a running QEMU, memory and disks, to the QEMU of a `longhaul receive`. The guest runs on meanwhile; at the end it stands ' +
-      'still for the downtime and 1.5 round trips. QEMU here is ended once the VM runs there.',
-    'SIGINT or SIGTERM ends the migration, and the guest stays here, unless the VM is handed over already.',
+    'Moves the VM of a running QEMU, memory and disks, to the QEMU of a `longhaul receive`. The guest ' +
+      'runs on meanwhile; at the end it stands still for the downtime and 1.5 round trips. QEMU here is ' +
+      'ended once the VM runs there.',
+    'SIGINT or SIGTERM ends the migration, and the guest stays here, unless the VM is handed over ' +
+      'already.',
   ],
   options: {
     qmp: { value: 'SOCKET', help: 'QMP socket of the QEMU that runs the VM' },

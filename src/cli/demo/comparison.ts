@@ -4,12 +4,14 @@ import type { Chunks, DestinationVm, HypervisorBackend } from '../../index.ts';
 import { diskId, type GuestPair, hotBytes } from './guest-pair.ts';
 
 /**
- * Compares the two ends of the demonstration, byte for byte, as they were in the one moment at which they must be equal: the guest stunned at
- * the source, where it never runs again, and not yet started at the destination.
+ * Compares the two ends of the demonstration, byte for byte, as they were in the one moment at which they
+ * must be equal: the guest stunned at the source, where it never runs again, and not yet started at the
+ * destination.
  *
- * Comparing takes longer than the downtime may be, so at that moment only what the guest can change is copied, while READY and GO are on
- * their way and nobody else has anything to do. Later the guest is paused, its changes are undone with the copy, and everything is compared. Had it
- * written elsewhere, that would show as a difference.
+ * Comparing takes longer than the downtime may be, so at that moment only what the guest can change is
+ * copied, while READY and GO are on their way and nobody else has anything to do. Later the guest is paused,
+ * its changes are undone with the copy, and everything is compared. Had it written elsewhere, that would show
+ * as a difference.
  */
 export class Comparison {
   /** Prepares the pair's destination, and takes the copy. */

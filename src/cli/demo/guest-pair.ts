@@ -29,7 +29,8 @@ const dirtier = memoryDirtier({ bytesPerSecond: 4e6, hotBytes: hotBytes.memory }
 
 /** What the guest is and does, for people. */
 export const guestDescription =
-  'a simulated VM: 128 MiB of memory dirtied at 4 MB/s, a disk of 256 MiB half full, 400 random writes of 8 KiB a second';
+  'a simulated VM: 128 MiB of memory dirtied at 4 MB/s, a disk of 256 MiB half full, ' +
+  '400 random writes of 8 KiB a second';
 
 /** Sized so that moving it takes some seconds at the demonstration's default rate. */
 export function createGuestPair(): GuestPair {

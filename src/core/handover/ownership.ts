@@ -1,7 +1,8 @@
 /**
- * Who may run the guest: the rules, all of them, as functions of what stands in a register. The running migration, the answers to
- * questions and recovery after a crash call the same functions, so that there is one set of rules. docs/failure-model.md says what
- * they come to at each point at which an end or the link can fail.
+ * Who may run the guest: the rules, all of them, as functions of what stands in a register. The running
+ * migration, the answers to questions and recovery after a crash call the same functions, so that there is
+ * one set of rules. docs/failure-model.md says what they come to at each point at which an end or the link
+ * can fail.
  *
  * ```
  *  source                              destination
@@ -9,21 +10,21 @@
  *       ◄─────── READY ────────────────
  *  seal
  *  claim given(e)
- *       ──────── GO ─────────────────► claim owner(e) ─── owner stands ─────► start, answer OWNER
+ *       ──────── GO ─────────────────► claim owner(e) ─── owner stands ─────► start, answer DONE
  *                                        │  └──────────── declined stands ──► never, answer DECLINED
  *                                        failed, gave up, restarted without a claim: claim declined(e)
- *  OWNER: release
+ *  DONE: release
  *  DECLINED: claim reclaimed(e), resume
  *  neither: ask, and until there is an answer do not run the guest
  * ```
  *
- * Why never both run: the source runs only before the call of given(e), or after declined(e) stood; the destination runs only after
- * owner(e) stood; owner(e) follows GO, GO follows given(e), and of owner(e) and declined(e) only one can stand. Why one runs
- * in the end: the destination's decision always comes (whoever asks an end without a session makes it decline), and each
- * decision lets one end run.
+ * Why never both run: the source runs only if GO was never sent, or after declined(e) stood; the destination
+ * runs only after owner(e) stood; owner(e) follows GO, GO follows given(e), and of owner(e) and declined(e)
+ * only one can stand. Why one runs in the end: the destination's decision always comes (whoever asks an end
+ * without a session makes it decline), and each decision lets one end run.
  *
- * An end that has a register of its own sees only its own claims; a shared register shows it the other end's too. The rules need no
- * more than the first, and use what they see of the second.
+ * An end that has a register of its own sees only its own claims; a shared register shows it the other end's
+ * too. The rules need no more than the first, and use what they see of the second.
  */
 import { MigrationError, type Owner } from '../../errors.ts';
 import type { Claim } from '../../interfaces/register.ts';
@@ -57,8 +58,9 @@ export function highestEpoch(claims: readonly Claim[]): number {
 }
 
 /**
- * The number of a new attempt, from the highest epoch in each end's register ({@link highestEpoch}): above both, so that no claim of
- * an earlier attempt, in either direction, can stand for this one. Throws `register` when there is no higher number.
+ * The number of a new attempt, from the highest epoch in each end's register ({@link highestEpoch}): above
+ * both, so that no claim of an earlier attempt, in either direction, can stand for this one. Throws
+ * `register` when there is no higher number.
  */
 export function nextEpoch(highestAtSource: number, highestAtDestination: number): number {
   const highest = Math.max(highestAtSource, highestAtDestination);
@@ -68,8 +70,8 @@ export function nextEpoch(highestAtSource: number, highestAtDestination: number)
 }
 
 /**
- * What stands of one attempt. Throws `register` if the claims contradict each other (`owner` beside `declined` or `reclaimed`): then the
- * register is not write-once, and nothing may be done on its word.
+ * What stands of one attempt. Throws `register` if the claims contradict each other (`owner` beside
+ * `declined` or `reclaimed`): then the register is not write-once, and nothing may be done on its word.
  */
 export function claimsAt(claims: readonly Claim[], epoch: number): AttemptClaims {
   const values = new Set(claims.filter((claim) => claim.epoch === epoch).map((claim) => claim.value));
@@ -84,17 +86,20 @@ export function claimsAt(claims: readonly Claim[], epoch: number): AttemptClaims
 }
 
 /**
- * What the source of attempt `epoch` may do with its VM, from what it sees in its register and, if it has one, the destination's answer.
+ * What the source of attempt `epoch` may do with its VM, from what it sees in its register and, if it has
+ * one, the destination's answer.
  *
  * - `run`: the VM is the source's and may run. Either it never gave it away, or it has taken it back.
  * - `reclaim-then-run`: the destination declined: claim `reclaimed`, then run.
  * - `released`: the destination owns the VM: never run it here again; let go of it.
  * - `ask`: given away, and the decision is not known here: do not run, do not let go, ask the destination.
  *
- * A living source counts `given` as standing from the call of the claim on, whether or not that call has resolved (it adds the claim to
- * `claims`). A restarted one goes by what it reads: the process that would have sent GO after the claim is gone.
+ * A living source counts `given` as standing from the call of the claim on, whether or not that call has
+ * resolved (it adds the claim to `claims`). A restarted one goes by what it reads: the process that would
+ * have sent GO after the claim is gone.
  *
- * Throws `register` on a contradiction: `owner` for an attempt in which nothing was given, or an answer that differs from what stands.
+ * Throws `register` on a contradiction: `owner` for an attempt in which nothing was given, or an answer that
+ * differs from what stands.
  */
 export function verdictForSource(claims: readonly Claim[], epoch: number, answer?: Decision): SourceVerdict {
   const { given, reclaimed, decision } = claimsAt(claims, epoch);
@@ -111,18 +116,20 @@ export function verdictForSource(claims: readonly Claim[], epoch: number, answer
 }
 
 /**
- * What the destination of attempt `epoch` may do with the VM that it prepared, from what stands in its register. Its living session
- * asks with what its claim resolved to; after a restart, with what is read.
+ * What the destination of attempt `epoch` may do with the VM that it prepared, from what stands in its
+ * register. Its living session asks with what its claim resolved to; after a restart, with what is read.
  *
- * - `start`: `owner` stands: the VM is this end's, and nobody else may ever run it on this attempt's account. Its content was complete before
- *   the claim. If the process that holds its memory lives, the guest is started, or runs already and goes on. If that process is
- *   dead, the memory is lost and with it the guest's running state; this end alone may boot the VM again from its disks,
- *   which were flushed before READY.
+ * - `start`: `owner` stands: the VM is this end's, and nobody else may ever run it on this attempt's account.
+ *   Its content was complete before the claim. If the process that holds its memory lives, the guest is
+ *   started, or runs already and goes on. If that process is dead, the memory is lost and with it the guest's
+ *   running state; this end alone may boot the VM again from its disks, which were flushed before READY.
  * - `never`: `declined` stands: it never starts here in this attempt.
- * - `decline`: nothing stands: without a living session that waits for GO, claim `declined` and go by what stands then.
+ * - `decline`: nothing stands: without a living session that waits for GO, claim `declined` and go by what
+ *   stands then.
  *
- * `claimedOwner` is false in a session that has not itself called the claim of `owner` (default: true). If it finds `owner` when it
- * declines, the claim is another session's, whose VM is complete; this one's never starts.
+ * `claimedOwner` is false in a session that has not itself called the claim of `owner` (default: true). If it
+ * finds `owner` when it declines, the claim is another session's, whose VM is complete; this one's never
+ * starts.
  */
 export function verdictForDestination(
   claims: readonly Claim[],
@@ -135,9 +142,10 @@ export function verdictForDestination(
 }
 
 /**
- * What the destination says when the source asks about attempt `epoch`: its decision; or `pending` while a session of that attempt lives
- * here (`active`), which will decide by itself; or `decline`: claim `declined`, then answer with what stands. An answer is never given
- * before the claim that it reports stands.
+ * What the destination says when the source asks about attempt `epoch`: its decision; or `pending` while a
+ * session of that attempt is about to decide here (`active`); or `decline`: claim `declined`, then answer
+ * with what stands. A session that still waits for GO may count either way: if it is declined, its own claim
+ * of `owner` finds that. An answer is never given before the claim that it reports stands.
  */
 export function answerTo(claims: readonly Claim[], epoch: number, active: boolean): AnswerVerdict {
   return claimsAt(claims, epoch).decision ?? (active ? 'pending' : 'decline');
@@ -148,15 +156,15 @@ export interface Standing {
   /** The last attempt that the register names, 0 if none. */
   readonly epoch: number;
   /**
-   * Which end of that attempt owns the VM: the end that may run it, `source` also where it has to claim `reclaimed` first. With epoch 0: the
-   * end where the VM is.
+   * Which end of that attempt owns the VM: the end that may run it, `source` also where it has to claim
+   * `reclaimed` first. With epoch 0: the end where the VM is.
    */
   readonly owner: Owner;
 }
 
 /**
- * Who owns the VM by this register alone. Attempts follow each other (A to B is 1, B back to A is 2), so the last one decides; an attempt that
- * left no claim changed nothing. Throws `register` on a contradiction.
+ * Who owns the VM by this register alone. Attempts follow each other (A to B is 1, B back to A is 2), so the
+ * last one decides; an attempt that left no claim changed nothing. Throws `register` on a contradiction.
  */
 export function standing(claims: readonly Claim[]): Standing {
   const epoch = highestEpoch(claims);
@@ -165,24 +173,40 @@ export function standing(claims: readonly Claim[]): Standing {
   return { epoch, owner: given && decision === undefined && !reclaimed ? 'undecided' : 'source' };
 }
 
+/** The last attempt in which more happened than that its destination declined. */
+function lastMove(claims: readonly Claim[]): AttemptClaims {
+  return claimsAt(claims, highestEpoch(claims.filter((claim) => claim.value !== 'declined')));
+}
+
+/**
+ * The attempt, if any, in which the VM was given away by the word of a source's register, and neither is
+ * known to be owned at the destination nor taken back; 0 if there is none. Until {@link recover} has settled
+ * it, the VM at this source must not be run, and no new attempt may begin with it: it may be running
+ * elsewhere.
+ */
+export function unsettledAttempt(claims: readonly Claim[]): number {
+  const { epoch, given, decision, reclaimed } = lastMove(claims);
+  return given && !reclaimed && decision !== 'owner' ? epoch : 0;
+}
+
 /** An end of an attempt. */
 export type End = 'source' | 'destination';
 
 /**
- * The attempt that an end takes up again when it has lost its memory of it. `named` is the caller's word; without it the register
- * tells, if it is the end's own: a source finds the last attempt in which it gave the VM away (0: it owns the VM and gave nothing away since), a
- * destination the one in which it claimed `owner`. At a source, an older attempt that is not settled comes before the one that is named.
+ * The attempt that an end takes up again when it has lost its memory of it. `named` is the caller's word;
+ * without it the register tells, if it is the end's own: a source finds the last attempt in which it gave the
+ * VM away (0: it owns the VM and gave nothing away since), a destination the one in which it claimed `owner`.
+ * At a source, an older attempt that is not settled comes before the one that is named.
  *
- * Throws `invalid-argument` rather than guess: where the register shows both ends' claims (it is shared, and does not say which end
- * we are), where a destination's own `owner` does not stand (which attempt it is to decline, the register cannot know), and where `named` lies
- * before the last attempt that moved the VM.
+ * Throws `invalid-argument` rather than guess: where the register shows both ends' claims (it is shared, and
+ * does not say which end we are), where a destination's own `owner` does not stand (which attempt it is to
+ * decline, the register cannot know), and where `named` lies before the last attempt that moved the VM.
  */
 export function attemptToRecover(end: End, claims: readonly Claim[], named?: number): number {
-  const moved = claimsAt(claims, highestEpoch(claims.filter((claim) => claim.value !== 'declined')));
+  const moved = lastMove(claims);
   if (named !== undefined) {
     if (named < moved.epoch) throw refusal(`attempt ${named} is over: attempt ${moved.epoch} came after it`);
-    const settled = !moved.given || moved.reclaimed || moved.decision === 'owner';
-    return end === 'source' && !settled ? moved.epoch : named;
+    return (end === 'source' && unsettledAttempt(claims)) || named;
   }
   const epochs = new Set(claims.map((claim) => claim.epoch));
   const shared = [...epochs]

@@ -18,8 +18,9 @@ export interface RecoverCommonOptions extends CallOptions {
   /** This end's register, or the one that both share. */
   readonly register: OwnershipRegister;
   /**
-   * The attempt in which this end was the source or the destination: 1 or more. Default: what this end's own register tells. With a shared register
-   * it has to be given, except where nothing but the source's claim stands.
+   * The attempt in which this end was the source or the destination: 1 or more. Default: what this end's own
+   * register tells. Has to be given with a shared register, and at a destination whose claim of `owner` does
+   * not stand; reports carry it.
    */
   readonly epoch?: number | undefined;
 }
@@ -30,8 +31,9 @@ export interface RecoverSourceOptions extends RecoverCommonOptions {
   /** The VM, as its hypervisor still has it. Without it only claims are made. */
   readonly vm?: Pick<SourceVm, 'resume' | 'release'> | undefined;
   /**
-   * Asks the destination of this very attempt for its decision. Resolves to undefined when it has none yet or nobody answered; then, as
-   * without `ask`, the owner stays undecided. Another host's answer would be true of that host and wrong here.
+   * Asks the destination of this very attempt for its decision. Resolves to undefined when it has none yet or
+   * nobody answered; then, as without `ask`, the owner stays undecided. Another host's answer would be true
+   * of that host and wrong here.
    */
   readonly ask?: ((epoch: number, options: CallOptions) => Promise<Decision | undefined>) | undefined;
 }
@@ -40,8 +42,9 @@ export interface RecoverSourceOptions extends RecoverCommonOptions {
 export interface RecoverDestinationOptions extends RecoverCommonOptions {
   readonly role: 'destination';
   /**
-   * The VM that this end had prepared for the attempt, as its hypervisor still has it. Without it only claims are made. Its `start()` may be called
-   * although the guest runs, by a recovery that died before: then it does nothing.
+   * The VM that this end had prepared for the attempt, as its hypervisor still has it. Without it only claims
+   * are made. Its `start()` may be called although the guest runs, by a recovery that died before: then it
+   * does nothing.
    */
   readonly vm?: Pick<DestinationVm, 'start' | 'discard'> | undefined;
   /** Whether the guest ran at the source, and so is to run here. Default: true. */
@@ -52,9 +55,10 @@ export interface RecoverDestinationOptions extends RecoverCommonOptions {
 export type RecoverOptions = RecoverSourceOptions | RecoverDestinationOptions;
 
 /**
- * What {@link recover} did. At the source: `resumed` (it owned the VM, which runs), `reclaimed` (the destination declined; claimed back, and runs),
- * `released` (the destination owns it; let go of here), `undecided` (nothing done: ask again). At the destination: `started` (it owned the
- * VM, which runs), `declined` (it never starts here; discarded). `none`: there was nothing to do, or no VM to do it with.
+ * What {@link recover} did. At the source: `resumed` (it owned the VM, which runs), `reclaimed` (the
+ * destination declined; claimed back, and runs), `released` (the destination owns it; let go of here),
+ * `undecided` (nothing done: ask again). At the destination: `started` (it owned the VM, which runs),
+ * `declined` (it never starts here; discarded). `none`: there was nothing to do, or no VM to do it with.
  */
 export type RecoveryAction =
   | 'resumed'
@@ -76,16 +80,18 @@ export interface RecoveryReport {
 }
 
 /**
- * Brings one end of a migration to its end after its process died, or after the other end could not be reached: by the rules of
- * {@link verdictForSource} and {@link verdictForDestination} it resumes, reclaims, releases, starts, declines, or asks. It never runs a guest
- * that this end may not run. It may be called again at any time, also after it died half-way, and does only what is left. To be called
- * when no migration of the VM is active at this end.
+ * Brings one end of a migration to its end after its process died, or after the other end could not be
+ * reached: by the rules of {@link verdictForSource} and {@link verdictForDestination} it resumes, reclaims,
+ * releases, starts, declines, or asks. It never runs a guest that this end may not run. It may be called
+ * again at any time, also after it died half-way, and does only what is left. To be called when no migration
+ * of the VM is active at this end.
  *
  * The signal ends it while it reads and asks; from the first claim or call of the VM on it is ignored.
  *
- * Rejects with `invalid-argument` (also where it cannot tell which attempt to recover; nothing was changed), `register` (nothing is known
- * beyond what the error's `owner` says; call again), `hypervisor` or whatever else the VM rejects with (`owner` says who may run it;
- * call again), `aborted` (nothing was changed), or what `ask` rejects with (undecided, the guest paused).
+ * Rejects with `invalid-argument` (also where it cannot tell which attempt to recover; nothing was changed),
+ * `register` (nothing is known beyond what the error's `owner` says; call again), `hypervisor` or whatever
+ * else the VM rejects with (`owner` says who may run it; call again), `aborted` (nothing was changed), or
+ * what `ask` rejects with (undecided, the guest paused).
  */
 export async function recover(options: RecoverOptions): Promise<RecoveryReport> {
   const { vmId, register, signal } = options;
@@ -168,7 +174,9 @@ function checkOptions({ role, vmId, epoch }: RecoverOptions): void {
   }
 }
 
-/** Every failure of a step with what it means for the owner, and for the guest unless the error knows better. */
+/**
+ * Every failure of a step with what it means for the owner, and for the guest unless the error knows better.
+ */
 async function guarded<T>(
   code: ErrorCode,
   owner: Owner,

@@ -44,7 +44,10 @@ export class CliProcess {
     });
   }
 
-  /** Resolves to the match of the first line on stderr that has one, or rejects when the program ends without it. */
+  /**
+   * Resolves to the match of the first line on stderr that has one, or rejects when the program ends without
+   * it.
+   */
   async line(pattern: RegExp): Promise<RegExpExecArray> {
     let over: CliResult | undefined;
     void this.ended.then((result) => {
@@ -75,7 +78,10 @@ export interface BuiltCli extends Disposable {
   run(args: readonly string[], env?: NodeJS.ProcessEnv): Promise<CliResult>;
 }
 
-/** Bundles the program as it is now, as the project's build does, into a package of its own. What was started is killed when it is disposed of. */
+/**
+ * Bundles the program as it is now, as the project's build does, into a package of its own. What was started
+ * is killed when it is disposed of.
+ */
 export async function buildCli(): Promise<BuiltCli> {
   const cache = join(repository, '.cache');
   mkdirSync(cache, { recursive: true });

@@ -1,4 +1,7 @@
-/** The program's surroundings for tests in this process: what it prints is kept, and signals come from the test. */
+/**
+ * The program's surroundings for tests in this process: what it prints is kept, and signals come from the
+ * test.
+ */
 import { EventEmitter } from 'node:events';
 import type { Context } from '../../../src/cli/command.ts';
 import { runProgram } from '../../../src/cli/program.ts';

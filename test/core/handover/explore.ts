@@ -1,7 +1,8 @@
 /** Walks every state that a model world can come to, in every order of what can happen. */
 
 import * as ownership from '../../../src/core/handover/ownership.ts';
-import { hostOf, keyOf, type Rules, rules, startOf, transitions, violations, type World } from './model.ts';
+import { type Rules, rules, transitions } from './model.ts';
+import { hostOf, keyOf, startOf, violations, type World } from './world.ts';
 
 export interface Exploration {
   /** Distinct states. */
@@ -53,7 +54,10 @@ export function explore(start: World, using: Rules = rules, found: Exploration =
   return found;
 }
 
-/** Whether, once nothing fails any more, the ends of an attempt can go round in circles and so never come to an end. */
+/**
+ * Whether, once nothing fails any more, the ends of an attempt can go round in circles and so never come to
+ * an end.
+ */
 export function canLoop(start: World): boolean {
   const walked = new Map<string, 'on the way' | 'ends'>();
   const loops = (world: World): boolean => {
@@ -85,8 +89,9 @@ export function running(world: World): ownership.End[] {
 }
 
 /**
- * One attempt after the other, `attempts` of them, each from wherever the VM then runs and from every state in which the one
- * before may have left the registers. Claims arrive late only in the first, to keep the walk short.
+ * One attempt after the other, `attempts` of them, each from wherever the VM then runs and from every state
+ * in which the one before may have left the registers. Claims arrive late only in the first, to keep the walk
+ * short.
  */
 export function exploreAttempts(
   options: Pick<World, 'shared' | 'named'>,

@@ -1,4 +1,7 @@
-/** The table of docs/failure-model.md, computed: every point that one attempt can have reached when something fails. */
+/**
+ * The table of docs/failure-model.md, computed: every point that one attempt can have reached when something
+ * fails.
+ */
 import {
   claimsAt,
   type DestinationVerdict,
@@ -7,7 +10,8 @@ import {
   verdictForSource,
 } from '../../../src/core/handover/ownership.ts';
 import { explore, running } from './explore.ts';
-import { claimsOf, crash, cutLink, startOf, transitions, type World } from './model.ts';
+import { transitions } from './model.ts';
+import { claimsOf, crash, cutLink, startOf, type World } from './world.ts';
 
 /** A point: its name in the table, and the steps that lead to it. */
 export interface Point {
@@ -58,11 +62,11 @@ export const points: readonly Point[] = [
   { name: 'DONE arrived, before the release', steps: doneArrived },
   { name: 'released', steps: [...doneArrived, 'source release'] },
   {
-    name: 'destination failed or gave up before READY, before the claim `declined`',
+    name: 'destination failed before READY, nothing claimed',
     steps: [...stunned, 'destination gives up'],
   },
   {
-    name: 'the same, `declined` claimed',
+    name: 'destination failed before READY, `declined` claimed',
     steps: [...stunned, 'destination gives up', 'destination declined'],
   },
   { name: 'destination failed or gave up after `given`, before the claim `declined`', steps: givingUp },
@@ -154,8 +158,9 @@ export function reach(point: Point, shared: boolean): World {
 }
 
 /**
- * Who runs the guest in the end when, at this point, the session's connections are lost and the given ends crash (each of several cases), in whatever order both
- * then restart, recover and ask, with registers of their own or a shared one.
+ * Who runs the guest in the end when, at this point, the session's connections are lost and the given ends
+ * crash (each of several cases), in whatever order both then restart, recover and ask, with registers of
+ * their own or a shared one.
  */
 function ownerAfter(point: Point, cases: readonly (readonly ('source' | 'destination')[])[]): string {
   const owners = new Set<string>();

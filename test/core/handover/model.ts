@@ -1,14 +1,24 @@
 /**
- * A model of one attempt at moving a VM: both ends as step lists, two registers (or one), what is on its way between them, and everything
- * that can go wrong at each step. It decides nothing itself: what an end may do comes from the rules that it is given, so that the
- * enumeration tests the rules, and shows that broken rules break it.
+ * A model of one attempt at moving a VM: both ends as step lists, two registers (or one), what is on its way
+ * between them, and everything that can go wrong at each step. It decides nothing itself: what an end may do
+ * comes from the rules that it is given, so that the enumeration tests the rules, and shows that broken rules
+ * break it.
  */
 import * as ownership from '../../../src/core/handover/ownership.ts';
 import { MigrationError } from '../../../src/errors.ts';
-import type { Claim, ClaimValue } from '../../../src/interfaces/register.ts';
-
-export type Host = 'A' | 'B';
-export type SourceStep = 'stun' | 'ready' | 'seal' | 'given' | 'go' | 'answer';
+import type { Claim } from '../../../src/interfaces/register.ts';
+import {
+  claimed,
+  claimsOf,
+  crash,
+  hostOf,
+  type SourceStep,
+  send,
+  take,
+  type World,
+  withDestination,
+  withSource,
+} from './world.ts';
 
 /** The rules under test, and the order of the source's steps. */
 export type Rules = Pick<
@@ -25,115 +35,10 @@ export const rules: Rules = {
   sourceSteps: ['stun', 'ready', 'seal', 'given', 'go', 'answer'],
 };
 
-/** One state of the whole. */
-export interface World {
-  readonly shared: boolean;
-  /** Whether a restarted end knows which attempt it was in. */
-  readonly named: boolean;
-  /** Whether a claim that a dead process had under way may still arrive. */
-  readonly late: boolean;
-  /** From here on nothing fails any more. */
-  readonly healed: boolean;
-  /** The session's connections are gone for good; questions may still get through. */
-  readonly cut: boolean;
-  readonly epoch: number;
-  readonly sourceHost: Host;
-  readonly registers: Readonly<Record<Host, readonly Claim[]>>;
-  /** Claims that a dead process had under way: each may still arrive. */
-  readonly pending: readonly { readonly host: Host; readonly claim: Claim }[];
-  readonly source: {
-    /** The step to do next; `verdict`: does what the rules say; `done`, `down`. */
-    readonly at: SourceStep | 'verdict' | 'reclaim' | 'resume' | 'done' | 'down';
-    readonly guest: 'running' | 'stunned' | 'sealed' | 'released';
-    /** Its first process still lives. */
-    readonly session: boolean;
-    /** That process has called the claim of `given`. */
-    readonly gave: boolean;
-    readonly answer: ownership.Decision | 'unknown';
-  };
-  readonly destination: {
-    readonly at: 'load' | 'go' | 'own' | 'decline' | 'start' | 'say' | 'verdict' | 'done' | 'down';
-    readonly guest: 'empty' | 'complete' | 'running' | 'discarded';
-    /** Its first process still lives. */
-    readonly session: boolean;
-    readonly claimedOwner: boolean;
-  };
-  readonly flight: { readonly ready: boolean; readonly go: boolean; readonly answer: boolean };
-  /** For the invariants only: GO was sent. */
-  readonly committed: boolean;
-}
-
 /** A step that can be taken, and where it leads. */
 export interface Transition {
   readonly label: string;
   readonly to: World;
-}
-
-/** What tells two states of the same exploration apart, in few characters. */
-export function keyOf({
-  healed,
-  cut,
-  registers,
-  pending,
-  source,
-  destination,
-  flight,
-  committed,
-}: World): string {
-  const claims = (list: readonly Claim[]) => list.map(({ epoch, value }) => `${epoch}${value[0]}`).join('');
-  const bits = [healed, cut, committed, flight.ready, flight.go, flight.answer, source.session, source.gave];
-  return [
-    bits.map(Number).join(''),
-    claims(registers.A),
-    claims(registers.B),
-    claims(pending.map((late) => late.claim)),
-    source.at,
-    source.guest,
-    source.answer,
-    destination.at,
-    destination.guest,
-    Number(destination.session) + 2 * Number(destination.claimedOwner),
-  ].join(' ');
-}
-
-/** Where an attempt begins, with what its predecessors left in the registers. */
-export function startOf(
-  options: Pick<World, 'shared' | 'named' | 'late' | 'epoch' | 'sourceHost' | 'registers'>,
-): World {
-  return {
-    ...options,
-    healed: false,
-    cut: false,
-    pending: [],
-    source: { at: 'stun', guest: 'running', session: true, gave: false, answer: 'unknown' },
-    destination: { at: 'load', guest: 'empty', session: true, claimedOwner: false },
-    flight: { ready: false, go: false, answer: false },
-    committed: false,
-  };
-}
-
-export function hostOf(world: World, end: ownership.End): Host {
-  if (end === 'source') return world.sourceHost;
-  return world.sourceHost === 'A' ? 'B' : 'A';
-}
-
-/** What an end sees in its register. */
-export function claimsOf(world: World, end: ownership.End): readonly Claim[] {
-  return world.registers[world.shared ? 'A' : hostOf(world, end)];
-}
-
-/** What breaks the promises in this very state: empty if nothing does. */
-export function violations(world: World): string[] {
-  const { source, destination, committed, epoch } = world;
-  const { decision } = ownership.claimsAt(claimsOf(world, 'destination'), epoch);
-  const found: string[] = [];
-  if (source.guest === 'running' && destination.guest === 'running') found.push('both run');
-  if (destination.guest === 'running' && decision !== 'owner')
-    found.push('the destination runs without owner');
-  if (source.guest === 'running' && committed && decision !== 'declined') {
-    found.push('the source runs after GO without declined');
-  }
-  return found;
 }
 
 /** Everything that can happen next. Throws what the rules throw. */
@@ -146,50 +51,10 @@ export function transitions(world: World, using: Rules = rules): Transition[] {
   ];
 }
 
-type SourceChange = Partial<World['source']>;
-type DestinationChange = Partial<World['destination']>;
-
-function withSource(world: World, change: SourceChange): World {
-  return { ...world, source: { ...world.source, ...change } };
-}
-
-function withDestination(world: World, change: DestinationChange): World {
-  return { ...world, destination: { ...world.destination, ...change } };
-}
-
-function send(world: World, message: keyof World['flight']): World {
-  return world.cut ? world : { ...world, flight: { ...world.flight, [message]: true } };
-}
-
-function take(world: World, message: keyof World['flight']): World {
-  return { ...world, flight: { ...world.flight, [message]: false } };
-}
-
-/** The world after a claim was made in a host's register, and the value that stands there. */
-function claimed(world: World, host: Host, claim: Claim): readonly [World, ClaimValue] {
-  const key: Host = world.shared ? 'A' : host;
-  const claims = world.registers[key];
-  const standing = claims.find((other) => other.epoch === claim.epoch && other.role === claim.role);
-  if (standing !== undefined) return [world, standing.value];
-  // In one order, so that states that differ only in who claimed first are one.
-  const sorted = [...claims, claim].sort((a, b) => a.epoch - b.epoch || a.role.localeCompare(b.role));
-  return [{ ...world, registers: { ...world.registers, [key]: sorted } }, claim.value];
-}
-
-export function crash(world: World, end: ownership.End): World {
-  if (end === 'source') {
-    const down = withSource(world, { at: 'down', session: false, gave: false, answer: 'unknown' });
-    return { ...down, flight: { ...down.flight, ready: false, answer: false } };
-  }
-  const down = withDestination(world, { at: 'down', session: false, claimedOwner: false });
-  return { ...down, flight: { ...down.flight, go: false } };
-}
-
-export function cutLink(world: World): World {
-  return { ...world, cut: true, flight: { ready: false, go: false, answer: false } };
-}
-
-/** A claim's call that fails: it stands, or does not, or may arrive later if the process dies; `rejected` is where a living end goes. */
+/**
+ * A claim's call that fails: it stands, or does not, or may arrive later if the process dies; `rejected` is
+ * where a living end goes.
+ */
 function failedClaim(
   world: World,
   end: ownership.End,
@@ -245,8 +110,11 @@ function sourceTransitions(world: World, using: Rules): Transition[] {
       const claim: Claim = { epoch, role: 'return', value: 'reclaimed' };
       const [stands] = claimed(world, world.sourceHost, claim);
       return [
-        { label: 'source reclaimed', to: withSource(stands, { at: 'resume' }) },
-        ...(world.healed ? [] : failedClaim(world, 'source', claim, (from) => from)),
+        { label: 'source reclaimed', to: resuming(stands) },
+        // Declined stands and cannot change: a living source runs on without, a restarted one tries again.
+        ...(world.healed
+          ? []
+          : failedClaim(world, 'source', claim, (from) => (source.session ? resuming(from) : from))),
       ];
     }
     case 'resume':
@@ -266,6 +134,10 @@ function sourceTransitions(world: World, using: Rules): Transition[] {
   }
 }
 
+function resuming(world: World): World {
+  return withSource(world, { at: 'resume' });
+}
+
 /** A source that goes by the rules: living, after it gave up or heard an answer; or restarted. */
 function judged(world: World, using: Rules): Transition[] {
   const { source } = world;
@@ -278,7 +150,7 @@ function judged(world: World, using: Rules): Transition[] {
   const verdict = using.verdictForSource(claims, epoch, answer);
   switch (verdict) {
     case 'run':
-      return [{ label: 'source run', to: withSource(world, { at: 'resume' }) }];
+      return [{ label: 'source run', to: resuming(world) }];
     case 'reclaim-then-run':
       return [{ label: 'source reclaim', to: withSource(world, { at: 'reclaim' }) }];
     case 'released':
@@ -302,11 +174,17 @@ function recovered(world: World, end: ownership.End, using: Rules): number | und
   }
 }
 
-/** The source asks the destination's host, whose answer may be lost. */
+/** The source asks the destination's host. A session that still waits for GO may count as active or not. */
 function question(world: World, epoch: number, using: Rules): Transition[] {
   const { at, session } = world.destination;
   if (at === 'down') return [];
   const active = session && at !== 'done' && epoch === world.epoch;
+  const waiting = active && (at === 'load' || at === 'go');
+  return [...answers(world, epoch, active, using), ...(waiting ? answers(world, epoch, false, using) : [])];
+}
+
+/** What the source can hear, or not: an answer may be lost. */
+function answers(world: World, epoch: number, active: boolean, using: Rules): Transition[] {
   const answer = using.answerTo(claimsOf(world, 'destination'), epoch, active);
   if (answer === 'pending') return [];
   const declined: Claim = { epoch, role: 'destination', value: 'declined' };
@@ -388,7 +266,10 @@ function pendingTransitions(world: World): Transition[] {
   });
 }
 
-/** What can fail at any time, beside messages: a lost one is one that nobody took before he gave up. And the end of all that. */
+/**
+ * What can fail at any time, beside messages: a lost one is one that nobody took before he gave up. And the
+ * end of all that.
+ */
 function failures(world: World): Transition[] {
   const { source, destination } = world;
   const found: Transition[] = [{ label: 'healed', to: { ...world, healed: true } }];

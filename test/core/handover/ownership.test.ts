@@ -1,11 +1,14 @@
 /**
- * Goal: never do both ends run the guest, and in the end one does, wherever and how often either end, the link or a register fails.
+ * Goal: never do both ends run the guest, and in the end one does, wherever and how often either end, the
+ * link or a register fails.
  *
- * Method: the attempt is a model (model.ts) of two step lists, their registers and what is under way, which takes every decision from the rules
- * under test. All its states are walked (explore.ts): at every step a crash of either end or both, a message that is lost, a claim that
- * fails and stands, fails and does not stand, or (first attempt) arrives after its process died; restarts in every order; registers
- * shared and separate; then a second attempt, in whichever direction, from every state that the first can have left. That the walk can find what it is looking
- * for is shown with broken rules. The table in docs/failure-model.md is computed from the same walk and compared.
+ * Method: the attempt is a model (model.ts) of two step lists, their registers and what is under way, which
+ * takes every decision from the rules under test. All its states are walked (explore.ts): at every step a
+ * crash of either end or both, a message that is lost, a claim that fails and stands, fails and does not
+ * stand, or (first attempt) arrives after its process died; restarts in every order; registers shared and
+ * separate; then a second attempt, in whichever direction, from every state that the first can have left.
+ * That the walk can find what it is looking for is shown with broken rules. The table in
+ * docs/failure-model.md is computed from the same walk and compared.
  */
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
@@ -16,13 +19,15 @@ import {
   highestEpoch,
   nextEpoch,
   standing,
+  unsettledAttempt,
   verdictForDestination,
   verdictForSource,
 } from '../../../src/core/handover/ownership.ts';
 import type { Claim, ClaimRole, ClaimValue } from '../../../src/interfaces/register.ts';
 import { canLoop, exploreAttempts, running } from './explore.ts';
 import { header, points, rowOf } from './failure-table.ts';
-import { type Rules, rules, startOf, type World } from './model.ts';
+import { type Rules, rules } from './model.ts';
+import { startOf, type World } from './world.ts';
 
 const roles: Readonly<Record<ClaimValue, ClaimRole>> = {
   given: 'source',
@@ -268,6 +273,20 @@ describe('who owns by one register alone', () => {
     ['after an attempt that was declined, own register', ['1 given', '1 reclaimed'], 1, 'source'],
   ] as const)('%s: %j', (_, words, epoch, owner) => {
     expect(standing(claims(...words))).toEqual({ epoch, owner });
+  });
+
+  it.each([
+    [[], 0],
+    [['1 given'], 1],
+    [['1 given', '1 declined'], 1],
+    [['1 given', '1 reclaimed'], 0],
+    [['1 given', '1 owner'], 0],
+    [['1 given', '2 owner'], 0],
+    [['1 given', '2 owner', '3 given'], 3],
+    [['2 given', '3 declined'], 2],
+    [['1 declined'], 0],
+  ] as const)('and which attempt a source has to settle first: %j, attempt %i', (words, attempt) => {
+    expect(unsettledAttempt(claims(...words))).toBe(attempt);
   });
 
   it('is nobody if the claims contradict each other', () => {

@@ -1,9 +1,10 @@
 /**
- * Goal: whatever an attempt had come to when both ends died, `recover()` at each of them brings the VM to run at one end, the one that the
- * table in docs/failure-model.md names, also if it dies half-way; and its errors say who owns the VM and how the guest is.
+ * Goal: whatever an attempt had come to when both ends died, `recover()` at each of them brings the VM to run
+ * at one end, the one that the table in docs/failure-model.md names, also if it dies half-way; and its errors
+ * say who owns the VM and how the guest is.
  *
- * Method: every point of the table, with real registers, recovered in both orders, where each operation on a register or a VM in turn
- * fails, before or after it took effect, and recovery is then called again.
+ * Method: every point of the table, with real registers, recovered in both orders, where each operation on a
+ * register or a VM in turn fails, before or after it took effect, and recovery is then called again.
  */
 import { describe, expect, it } from 'vitest';
 import { answerTo, type Decision } from '../../../src/core/handover/ownership.ts';
@@ -12,7 +13,7 @@ import { MigrationError } from '../../../src/errors.ts';
 import type { Claim, OwnershipRegister } from '../../../src/interfaces/register.ts';
 import { memoryRegister } from '../../../src/registers/memory-register.ts';
 import { points, reach, rowOf } from './failure-table.ts';
-import { claimsOf } from './model.ts';
+import { claimsOf } from './world.ts';
 
 const vmId = 'vm-1';
 

@@ -1,5 +1,13 @@
+import { createPrng } from '../../../src/util/prng.ts';
+
 /** Picks one of `options` (1 or more) ways to go on: 0 to `options` - 1. */
 export type Choose = (options: number) => number;
+
+/** Choices drawn at random, the same ones for the same seed. */
+export function drawn(seed: number): Choose {
+  const prng = createPrng(seed);
+  return (options) => prng.below(options);
+}
 
 /**
  * Runs `scenario` once for every sequence of choices that it can make, and returns how often that was. The scenario starts

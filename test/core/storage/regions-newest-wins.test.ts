@@ -9,18 +9,27 @@ import fc from 'fast-check';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { NewestWins } from '../../../src/core/storage/newest-wins.ts';
 import { Regions } from '../../../src/core/storage/regions.ts';
-import { type Choose, contiguousRanges, type Enter, enumerate, enumerateStates, sequences } from './enumerate.ts';
+import {
+  type Choose,
+  contiguousRanges,
+  drawn,
+  type Enter,
+  enumerate,
+  enumerateStates,
+  sequences,
+} from './enumerate.ts';
 import { type Arrival, applyInSomeOrder } from './newest-wins-model.ts';
 import { type Ending, play } from './regions-world.ts';
 
 const disk = { sizeBytes: 2, regionBytes: 1 };
-/** Streams of more items are not tried in every order: six have 7,484,400. */
+/** Streams of more items are not tried in every order: five have 113,400 of them. */
 const itemsMaxForAll = 4;
 
 /** Streams whose items cover the same bytes. */
 interface Alike {
   readonly arrivals: readonly Arrival[];
-  readonly endings: Ending[];
+  /** Without repetition, by what is in them. */
+  readonly endings: Map<string, Ending>;
 }
 
 /** Every stream that the source can send, with what its medium holds at the end. */
@@ -43,8 +52,8 @@ function addTo(groups: Map<string, Alike>, ending: Ending): void {
     ranges: [{ offset, length: content.length }],
   }));
   const key = JSON.stringify(arrivals);
-  const group = groups.get(key) ?? { arrivals, endings: [] };
-  group.endings.push(ending);
+  const group = groups.get(key) ?? { arrivals, endings: new Map() };
+  group.endings.set(JSON.stringify(ending), ending);
   groups.set(key, group);
 }
 
@@ -56,7 +65,7 @@ function arriveWhole(group: Alike, choose: Choose, enter?: Enter): boolean | und
   const outcome = applyInSomeOrder(new NewestWins(), group.arrivals, choose, enter);
   if (outcome === undefined) return undefined;
   if (outcome.problem !== undefined) return false;
-  return group.endings.every(({ stream, medium }) =>
+  return [...group.endings.values()].every(({ stream, medium }) =>
     medium.every((value, byte) => {
       const item = stream.find(({ number }) => number === outcome.disk.get(byte));
       return item?.content[byte - item.offset] === value;
@@ -72,23 +81,23 @@ describe('source rules and destination rules together', () => {
 
   it('make the disks equal for every short stream in every order', () => {
     const short = groups.filter(({ arrivals }) => arrivals.length <= itemsMaxForAll);
-    expect(short.length).toBe(0);
+    expect(short.length).toBeGreaterThan(40);
     for (const group of short) {
       let whole: boolean | undefined;
       enumerateStates((choose, enter) => {
         whole = arriveWhole(group, choose, enter);
         return whole !== false;
       });
-      expect(whole, JSON.stringify(group)).not.toBe(false);
+      expect(whole, JSON.stringify(group.arrivals)).not.toBe(false);
     }
   }, 120_000);
 
   it('make the disks equal for every longer stream in orders drawn at random', () => {
     const long = groups.filter(({ arrivals }) => arrivals.length > itemsMaxForAll);
-    expect(long.length).toBe(0);
+    expect(long.length).toBeGreaterThan(30);
     fc.assert(
-      fc.property(fc.constantFrom(...long), fc.infiniteStream(fc.nat()), (group, choices) => {
-        expect(arriveWhole(group, (options) => choices.next().value % options)).toBe(true);
+      fc.property(fc.constantFrom(...long), fc.nat(), (group, seed) => {
+        expect(arriveWhole(group, drawn(seed))).toBe(true);
       }),
       { numRuns: 5000 },
     );

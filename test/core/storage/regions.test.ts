@@ -12,7 +12,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { Regions } from '../../../src/core/storage/regions.ts';
 import type { ByteRange } from '../../../src/interfaces/content.ts';
-import { contiguousRanges, enumerate, enumerateStates, sequences } from './enumerate.ts';
+import { contiguousRanges, drawn, enumerate, enumerateStates, sequences } from './enumerate.ts';
 import { type Mistake, RegionsModel, SideBySide } from './regions-model.ts';
 import { play, type Scenario } from './regions-world.ts';
 
@@ -170,7 +170,7 @@ describe('Regions', () => {
     it('two guest writes over three regions, read together and numbered together or apart', () => {
       const { states, problem } = tryAll(longReads, 2);
       expect(problem).toBeUndefined();
-      expect(states).toBeGreaterThan(15_000);
+      expect(states).toBeGreaterThan(9000);
     }, 120_000);
 
     it('three guest writes over two regions, and a full buffer', () => {
@@ -193,14 +193,14 @@ describe('Regions', () => {
     });
     const ends = fc.array(fc.tuple(fc.nat(1000), fc.nat(1000)), { maxLength: 16 });
     fc.assert(
-      fc.property(disk, bounds, ends, fc.infiniteStream(fc.nat()), (size, limits, pairs, choices) => {
+      fc.property(disk, bounds, ends, fc.nat(), (size, limits, pairs, seed) => {
         const writes = pairs.map(([one, other]) => {
           const offset = one % size.sizeBytes;
           return { offset, length: 1 + (other % (size.sizeBytes - offset)) };
         });
         const rules = new SideBySide(new Regions(size), new RegionsModel(size));
         const scenario: Scenario = { ...size, ...limits, writes, numbering: 'after-read' };
-        const ending = play(rules, scenario, (options) => choices.next().value % options);
+        const ending = play(rules, scenario, drawn(seed));
         expect(ending?.problem).toBeUndefined();
       }),
       { numRuns: 2000 },
