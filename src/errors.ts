@@ -100,9 +100,13 @@ export interface MigrationErrorDetails {
  * run the VM, and is it running.
  */
 export class MigrationError extends Error {
+  /** What went wrong: see docs/errors.md. */
   readonly code: ErrorCode;
+  /** The phase in which it happened; `idle` outside of a migration. */
   readonly phase: Phase;
+  /** Who owns the VM now. */
   readonly owner: Owner;
+  /** How the guest is now, as far as this end knows. */
   readonly guest: GuestState;
 
   constructor(code: ErrorCode, message: string, details: MigrationErrorDetails = {}) {

@@ -24,7 +24,7 @@ const phaseNames: Readonly<Record<Phase, string>> = {
   verify: 'verifying',
   handover: 'handing over',
   release: 'letting go',
-  done: 'over',
+  done: 'ended',
 };
 
 /** What an end does in a phase, in two or three words. */

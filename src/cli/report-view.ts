@@ -1,5 +1,12 @@
 /** How reports look: from a report to lines of text. */
-import type { GuestState, MigrationError, MigrationReport, Owner, RecoveryReport } from '../index.ts';
+import type {
+  GuestState,
+  MigrationError,
+  MigrationReport,
+  Owner,
+  RecoveryReport,
+  RunState,
+} from '../index.ts';
 import { phaseName } from './progress-view.ts';
 import { formatBytes, formatCount, formatMs, printable } from './units.ts';
 
@@ -25,7 +32,8 @@ export function renderOutcome(report: MigrationReport): readonly string[] {
   const { role, vmId, epoch, outcome, error } = report;
   if (outcome === 'completed') {
     const where = role === 'source' ? 'the destination has it' : 'it is here';
-    return [`Completed: ${printable(vmId)} has moved, ${where}.`];
+    const done = `Completed: ${printable(vmId)} has moved, ${where}.`;
+    return error === undefined ? [done] : [done, `But: ${printable(error.message)}`];
   }
   const failure = error === undefined ? [] : renderError(error, role);
   if (outcome === 'failed') return failure;
@@ -80,26 +88,42 @@ function reportRows(report: MigrationReport): readonly Row[] {
   return rows;
 }
 
+/** Where a recovery has looked, and how the guest is now, where that is known. */
+export interface RecoveryContext {
+  /** The register's directory. */
+  readonly register: string;
+  readonly guest: RunState | undefined;
+}
+
 /** What a recovery found and did. */
-export function renderRecovery(report: RecoveryReport): readonly string[] {
-  const attempt = report.epoch === 0 ? 'no attempt that concerns this end' : `attempt ${report.epoch}`;
+export function renderRecovery(report: RecoveryReport, context: RecoveryContext): readonly string[] {
+  const attempt = report.epoch === 0 ? 'none that concerns this end' : String(report.epoch);
   return [
-    recoveryText(report),
+    recoveryText(report, context.guest),
     '',
     ...renderRows([
-      ['VM', printable(report.vmId)],
+      ...recoveryRows(report.vmId, context.register),
       ['attempt', attempt],
       ['owner', report.owner],
     ]),
   ];
 }
 
-function recoveryText({ action, owner }: RecoveryReport): string {
+/** Which VM a recovery was about, and which register it went by: with another it may come to something else. */
+export function recoveryRows(vmId: string, register: string): readonly Row[] {
+  return [
+    ['VM', vmId === '' ? 'not known' : printable(vmId)],
+    ['register', printable(register)],
+  ];
+}
+
+function recoveryText({ action, owner }: RecoveryReport, guest: RunState | undefined): string {
+  const runs = guest === 'paused' ? 'its guest is paused, as it was' : 'its guest runs';
   switch (action) {
     case 'resumed':
-      return 'The VM is the source\u2019s, and its guest runs.';
+      return `The VM is the source\u2019s, and ${runs}.`;
     case 'reclaimed':
-      return 'The destination declined: the source has the VM back, and its guest runs.';
+      return `The destination declined: the source has the VM back, and ${runs}.`;
     case 'released':
       return 'The destination owns the VM: it was let go of here.';
     case 'started':

@@ -10,11 +10,14 @@ export type Content = Chunks | 'zero';
 
 /** A byte range, `offset` and `length` in bytes, both safe integers (8 PiB at most). */
 export interface ByteRange {
+  /** Where it begins, in bytes. */
   readonly offset: number;
+  /** How long it is, in bytes. */
   readonly length: number;
 }
 
 /** The usual last argument: cancellation. An aborted call rejects and leaves nothing open. */
 export interface CallOptions {
+  /** Ends the call when it is aborted. Default: nothing does. */
   readonly signal?: AbortSignal | undefined;
 }

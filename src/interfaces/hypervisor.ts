@@ -4,9 +4,13 @@ import type { MemoryRegion, MemorySink, MemorySource } from './memory.ts';
 
 /** A disk as the destination has to provide it. */
 export interface DiskDescription {
+  /** The same on both hosts, unique within the VM; 1 to 255 characters. */
   readonly id: string;
+  /** Its size in bytes. */
   readonly sizeBytes: number;
+  /** The logical block size that the guest sees, a power of two from 512 to 65536. */
   readonly blockBytes: number;
+  /** True if the guest cannot write it. */
   readonly readOnly: boolean;
 }
 
@@ -20,7 +24,9 @@ export interface VmDescription {
   readonly machine: string;
   /** Number of virtual CPUs. */
   readonly cpus: number;
+  /** Its memory's regions: {@link PageRun.region} is an index into them. */
   readonly memory: readonly MemoryRegion[];
+  /** Its disks, in an order that stays. */
   readonly disks: readonly DiskDescription[];
   /** Names the encoding of the device state; only a backend that reads this very format may load it. */
   readonly deviceStateFormat: string;
@@ -53,9 +59,13 @@ export interface SourceVmCapabilities {
  * ```
  */
 export interface SourceVm {
+  /** What it is; does not change. */
   readonly description: VmDescription;
+  /** What it can do beyond what every one must. */
   readonly capabilities: SourceVmCapabilities;
+  /** Its memory. */
   readonly memory: MemorySource;
+  /** Its disks, as in the description. */
   readonly disks: readonly SourceDisk[];
 
   /** Whether the guest executes now. */
@@ -105,7 +115,9 @@ export interface SourceVm {
 
 /** A VM at the destination that has been prepared and waits, paused, for its content. */
 export interface DestinationVm {
+  /** Its memory, to be filled. */
   readonly memory: MemorySink;
+  /** Its disks, to be filled. */
   readonly disks: readonly BlockDevice[];
 
   /**
@@ -127,13 +139,19 @@ export interface DestinationVm {
   discard(): Promise<void>;
 }
 
+/** What comes with a {@link HypervisorBackend.prepare}. */
+export interface PrepareOptions extends CallOptions {
+  /** Disks, by id, that both hosts reach: they hold their content already, and the engine does not write them. Default: none. */
+  readonly shared?: ReadonlySet<string>;
+}
+
 /** A hypervisor as the destination's engine sees it. */
 export interface HypervisorBackend {
   /** For people and logs, for example `qemu 10.0.2`. */
   readonly name: string;
   /**
-   * Prepares a paused VM that can take `description`. Refuses with `incompatible` and a message that lists every difference; after
-   * a refusal nothing has changed.
+   * Prepares a paused VM that can take `description`, its disks ready to be filled unless they are shared. Refuses with `incompatible` and
+   * a message that lists every difference; after a refusal nothing has changed.
    */
-  prepare(description: VmDescription, options?: CallOptions): Promise<DestinationVm>;
+  prepare(description: VmDescription, options?: PrepareOptions): Promise<DestinationVm>;
 }

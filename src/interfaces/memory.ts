@@ -18,11 +18,13 @@ export interface PageRun {
   readonly offset: number;
   /** Length in bytes, a multiple of the page size, more than 0. */
   readonly length: number;
+  /** What the pages hold. */
   readonly content: Content;
 }
 
 /** What a round yields: some runs, 1 MiB of content together at most. No page twice within one batch. */
 export interface PageBatch {
+  /** In any order. */
   readonly runs: readonly PageRun[];
   /** The engine is done with the content, which did not change until now. Called exactly once. */
   release(): void;
@@ -30,6 +32,7 @@ export interface PageBatch {
 
 /** The running VM's memory, as rounds of dirty pages. */
 export interface MemorySource {
+  /** As in the description. */
   readonly regions: readonly MemoryRegion[];
 
   /**
@@ -54,6 +57,7 @@ export interface MemorySource {
 
 /** The destination VM's memory, before the guest runs. */
 export interface MemorySink {
+  /** As in the description. */
   readonly regions: readonly MemoryRegion[];
   /**
    * Puts pages into place. Calls do not overlap in time: the engine waits for one before the next. When the promise resolves the

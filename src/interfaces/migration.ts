@@ -7,7 +7,10 @@ export type DiskMode = 'copy' | 'shared' | 'leave';
 export interface MigrationPolicy {
   /** Connections for data, beside one for control: 1 to 64. Default 4. */
   readonly connections?: number;
-  /** The downtime to aim for: 1 to 60,000. Switchover waits until the rest is expected to fit. Default 300, and the handover's 1.5 round trips come on top. */
+  /**
+   * The downtime to aim for: 30 (loading the state takes 20 of them) to 60,000. Switchover waits until the rest is expected to fit. Default
+   * 300, and the handover's 1.5 round trips come on top.
+   */
   readonly downtimeMsMax?: number;
   /** The longest from stun to READY before the source takes back: 100 to 600,000. Default 10,000. */
   readonly stunMsMax?: number;
@@ -41,6 +44,7 @@ export interface StreamProgress {
 
 /** A `progress` event: emitted at most a few times a second while bytes move. */
 export interface Progress {
+  /** The phase that runs. */
   readonly phase: Phase;
   /** Since `run()`. */
   readonly elapsedMs: number;
@@ -62,9 +66,11 @@ export interface RoundStatistics {
   readonly round: number;
   /** Page content sent, zero pages counted in full. */
   readonly bytes: number;
+  /** From its start until all of it was queued and nearly all sent. */
   readonly durationMs: number;
   /** What the convergence rule made of it. */
   readonly decision: 'continue' | 'throttle' | 'switchover' | 'fail';
+  /** The throttle that is in force from now on, 0 to 1. */
   readonly throttle: number;
 }
 
@@ -87,13 +93,17 @@ export interface BytesByKind {
 
 /** What `run()` resolves to, at either end; frozen. */
 export interface MigrationReport {
+  /** Which end reports. */
   readonly role: 'source' | 'destination';
+  /** The VM, as in its description; empty at a destination that no source told of one. */
   readonly vmId: string;
   /** The attempt's number, 0 if it did not get that far. */
   readonly epoch: number;
+  /** How it ended. */
   readonly outcome: Outcome;
+  /** Which end may run the VM now. */
   readonly owner: Owner;
-  /** Why it did not complete; undefined if it did. */
+  /** Why it did not complete. Of a completed one: what the source could not let go of, if anything (`hypervisor`). */
   readonly error?: MigrationError;
   /** From `run()` to its end. */
   readonly totalMs: number;
@@ -105,13 +115,19 @@ export interface MigrationReport {
   readonly downtimeMs: number;
   /** How long each phase took. */
   readonly phases: Readonly<Partial<Record<Phase, number>>>;
+  /** What was sent (source) or received (destination). */
   readonly bytes: BytesByKind;
   /** Memory rounds, those of the stun included. */
   readonly rounds: number;
   /** The hardest throttle that was in force, 0 to 1. */
   readonly throttleMax: number;
   /** Guest writes that were mirrored, and those whose extents were set back to be copied again. */
-  readonly guestWrites: { readonly mirrored: number; readonly setBack: number };
+  readonly guestWrites: {
+    /** Sent as they were made. */
+    readonly mirrored: number;
+    /** Not sent: their extents were copied again. */
+    readonly setBack: number;
+  };
   /** For how long guest writes were held, the longest one. 0 unless `guestWriteHoldMsMax` allows more. */
   readonly guestWriteHoldMs: number;
   /** The smallest round trip seen on the control connection, in ms; 0 if none was measured. */
@@ -122,6 +138,7 @@ export interface MigrationReport {
 export type MigrationEvents = {
   /** A phase begins. */
   phase: (phase: Phase) => void;
+  /** How far it is. */
   progress: (progress: Progress) => void;
   /** Source only. */
   round: (round: RoundStatistics) => void;

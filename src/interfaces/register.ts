@@ -11,7 +11,9 @@ export type ClaimValue = 'given' | 'owner' | 'declined' | 'reclaimed';
 export interface Claim {
   /** The attempt: 1 or more, a safe integer. */
   readonly epoch: number;
+  /** What was claimed ... */
   readonly role: ClaimRole;
+  /** ... and what stands there. */
   readonly value: ClaimValue;
 }
 

@@ -30,6 +30,7 @@ export interface TransportCapabilities {
 
 /** Opens or accepts connections between two hosts. The caller who made it closes it, not the engine. */
 export interface Transport {
+  /** What this end can do. */
   readonly capabilities: TransportCapabilities;
   /** How many different paths {@link Transport.open} can take, 1 or more. */
   readonly paths: number;

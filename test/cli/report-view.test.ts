@@ -55,6 +55,14 @@ describe('the summary', () => {
     ]);
   });
 
+  test('of one that left something behind at the source', () => {
+    const error = new MigrationError('hypervisor', 'QEMU does not answer', { owner: 'destination' });
+    expect(first({ ...completed, error })).toEqual([
+      'Completed: web-1 has moved, the destination has it.',
+      'But: QEMU does not answer',
+    ]);
+  });
+
   test('at the destination', () => {
     const report = { ...completed, role: 'destination', rounds: 0, throttleMax: 0 } as const;
     expect(renderReport(report)[0]).toBe('Completed: web-1 has moved, it is here.');
@@ -180,9 +188,22 @@ describe('a recovery', () => {
   ] satisfies [RecoveryReport['action'], RecoveryReport['owner'], string][])(
     'that %s',
     (action, owner, text) => {
-      const lines = renderRecovery({ vmId: 'web-1', epoch: 3, owner, action });
+      const context = { register: '/var/lib/registers', guest: 'running' as const };
+      const lines = renderRecovery({ vmId: 'web-1', epoch: 3, owner, action }, context);
       expect(lines[0]).toContain(text);
-      expect(lines.slice(2)).toEqual(['VM       web-1', 'attempt  attempt 3', `owner    ${owner}`]);
+      expect(lines.slice(2)).toEqual([
+        'VM        web-1',
+        'register  /var/lib/registers',
+        'attempt   3',
+        `owner     ${owner}`,
+      ]);
     },
   );
+
+  test.each(['resumed', 'reclaimed'] as const)('that %s does not say that a paused guest runs', (action) => {
+    const context = { register: '/r', guest: 'paused' as const };
+    const [text] = renderRecovery({ vmId: 'web-1', epoch: 3, owner: 'source', action }, context);
+    expect(text).toContain('its guest is paused, as it was');
+    expect(text).not.toContain('runs');
+  });
 });

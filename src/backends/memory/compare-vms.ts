@@ -21,6 +21,7 @@ export interface DiskDifference extends ByteRange {
 
 /** How two VMs differ. What only one of them has differs from end to end. */
 export interface VmComparison {
+  /** Whether there is no difference. */
   readonly equal: boolean;
   /** The first 100 ranges. */
   readonly memory: readonly MemoryDifference[];

@@ -49,6 +49,7 @@ interface Region {
  * A simulated guest's memory: real bytes, and a dirty mark for every page. All pages are dirty at first.
  */
 export class GuestMemory {
+  /** As they were given. */
   readonly regions: readonly MemoryRegion[];
   readonly #regions: Region[];
   #freed = false;
@@ -137,6 +138,7 @@ export class GuestMemory {
     return total;
   }
 
+  /** Every page counts as written. */
   markAllDirty(): void {
     for (const { dirty } of this.#regions) dirty.setAll();
   }
@@ -157,7 +159,7 @@ export class GuestMemory {
 
   /**
    * Takes dirty pages from `cursor` on, as one batch: clears their marks, notes them in `taken`, then copies
-   * their content into `buffer` (of {@link BATCH_BYTES_MAX}), adjoining pages as one run. Moves the cursor.
+   * their content into `buffer` (of 1 MiB), adjoining pages as one run. Moves the cursor.
    * Empty when no page is dirty from the cursor on.
    */
   take(cursor: RoundCursor, buffer: Buffer, taken: readonly PageBitmap[]): readonly PageRun[] {

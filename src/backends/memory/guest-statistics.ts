@@ -1,13 +1,21 @@
 /** What the guest has noticed since it came here, or since it last reset this. */
 export interface GuestStatistics {
-  /** Disk writes that were completed, and those that failed. */
+  /** Disk writes that were completed. */
   readonly writes: number;
+  /** Disk writes that failed. */
   readonly failedWrites: number;
   /**
    * From issuing a write until the guest was told, in milliseconds. The maximum is exact, the others are at
    * most a twentieth too high. All 0 without writes.
    */
-  readonly writeLatencyMs: { readonly median: number; readonly p99: number; readonly max: number };
+  readonly writeLatencyMs: {
+    /** Half of them took no longer. */
+    readonly median: number;
+    /** 99 of 100 took no longer. */
+    readonly p99: number;
+    /** The longest. */
+    readonly max: number;
+  };
   /** Pages that the guest's memory writes have touched, each write counted by itself. */
   readonly pagesDirtied: number;
   /**

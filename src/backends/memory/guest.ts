@@ -65,10 +65,12 @@ export class Guest {
     return this.#parts.gate.pass(() => this.#parts.powerOff());
   }
 
+  /** What it has noticed so far. */
   statistics(): GuestStatistics {
     return this.#parts.meter.statistics(this.#parts.environment.now());
   }
 
+  /** Begins to count anew. */
   resetStatistics(): void {
     this.#parts.meter.reset(this.#parts.environment.now());
   }

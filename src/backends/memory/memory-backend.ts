@@ -1,7 +1,11 @@
 import { MigrationError } from '../../errors.ts';
-import type { CallOptions } from '../../interfaces/content.ts';
 import type { Environment } from '../../interfaces/environment.ts';
-import type { DestinationVm, HypervisorBackend, VmDescription } from '../../interfaces/hypervisor.ts';
+import type {
+  DestinationVm,
+  HypervisorBackend,
+  PrepareOptions,
+  VmDescription,
+} from '../../interfaces/hypervisor.ts';
 import { throwIfAborted } from '../../util/promises.ts';
 import { descriptionDifferences, type Offer } from './description-differences.ts';
 import { DEVICE_STATE_FORMAT } from './device-state.ts';
@@ -59,7 +63,7 @@ class InMemoryBackend implements MemoryBackend {
     return this.#vm;
   }
 
-  async prepare(description: VmDescription, options?: CallOptions): Promise<DestinationVm> {
+  async prepare(description: VmDescription, options?: PrepareOptions): Promise<DestinationVm> {
     throwIfAborted(options?.signal);
     const given = this.#options.vm;
     const offer: Offer = given?.description ?? {
@@ -74,6 +78,9 @@ class InMemoryBackend implements MemoryBackend {
     ];
     if (given !== undefined && (given.state !== 'paused' || this.#givenTaken)) {
       problems.push(`the VM here is in use: ${this.#givenTaken ? 'by another migration' : given.state}`);
+    }
+    if (given === undefined && (options?.shared?.size ?? 0) > 0) {
+      problems.push('shared disks need a VM that has them: give it as `vm`');
     }
     if (problems.length > 0) {
       throw new MigrationError(

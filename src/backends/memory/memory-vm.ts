@@ -57,9 +57,13 @@ export interface MemoryVmOptions {
 
 /** A simulated VM: memory and disks are real bytes; the guest does what it is told to, and its workloads. */
 export class MemoryVm {
+  /** What it is. */
   readonly description: VmDescription;
+  /** What its guest can be told to do. */
   readonly guest: Guest;
+  /** Its memory. */
   readonly memory: GuestMemory;
+  /** Its disks, in the order in which they were given. */
   readonly disks: readonly MemoryDisk[];
   readonly #environment: Environment;
   readonly #meter = new GuestMeter();

@@ -31,7 +31,9 @@ const WRITES_IN_FLIGHT_MAX = 16;
 
 /** A workload and how far it has come: all that it takes to go on elsewhere. Plain data. */
 export interface WorkloadState {
+  /** What it does. */
   readonly spec: WorkloadSpec;
+  /** Where its random numbers go on. */
   readonly prng: PrngState;
   /** Steps done since it began: writes issued. */
   readonly steps: number;

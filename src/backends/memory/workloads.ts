@@ -1,9 +1,12 @@
 /** Small disk writes at random places, each at a multiple of its length. */
 export interface RandomWriter {
+  /** Which workload it is. */
   readonly kind: 'random-writer';
+  /** The disk's id. */
   readonly disk: string;
   /** Length of each write. */
   readonly bytes: number;
+  /** More than 0. */
   readonly writesPerSecond: number;
   /** Only the first bytes of the disk are written. Absent: all of it. */
   readonly hotBytes?: number;
@@ -11,15 +14,19 @@ export interface RandomWriter {
 
 /** Disk writes one behind the other, from the start again at the end. */
 export interface SequentialWriter {
+  /** Which workload it is. */
   readonly kind: 'sequential-writer';
+  /** The disk's id. */
   readonly disk: string;
   /** Length of each write. */
   readonly bytes: number;
+  /** More than 0. */
   readonly bytesPerSecond: number;
 }
 
 /** Memory writes of a few bytes each, to pages at random. */
 export interface MemoryDirtier {
+  /** Which workload it is. */
   readonly kind: 'memory-dirtier';
   /** Counted as 4 KiB for each write, whatever the page size. */
   readonly bytesPerSecond: number;
