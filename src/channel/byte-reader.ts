@@ -29,12 +29,14 @@ export class ByteReader {
   }
 
   /** What follows. Iterated once, after which {@link ByteReader.readExactly} must not be called. */
-  async *rest(): AsyncGenerator<Uint8Array> {
-    if (this.#left.byteLength > 0) yield this.#left;
-    for (;;) {
-      const next = await this.#chunks.next();
-      if (next.done) return;
-      yield next.value;
-    }
+  rest(): AsyncIterable<Uint8Array> {
+    const left = this.#left;
+    const chunks = this.#chunks;
+    return left.byteLength === 0 ? { [Symbol.asyncIterator]: () => chunks } : following(left, chunks);
   }
+}
+
+async function* following(first: Uint8Array, chunks: AsyncIterator<Uint8Array>): AsyncGenerator<Uint8Array> {
+  yield first;
+  yield* { [Symbol.asyncIterator]: () => chunks };
 }

@@ -14,7 +14,7 @@ import { asMigrationError, MigrationError } from '../errors.ts';
 import type { CancelTimer, Environment } from '../interfaces/environment.ts';
 import { crc32c } from '../util/checksum.ts';
 import { joinChunks } from '../util/chunks.ts';
-import { deferred, delay, Signalled } from '../util/promises.ts';
+import { deferred, Signalled, withTimeout } from '../util/promises.ts';
 import type { IncomingFrame } from '../wire/frame.ts';
 import { decodeMessage, encodeMessage, type Message } from '../wire/messages.ts';
 import { decodePositions, encodePositions } from '../wire/positions.ts';
@@ -30,14 +30,26 @@ export interface ChannelOptions {
   readonly environment: Environment;
   /** Bytes on their way at most, all lanes together. */
   readonly windowBytesMax: number;
+  /**
+   * How long nothing may arrive on the control connection until the channel fails with `timeout`, in ms: 250 or more. Both ends ask for
+   * an answer every 250 ms, so a link that lives is never silent for long. Default 5000.
+   */
+  readonly silenceMsMax?: number;
 }
 
 /** How long positions wait for more to say, unless much has arrived. */
 const positionsDelayMs = 2;
 /** ... and how much is much. */
 const positionsBytes = 256 << 10;
-/** How often the round trip is measured. */
+/** How often the round trip is measured, and silence is looked for. */
 const pingMs = 250;
+/** See {@link ChannelOptions.silenceMsMax}. */
+const silenceMsDefault = 5000;
+/**
+ * A data connection may be silent for so many times as long while frames are on their way on it: only whole frames are acknowledged,
+ * and on a slow link a megabyte takes its time.
+ */
+const dataPatience = 6;
 /** How long the control connection may still speak after a data connection was ended in good order. */
 const lastWordsMs = 1000;
 
@@ -52,6 +64,7 @@ export interface ChannelStatistics {
 export class Channel {
   readonly mailbox = new Mailbox();
   readonly #environment: Environment;
+  readonly #silenceMsMax: number;
   readonly #control: Lane;
   readonly #lanes: Lane[] = [];
   readonly #scheduler = new Scheduler();
@@ -76,12 +89,15 @@ export class Channel {
   #cancelPositions: CancelTimer | undefined;
   #cancelPing: CancelTimer | undefined;
   #pingDue = false;
-  #pingSentMs = 0;
+  /** The one that is on its way. */
+  #ping: { readonly number: number; readonly sentMs: number } | undefined;
   #pingNumber = 0;
+  #closing: Promise<void> | undefined;
   #ended = false;
 
   constructor(options: ChannelOptions, control: GreetedConnection) {
     this.#environment = options.environment;
+    this.#silenceMsMax = options.silenceMsMax ?? silenceMsDefault;
     this.#estimate = new LinkEstimate(options.windowBytesMax);
     this.#control = new Lane(0, control);
     if (control.roundTripMs > 0) this.#estimate.roundTrip(control.roundTripMs);
@@ -140,7 +156,6 @@ export class Channel {
   /** Opens the sending side of a stream. */
   openSend(id: number, digestKey: number): SendStream {
     const sink = {
-      environment: this.#environment,
       enqueue: (frame: QueuedFrame) => {
         if (this.#ended || this.#sendingStopped) {
           frame.release();
@@ -148,6 +163,9 @@ export class Channel {
         }
         this.#scheduler.enqueue(frame);
         this.#dataWake.notify();
+      },
+      releaseFailed: (error: unknown) => {
+        this.#fail(asMigrationError(error, 'hypervisor', 'content that was sent could not be given back'));
       },
     };
     const stream = new SendStream(id, sink, digestKey);
@@ -164,7 +182,7 @@ export class Channel {
     return stream;
   }
 
-  /** Sends a control message, ahead of all data. Messages arrive in order. */
+  /** Sends a control message, ahead of all data. Messages arrive in order. Throws `incompatible` for one that is too long. */
   send(message: Message): void {
     if (this.#ended) return;
     this.#controlQueue.push(encodeMessage(message));
@@ -172,20 +190,28 @@ export class Channel {
   }
 
   /** Sends what is queued on the control lane, ends all connections, and resolves when they are gone. Idempotent. */
-  async close(): Promise<void> {
-    if (this.#ended) return;
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
     while (this.#controlQueue.length > 0 && !this.signal.aborted) {
       this.#controlWake.notify();
       await this.#controlDrained();
     }
+    if (this.#ended) return;
     this.#end(new MigrationError('connection-lost', 'the channel was closed'));
     await Promise.allSettled([this.#control, ...this.#lanes].map((lane) => lane.close()));
+    // Not before: until it is gone a connection may still send what it accepted.
+    this.#releaseKept();
     await Promise.allSettled(this.#loops);
   }
 
-  /** Drops everything; whoever waits is told the reason. Idempotent. */
+  /** Drops everything, also while {@link Channel.close} waits for the peer; whoever waits is told the reason. Idempotent. */
   abort(reason: MigrationError): void {
     this.#fail(reason);
+    this.#dropLanes(reason);
   }
 
   async #controlDrained(): Promise<void> {
@@ -207,8 +233,8 @@ export class Channel {
   #runData(loop: Promise<void>): Promise<void> {
     return this.#run(
       loop.catch(async (error: unknown) => {
-        const lost = error instanceof MigrationError && error.code === 'connection-lost';
-        if (lost) await Promise.race([this.#controlEnded.promise, delay(this.#environment, lastWordsMs)]);
+        if (!(error instanceof MigrationError) || error.code !== 'connection-lost') throw error;
+        await withTimeout(this.#environment, lastWordsMs, this.#controlEnded.promise, () => error);
         throw error;
       }),
     );
@@ -218,7 +244,16 @@ export class Channel {
     if (this.#ended) return;
     this.#end(error);
     this.#failure.abort(error);
-    for (const lane of [this.#control, ...this.#lanes]) lane.abort(error);
+    this.#dropLanes(error);
+  }
+
+  #dropLanes(reason: MigrationError): void {
+    for (const lane of [this.#control, ...this.#lanes]) lane.abort(reason);
+    this.#releaseKept();
+  }
+
+  #releaseKept(): void {
+    for (const lane of this.#lanes) for (const frame of lane.takeKept()) frame.release();
   }
 
   #end(error: MigrationError): void {
@@ -230,7 +265,6 @@ export class Channel {
     this.#controlWake.fail(error);
     this.#controlIdle.fail(error);
     this.stopSending(error);
-    for (const lane of this.#lanes) for (const frame of lane.takeKept()) frame.release();
   }
 
   async #writeData(lane: Lane): Promise<void> {
@@ -238,6 +272,8 @@ export class Channel {
       const room = lane.inFlightBytes < this.#estimate.windowBytes / this.#lanes.length;
       const frame = room ? this.#scheduler.next() : undefined;
       if (frame === undefined) {
+        // What waits for credit is work all the same: then the rate is that of the peer, and counts.
+        if (room && this.#scheduler.queuedBytes === 0) this.#estimate.starved();
         await this.#dataWake.wait().catch(() => {});
         continue;
       }
@@ -279,9 +315,19 @@ export class Channel {
   }
 
   #armPing(): void {
+    const silent = [this.#control, ...this.#lanes].find((lane) => this.#isSilent(lane));
+    if (silent !== undefined) {
+      this.#fail(new MigrationError('timeout', `nothing is heard of the peer any more on ${silent.label}`));
+      return;
+    }
     this.#pingDue = true;
     this.#controlWake.notify();
     this.#cancelPing = this.#environment.setTimer(pingMs, () => this.#armPing());
+  }
+
+  #isSilent(lane: Lane): boolean {
+    const patience = lane === this.#control ? 1 : dataPatience;
+    return lane.silentLooks() * pingMs >= this.#silenceMsMax * patience;
   }
 
   async #writeControl(): Promise<void> {
@@ -315,11 +361,12 @@ export class Channel {
       this.#positionsDue = false;
       return { type: 'positions', number: 0, bytes: this.#positions() };
     }
-    if (this.#pingDue && this.#pingSentMs === 0) {
+    if (this.#pingDue && this.#ping === undefined) {
       this.#pingDue = false;
-      this.#pingSentMs = this.#environment.now();
+      this.#pingNumber = (this.#pingNumber + 1) >>> 0;
+      this.#ping = { number: this.#pingNumber, sentMs: this.#environment.now() };
       const bytes = new Uint8Array(4);
-      new DataView(bytes.buffer).setUint32(0, ++this.#pingNumber);
+      new DataView(bytes.buffer).setUint32(0, this.#pingNumber);
       return { type: 'ping', number: 0, bytes };
     }
     return undefined;
@@ -363,12 +410,20 @@ export class Channel {
         this.#controlWake.notify();
         return;
       case 'pong':
-        if (this.#pingSentMs > 0) this.#estimate.roundTrip(this.#environment.now() - this.#pingSentMs);
-        this.#pingSentMs = 0;
+        this.#ponged(payload);
         return;
       case 'data':
         throw new MigrationError('protocol', 'data on the control connection');
     }
+  }
+
+  #ponged(payload: Uint8Array): void {
+    const ping = this.#ping;
+    const answers = payload.byteLength === 4 && new DataView(payload.buffer, payload.byteOffset).getUint32(0);
+    if (ping === undefined || answers !== ping.number)
+      throw new MigrationError('protocol', 'a pong that answers no ping');
+    this.#estimate.roundTrip(this.#environment.now() - ping.sentMs);
+    this.#ping = undefined;
   }
 
   #positioned(payload: Uint8Array): void {
@@ -384,11 +439,11 @@ export class Channel {
     for (const position of positions.streams) {
       const stream = this.#sendStreams.get(position.stream);
       if (stream === undefined) throw new MigrationError('protocol', 'a position of an unknown stream');
-      this.#scheduler.grant(position.stream, position.creditBytes);
+      this.#scheduler.grant(position.stream, position.creditBytes, position.applied);
       stream.positioned(position);
     }
     if (bytes > 0) {
-      this.#estimate.acknowledged(bytes, this.#environment.now(), this.#scheduler.queuedBytes > 0);
+      this.#estimate.acknowledged(bytes, this.#environment.now());
       if (this.backlogBytes === 0) this.#estimate.idle();
     }
     this.#dataWake.notify();

@@ -1,6 +1,8 @@
 import { MigrationError } from '../errors.ts';
 import type { Environment } from '../interfaces/environment.ts';
 import type { Connection, Transport } from '../interfaces/transport.ts';
+import type { Chunks } from '../util/chunks.ts';
+import { onAbort } from '../util/on-abort.ts';
 import { raceAbort, withTimeout } from '../util/promises.ts';
 import {
   type Answer,
@@ -40,8 +42,56 @@ export interface DialOptions {
   readonly signal: AbortSignal | undefined;
 }
 
+/** How long a peer may take to end a connection that was ended here, before it is dropped: several round trips of any real link. */
+const endMsMax = 1000;
+
 function timeout(label: string): MigrationError {
   return new MigrationError('timeout', `${label}: no answer to the greeting in time`);
+}
+
+/**
+ * A signal that is aborted with `parent`, and can be aborted alone: for what is given up on while its caller goes on. To be
+ * unlinked when it is over.
+ */
+export function childOf(parent: AbortSignal | undefined): {
+  readonly signal: AbortSignal;
+  abort(reason: unknown): void;
+  unlink(): void;
+} {
+  const child = new AbortController();
+  const follow = () => child.abort(parent?.reason);
+  if (parent?.aborted) follow();
+  const unlink = parent === undefined || parent.aborted ? () => {} : onAbort(parent, follow);
+  return { signal: child.signal, abort: (reason) => child.abort(reason), unlink };
+}
+
+/** Opens a connection over one path. When it is given up on, the transport is told so, and what it opens all the same is dropped. */
+async function openOver(path: number, transport: Transport, options: DialOptions): Promise<Connection> {
+  const { environment, limitMs } = options;
+  const attempt = childOf(options.signal);
+  const { signal } = attempt;
+  try {
+    const opened = raceAbort(transport.open({ signal, path }), signal, (late) => late.abort());
+    return await withTimeout(environment, limitMs, opened, () => {
+      return new MigrationError('timeout', 'no connection in time');
+    });
+  } catch (error) {
+    attempt.abort(error);
+    throw error;
+  } finally {
+    attempt.unlink();
+  }
+}
+
+/** Opens a connection over the lane's own path or, where that is down, over the next: a host that can be reached at all is reached. */
+async function open(transport: Transport, options: DialOptions): Promise<Connection> {
+  for (let tried = 0; ; tried++) {
+    try {
+      return await openOver((options.lane + tried) % transport.paths, transport, options);
+    } catch (error) {
+      if (options.signal?.aborted || tried + 1 >= transport.paths) throw error;
+    }
+  }
 }
 
 /**
@@ -50,13 +100,7 @@ function timeout(label: string): MigrationError {
  */
 export async function dial(transport: Transport, options: DialOptions): Promise<GreetedConnection> {
   const { environment, limitMs, signal } = options;
-  const opening = transport.open({ signal, path: options.lane % transport.paths });
-  const drop = (late: Connection) => late.abort();
-  const opened = raceAbort(opening, signal, drop);
-  const connection = await withTimeout(environment, limitMs, opened, () => {
-    opening.then(drop, () => {});
-    return new MigrationError('timeout', 'no connection in time');
-  });
+  const connection = await open(transport, options);
   try {
     const reader = new ByteReader(connection);
     const start = environment.now();
@@ -101,7 +145,7 @@ export async function readGreeting(
     );
     const greeting = decodeGreeting(bytes);
     if (chooseVersion(greeting) === undefined) {
-      await refuse({ connection, reader, roundTripMs: 0, greeting }, 'version');
+      await refuse({ connection, reader, roundTripMs: 0, greeting }, environment, 'version');
       throw new MigrationError('version-mismatch', `${connection.label}: no protocol version in common`);
     }
     return { connection, reader, roundTripMs: 0, greeting };
@@ -120,15 +164,33 @@ export async function welcome(greeted: GreetingConnection): Promise<void> {
 }
 
 /** Turns the connection away and ends it. Does not reject. */
-export async function refuse(
+export function refuse(
   greeted: GreetingConnection,
+  environment: Environment,
   status: 'refused' | 'version' = 'refused',
 ): Promise<void> {
   const answer = encodeAnswer({ version: 0, status, session: greeted.greeting.session });
+  return end(greeted.connection, environment, [answer]);
+}
+
+/**
+ * Says its last words and ends a connection in good order. A peer that does not end it too, in time, is not waited for: the connection is
+ * dropped. Does not reject.
+ */
+export async function end(
+  connection: Connection,
+  environment: Environment,
+  lastWords: Chunks = [],
+): Promise<void> {
+  const ending = async (): Promise<void> => {
+    if (lastWords.length > 0) await connection.send(lastWords);
+    await connection.close();
+  };
   try {
-    await greeted.connection.send([answer]);
-    await greeted.connection.close();
+    await withTimeout(environment, endMsMax, ending(), () => {
+      return new MigrationError('timeout', `${connection.label}: the peer did not end it in time`);
+    });
   } catch (error) {
-    greeted.connection.abort(error);
+    connection.abort(error);
   }
 }

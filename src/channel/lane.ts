@@ -9,6 +9,7 @@ import {
 } from '../wire/frame.ts';
 import type { GreetedConnection } from './handshake.ts';
 import type { QueuedFrame } from './scheduler.ts';
+import { Silence } from './silence.ts';
 
 /** A frame that was sent and is kept until the peer has it. */
 interface KeptFrame {
@@ -22,6 +23,7 @@ export class Lane {
   readonly index: number;
   readonly #greeted: GreetedConnection;
   readonly #parser = new FrameParser();
+  readonly #silence = new Silence();
   /** Sent and not yet received by the peer, in the order of their sequence numbers. */
   readonly #kept: KeptFrame[] = [];
   #sentSequence = 0;
@@ -111,6 +113,17 @@ export class Lane {
     }
     if (!this.#parser.atBoundary)
       throw new MigrationError('connection-lost', `${this.label} ended within a frame`);
+  }
+
+  /**
+   * How many times in a row this was called without anything having been heard of the peer since: any byte on the control lane; on
+   * others, that it received something of what is on its way.
+   */
+  silentLooks(): number {
+    if (this.index === 0) return this.#silence.look(this.#bytesReceived);
+    if (this.#kept.length > 0) return this.#silence.look(this.#freedSequence);
+    this.#silence.reset();
+    return 0;
   }
 
   close(): Promise<void> {

@@ -7,6 +7,11 @@ interface Sample {
 const sampleMsMin = 20;
 /** For how long a rate sample counts towards the window. */
 const sampleLifeMs = 1000;
+/**
+ * What is assumed of a link before anything was measured: 250 Mbit/s, the least that a long-distance migration is usually said to
+ * need.
+ */
+export const bytesPerSecondAssumed = 250e6 / 8;
 /** Weight of the newest sample in the smoothed rate. */
 const smoothing = 0.3;
 /** What is always allowed on its way: a few frames for each connection, so that the first samples mean something. */
@@ -27,6 +32,7 @@ export class LinkEstimate {
   #smoothed: number | undefined;
   #pendingBytes = 0;
   #sampleStartMs: number | undefined;
+  #starved = false;
 
   constructor(windowBytesMax: number) {
     this.#windowBytesMax = windowBytesMax;
@@ -37,7 +43,7 @@ export class LinkEstimate {
     return Number.isFinite(this.#roundTripMs) ? this.#roundTripMs : 0;
   }
 
-  /** What the link carried lately while we had more to send; undefined before the first such moment. */
+  /** What the link carried lately while we had more to send, or at least; undefined while nothing better than the assumed is known. */
   get bytesPerSecond(): number | undefined {
     return this.#smoothed;
   }
@@ -54,9 +60,13 @@ export class LinkEstimate {
     this.#roundTripMs = Math.min(this.#roundTripMs, Math.max(0.01, ms));
   }
 
-  /** `bytes` were acknowledged; `busy` says whether there was more to send all the while. */
-  acknowledged(bytes: number, nowMs: number, busy: boolean): void {
-    this.#sampleStartMs ??= nowMs;
+  /** `bytes` were acknowledged. */
+  acknowledged(bytes: number, nowMs: number): void {
+    // The first ones after a pause have been on their way since before the sample began.
+    if (this.#sampleStartMs === undefined) {
+      this.#sampleStartMs = nowMs;
+      return;
+    }
     this.#pendingBytes += bytes;
     const elapsedMs = nowMs - this.#sampleStartMs;
     if (elapsedMs < Math.max(sampleMsMin, this.roundTripMs / 4)) return;
@@ -66,16 +76,26 @@ export class LinkEstimate {
     const lifeMs = Math.max(sampleLifeMs, 10 * this.roundTripMs);
     this.#samples = this.#samples.filter((sample) => nowMs - sample.atMs < lifeMs);
     this.#samples.push({ atMs: nowMs, bytesPerSecond });
-    if (!busy) return;
+    const starved = this.#starved;
+    this.#starved = false;
+    // Of a link that had room the sample tells what we sent, and no more than that the link can do as much. A guest that writes a little
+    // all the time must not make it look slow: it would never have enough to send to show the contrary.
+    if (starved && bytesPerSecond <= (this.#smoothed ?? bytesPerSecondAssumed)) return;
     this.#smoothed =
       this.#smoothed === undefined
         ? bytesPerSecond
         : this.#smoothed + smoothing * (bytesPerSecond - this.#smoothed);
   }
 
+  /** There was room on the link and nothing to send. */
+  starved(): void {
+    this.#starved = true;
+  }
+
   /** Nothing is on its way: the time until the next acknowledgement says nothing of the link. */
   idle(): void {
     this.#sampleStartMs = undefined;
     this.#pendingBytes = 0;
+    this.#starved = false;
   }
 }

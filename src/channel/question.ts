@@ -5,9 +5,10 @@ import type { Transport } from '../interfaces/transport.ts';
 import { crc32c } from '../util/checksum.ts';
 import { joinChunks } from '../util/chunks.ts';
 import { raceAbort, withTimeout } from '../util/promises.ts';
+import type { IncomingFrame } from '../wire/frame.ts';
 import { sessionBytes } from '../wire/greeting.ts';
 import { decodeMessage, encodeMessage, type Message, type MessageOf } from '../wire/messages.ts';
-import { dial, type GreetedConnection } from './handshake.ts';
+import { dial, end, type GreetedConnection } from './handshake.ts';
 import { controlFrame, Lane } from './lane.ts';
 
 export interface AskOptions {
@@ -25,12 +26,12 @@ function sendMessage(lane: Lane, message: Message): Promise<void> {
   return lane.send(controlFrame('control', 1, payload, crc32c(payload)));
 }
 
-async function receiveMessage(lane: Lane): Promise<Message> {
-  for await (const frame of lane.frames()) {
-    if (frame.type !== 'control') break;
-    return decodeMessage(joinChunks(frame.payload));
+async function nextMessage(frames: AsyncIterator<IncomingFrame>, label: string): Promise<Message> {
+  const { done, value: frame } = await frames.next();
+  if (done || frame.type !== 'control') {
+    throw new MigrationError('protocol', `${label}: no message where one was due`);
   }
-  throw new MigrationError('protocol', `${lane.label}: no message where one was due`);
+  return decodeMessage(joinChunks(frame.payload));
 }
 
 /** Asks once. Rejects as {@link dial} does, or with `protocol`; then nothing is known. */
@@ -48,33 +49,50 @@ export async function ask(options: AskOptions): Promise<MessageOf<'answer'>['val
   const lane = new Lane(0, greeted);
   try {
     await sendMessage(lane, { type: 'ask', vmId, epoch });
-    const answering = raceAbort(receiveMessage(lane), signal);
+    const answering = raceAbort(nextMessage(lane.frames(), lane.label), signal);
     const answer = await withTimeout(environment, limitMs, answering, () => {
       return new MigrationError('timeout', `${lane.label}: no answer in time`);
     });
     if (answer.type !== 'answer') throw new MigrationError('protocol', `${lane.label}: not an answer`);
+    // In good order: that tells the other end that its answer has arrived.
+    await end(greeted.connection, environment);
     return answer.value;
-  } finally {
-    lane.abort(undefined);
+  } catch (error) {
+    lane.abort(error);
+    throw error;
   }
 }
 
-/** Answers the one question of a connection that was let in, and ends it. Does not reject: who asks asks again. */
+/**
+ * Answers the one question of a connection that was let in, and ends it. Resolves to whether the answer was delivered. Does not reject: who
+ * asks asks again. `limitMs` is for the question, what is decided, and the asker's thanks together; when the signal is aborted, a question
+ * that has not come is not waited for any more.
+ */
 export async function answer(
   greeted: GreetedConnection,
   environment: Environment,
   limitMs: number,
   decide: (vmId: string, epoch: number) => Promise<MessageOf<'answer'>['value']>,
-): Promise<void> {
+  signal?: AbortSignal,
+): Promise<boolean> {
   const lane = new Lane(0, greeted);
-  try {
-    const question = await withTimeout(environment, limitMs, receiveMessage(lane), () => {
-      return new MigrationError('timeout', `${lane.label}: no question in time`);
-    });
+  const frames = lane.frames();
+  const respond = async (): Promise<void> => {
+    const question = await raceAbort(nextMessage(frames, lane.label), signal);
     if (question.type !== 'ask') throw new MigrationError('protocol', `${lane.label}: not a question`);
     await sendMessage(lane, { type: 'answer', value: await decide(question.vmId, question.epoch) });
-    await lane.close();
+    // The asker ends the connection when it has its answer.
+    const { done } = await frames.next();
+    if (!done) throw new MigrationError('protocol', `${lane.label}: one question a connection`);
+  };
+  try {
+    await withTimeout(environment, limitMs, respond(), () => {
+      return new MigrationError('timeout', `${lane.label}: nothing came in time`);
+    });
+    await end(greeted.connection, environment);
+    return true;
   } catch (error) {
     lane.abort(error);
+    return false;
   }
 }

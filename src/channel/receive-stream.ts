@@ -1,7 +1,8 @@
 import { MigrationError } from '../errors.ts';
 import { Watermark } from '../util/watermark.ts';
 import type { FrameClass, IncomingFrame } from '../wire/frame.ts';
-import { decodeItem, ItemDigest, type ItemRange } from '../wire/item.ts';
+import { creditOf, decodeItem, ItemDigest, type ItemRange } from '../wire/item.ts';
+import { numbersAheadMax } from '../wire/limits.ts';
 import type { StreamPosition } from '../wire/positions.ts';
 
 /** An item that arrived; it stays the receiver's to apply, and then to say so. */
@@ -27,11 +28,13 @@ export class ReceiveStream {
   readonly #applied = new Watermark();
   readonly #digest: ItemDigest;
   readonly #contentBytes: Record<FrameClass, number> = { mirror: 0, memory: 0, bulk: 0 };
-  #receivedBytes = 0;
+  #highest = 0;
+  #end = Number.POSITIVE_INFINITY;
+  #usedBytes = 0;
   #appliedBytes = 0;
   #flushed = 0;
 
-  /** `bufferBytes`: payload that may have arrived without being applied; `changed` is called when a position moved. */
+  /** `bufferBytes`: credit that may be used by what is not applied; `changed` is called when a position moved. */
   constructor(id: number, digestKey: number, bufferBytes: number, handler: ItemHandler, changed: () => void) {
     this.id = id;
     this.#digest = new ItemDigest(digestKey ^ id);
@@ -65,11 +68,14 @@ export class ReceiveStream {
     if (frame.class === undefined || frame.number < 1)
       throw new MigrationError('protocol', 'a data frame has no number');
     if (!this.#received.add(frame.number)) return;
-    this.#receivedBytes += frame.payloadBytes;
-    if (this.#receivedBytes > this.#appliedBytes + this.#bufferBytes) {
+    const { number, payloadBytes, payloadCrc } = frame;
+    if (number > this.#end) throw this.#beyondEnd();
+    this.#highest = Math.max(this.#highest, number);
+    this.#usedBytes += creditOf(payloadBytes);
+    const far = number > this.#applied.through + numbersAheadMax;
+    if (far || this.#usedBytes > this.#appliedBytes + this.#bufferBytes) {
       throw new MigrationError('protocol', `stream ${this.id} was sent beyond its credit`);
     }
-    const { number, payloadBytes, payloadCrc } = frame;
     const ranges = decodeItem(frame.payload, payloadBytes);
     for (const range of ranges) if (range.content !== 'zero') this.#contentBytes[frame.class] += range.length;
     this.#handler({ number, class: frame.class, ranges, payloadBytes, payloadCrc });
@@ -78,9 +84,19 @@ export class ReceiveStream {
   /** The item is where it belongs (or newer content is): its room is free again. */
   applied(item: ReceivedItem): void {
     this.#applied.add(item.number);
-    this.#appliedBytes += item.payloadBytes;
+    this.#appliedBytes += creditOf(item.payloadBytes);
     this.#digest.add(item.number, item.payloadCrc);
     this.#changed();
+  }
+
+  /** Nothing may follow `last`: what does, now or later, breaks the protocol. Throws `protocol` if something came before. */
+  endAt(last: number): void {
+    this.#end = last;
+    if (this.#highest > last) throw this.#beyondEnd();
+  }
+
+  #beyondEnd(): MigrationError {
+    return new MigrationError('protocol', `stream ${this.id} goes on after its end`);
   }
 
   /** Everything up to `number` is durable. */

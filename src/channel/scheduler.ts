@@ -1,4 +1,6 @@
 import { type FrameClass, frameClasses, type OutgoingFrame } from '../wire/frame.ts';
+import { creditOf } from '../wire/item.ts';
+import { framePayloadBytesMax, numbersAheadMax } from '../wire/limits.ts';
 
 /** A data frame on its way, with what is done when the peer has it. */
 export interface QueuedFrame extends OutgoingFrame {
@@ -18,13 +20,29 @@ interface StreamQueue {
   readonly stream: number;
   /** Frames wait here in the order of their numbers, class by class. */
   readonly frames: Record<FrameClass, QueuedFrame[]>;
-  sentBytes: number;
+  /** Credit used over weight, per class: whose turn the stream's credit is. */
+  readonly virtual: Record<FrameClass, number>;
+  /** As the scheduler's own, for the stream's classes alone. */
+  clock: number;
+  usedBytes: number;
   creditBytes: number;
+  /** Every number up to this one has been applied by the peer. */
+  applied: number;
 }
+
+/**
+ * How far a class that cannot send, for want of credit, may fall behind the others, in bytes over weight. More than a frame ever takes, so
+ * that it changes nothing while all can; and not more, for when it can again it makes up for it, and nobody else sends meanwhile.
+ */
+const arrearsMax = framePayloadBytesMax;
 
 /**
  * Which frame goes next: weighted fair queueing over the classes, in turn over the streams of a class, and nothing of a stream that
  * has no credit. Pure: no I/O, no clock.
+ *
+ * A stream's credit is shared between its classes as the link is. When it comes in small steps, as from a slow disk, a large bulk frame would
+ * never fit if small mirrored writes took each step for themselves. So a frame must leave room for those whose turn comes before it:
+ * they wait until theirs fits, and the others with them.
  */
 export class Scheduler {
   readonly #streams = new Map<number, StreamQueue>();
@@ -43,7 +61,15 @@ export class Scheduler {
   #queueOf(stream: number): StreamQueue {
     let queue = this.#streams.get(stream);
     if (queue === undefined) {
-      queue = { stream, frames: { mirror: [], memory: [], bulk: [] }, sentBytes: 0, creditBytes: 0 };
+      queue = {
+        stream,
+        frames: { mirror: [], memory: [], bulk: [] },
+        virtual: { mirror: 0, memory: 0, bulk: 0 },
+        clock: 0,
+        usedBytes: 0,
+        creditBytes: 0,
+        applied: 0,
+      };
       this.#streams.set(stream, queue);
     }
     return queue;
@@ -55,15 +81,19 @@ export class Scheduler {
     if (active.length === 0) {
       this.#virtual[frame.class] = Math.max(this.#virtual[frame.class], this.#clock);
     }
-    if (queue.frames[frame.class].length === 0) active.push(queue);
+    if (queue.frames[frame.class].length === 0) {
+      active.push(queue);
+      queue.virtual[frame.class] = Math.max(queue.virtual[frame.class], queue.clock);
+    }
     queue.frames[frame.class].push(frame);
     this.#queuedBytes += frame.payloadBytes;
   }
 
-  /** The stream may have sent `creditBytes` of payload in all. Credit never shrinks. */
-  grant(stream: number, creditBytes: number): void {
+  /** The stream may have used `creditBytes` in all, and every number up to `applied` is applied. Neither ever shrinks. */
+  grant(stream: number, creditBytes: number, applied: number): void {
     const queue = this.#queueOf(stream);
     queue.creditBytes = Math.max(queue.creditBytes, creditBytes);
+    queue.applied = Math.max(queue.applied, applied);
   }
 
   /** The frame to send now, taken out of its queue; undefined if nothing waits that has credit. */
@@ -71,7 +101,7 @@ export class Scheduler {
     let best: FrameClass | undefined;
     let bestQueue = -1;
     for (const frameClass of frameClasses) {
-      const index = this.#active[frameClass].findIndex((queue) => hasCredit(queue, frameClass));
+      const index = this.#active[frameClass].findIndex((queue) => maySend(queue, frameClass));
       if (index < 0) continue;
       if (best === undefined || this.#virtual[frameClass] < this.#virtual[best]) {
         best = frameClass;
@@ -87,10 +117,16 @@ export class Scheduler {
     const frame = queue?.frames[frameClass].shift();
     if (queue === undefined || frame === undefined) return undefined;
     if (queue.frames[frameClass].length > 0) active.push(queue);
-    queue.sentBytes += frame.payloadBytes;
+    const creditBytes = creditOf(frame.payloadBytes);
+    queue.usedBytes += creditBytes;
+    queue.clock = queue.virtual[frameClass];
+    queue.virtual[frameClass] += creditBytes / weights[frameClass];
     this.#queuedBytes -= frame.payloadBytes;
     this.#clock = this.#virtual[frameClass];
     this.#virtual[frameClass] += frame.payloadBytes / weights[frameClass];
+    for (const other of frameClasses) {
+      this.#virtual[other] = Math.max(this.#virtual[other], this.#clock - arrearsMax);
+    }
     return frame;
   }
 
@@ -98,7 +134,10 @@ export class Scheduler {
   drain(): readonly QueuedFrame[] {
     const frames: QueuedFrame[] = [];
     for (const queue of this.#streams.values()) {
-      for (const frameClass of frameClasses) frames.push(...queue.frames[frameClass].splice(0));
+      for (const frameClass of frameClasses) {
+        // One by one: there can be more than a call takes arguments.
+        for (const frame of queue.frames[frameClass].splice(0)) frames.push(frame);
+      }
     }
     for (const frameClass of frameClasses) this.#active[frameClass].length = 0;
     this.#queuedBytes = 0;
@@ -106,7 +145,27 @@ export class Scheduler {
   }
 }
 
-function hasCredit(queue: StreamQueue, frameClass: FrameClass): boolean {
+/**
+ * The class's next frame, if it may be sent as far as numbers go. The lowest number that was not sent always may, so a gap that holds up all
+ * others closes.
+ */
+function nextOf(queue: StreamQueue, frameClass: FrameClass): QueuedFrame | undefined {
   const [first] = queue.frames[frameClass];
-  return first !== undefined && queue.sentBytes + first.payloadBytes <= queue.creditBytes;
+  return first !== undefined && first.number <= queue.applied + numbersAheadMax ? first : undefined;
+}
+
+/** There is credit for the class's next frame, and for those whose turn comes before it. */
+function maySend(queue: StreamQueue, frameClass: FrameClass): boolean {
+  const frame = nextOf(queue, frameClass);
+  if (frame === undefined) return false;
+  const leftBytes = queue.creditBytes - queue.usedBytes - creditOf(frame.payloadBytes);
+  if (leftBytes < 0) return false;
+  // The common case, and it is asked for every frame: there is room for whatever waits.
+  if (leftBytes >= framePayloadBytesMax) return true;
+  for (const other of frameClasses) {
+    if (queue.virtual[other] >= queue.virtual[frameClass]) continue;
+    const before = nextOf(queue, other);
+    if (before !== undefined && creditOf(before.payloadBytes) > leftBytes) return false;
+  }
+  return true;
 }

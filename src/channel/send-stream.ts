@@ -1,4 +1,3 @@
-import type { Environment } from '../interfaces/environment.ts';
 import { crc32cOfChunks } from '../util/checksum.ts';
 import { chunksLength } from '../util/chunks.ts';
 import { Signalled } from '../util/promises.ts';
@@ -12,8 +11,9 @@ export const queueBytesMax = 4 << 20;
 
 /** What a stream needs of its channel. */
 export interface FrameSink {
-  readonly environment: Environment;
   enqueue(frame: QueuedFrame): void;
+  /** A `release` has thrown: whoever lent the content is broken. */
+  releaseFailed(error: unknown): void;
 }
 
 /** The sending side of a stream: numbers what belongs together in order, and sums it up. */
@@ -23,16 +23,13 @@ export class SendStream {
   readonly #digest: ItemDigest;
   readonly #changed = new Signalled();
   #last = 0;
-  #pushedBytes = 0;
-  #receivedBytes = 0;
+  #applied = 0;
   #waiting = 0;
-  #position: StreamPosition;
 
   constructor(id: number, sink: FrameSink, digestKey: number) {
     this.id = id;
     this.#sink = sink;
     this.#digest = new ItemDigest(digestKey ^ id);
-    this.#position = { stream: id, applied: 0, creditBytes: 0, flushed: 0 };
   }
 
   /** The last number that was given out. */
@@ -45,14 +42,9 @@ export class SendStream {
     return this.#digest.toString();
   }
 
-  /** Payload bytes pushed that the peer has not received. */
-  get backlogBytes(): number {
-    return this.#pushedBytes - this.#receivedBytes;
-  }
-
   /** Every number up to this one has been applied by the peer. */
   get applied(): number {
-    return this.#position.applied;
+    return this.#applied;
   }
 
   /**
@@ -65,7 +57,6 @@ export class SendStream {
     const payloadCrc = crc32cOfChunks(payload);
     const number = ++this.#last;
     this.#digest.add(number, payloadCrc);
-    this.#pushedBytes += payloadBytes;
     this.#waiting += payloadBytes;
     this.#sink.enqueue({
       type: 'data',
@@ -75,35 +66,38 @@ export class SendStream {
       payload,
       payloadBytes,
       payloadCrc,
+      // It is called from within acknowledgements and abort listeners, where a throw would end the process.
       release: () => {
-        this.#receivedBytes += payloadBytes;
-        release();
+        try {
+          release();
+        } catch (error) {
+          this.#sink.releaseFailed(error);
+        }
       },
     });
     return number;
   }
 
-  /** Resolves when less than {@link queueBytesMax} waits to be sent. Rejects when the channel has failed. */
-  async room(): Promise<void> {
-    while (this.#waiting >= queueBytesMax) await this.#changed.wait();
+  /** Resolves when less than `bytesMax` of this stream waits to be sent. Rejects when the channel has failed. */
+  async room(bytesMax = queueBytesMax): Promise<void> {
+    while (this.#waiting >= bytesMax) await this.#changed.wait();
   }
 
   /** Resolves once the peer has applied everything pushed so far. Rejects when the channel has failed. */
   async allApplied(): Promise<void> {
     const last = this.#last;
-    while (this.#position.applied < last) await this.#changed.wait();
+    while (this.#applied < last) await this.#changed.wait();
   }
 
   /** The channel's: a frame has left the queue. */
   left(payloadBytes: number): void {
-    const full = this.#waiting >= queueBytesMax;
     this.#waiting -= payloadBytes;
-    if (full && this.#waiting < queueBytesMax) this.#changed.notify();
+    this.#changed.notify();
   }
 
   /** The channel's: the peer's newest position. */
-  positioned(position: StreamPosition): void {
-    this.#position = position;
+  positioned({ applied }: StreamPosition): void {
+    this.#applied = applied;
     this.#changed.notify();
   }
 

@@ -12,8 +12,8 @@ export interface ApplyQueueOptions {
   readonly spaceBytes: readonly number[];
   /** How many items may be written at once. */
   readonly writers: number;
-  /** Puts content into place. What overlaps is never in flight together. */
-  readonly write: (ranges: readonly ItemRange[]) => Promise<void>;
+  /** Puts content into place. What overlaps is never in flight together. The signal is aborted when nothing counts any more. */
+  readonly write: (ranges: readonly ItemRange[], signal: AbortSignal) => Promise<void>;
   /** The code of a failed write that has none of its own. */
   readonly errorCode: ErrorCode;
   /** Called once, with the first failure; nothing is written after it. */
@@ -31,9 +31,11 @@ export class ApplyQueue {
   readonly #bases: readonly number[];
   readonly #writing = new Map<number, Promise<void>>();
   readonly #progressed = new Signalled();
+  readonly #over = new AbortController();
   #stream: ReceiveStream | undefined;
-  #failed = false;
   #appliedBytes = 0;
+  /** The highest number that has arrived. */
+  #newest = 0;
 
   constructor(options: ApplyQueueOptions) {
     this.#options = options;
@@ -66,6 +68,7 @@ export class ApplyQueue {
         return;
       }
     }
+    this.#newest = Math.max(this.#newest, item.number);
     this.#queue
       .add(() => this.#apply(item))
       .catch((error) => this.#fail(asMigrationError(error, 'internal')));
@@ -73,18 +76,37 @@ export class ApplyQueue {
 
   /** Resolves once every item up to `last` has been applied. Rejects when one could not be. */
   async appliedThrough(last: number): Promise<void> {
-    while ((this.#stream?.appliedThrough ?? 0) < last) await this.#progressed.wait();
+    while (this.appliedNumber < last) await this.#progressed.wait();
+  }
+
+  /** Resolves once everything up to the newest item that is here now has been applied. Rejects when something could not be. */
+  caughtUp(): Promise<void> {
+    return this.appliedThrough(this.#newest);
+  }
+
+  /** Every item up to this number has been applied. */
+  get appliedNumber(): number {
+    return this.#stream?.appliedThrough ?? 0;
+  }
+
+  /** What was applied up to `number` is durable. */
+  flushed(number: number): void {
+    this.#stream?.flushed(number);
   }
 
   /** Nothing more is written; resolves when no write is in flight. */
   async stop(): Promise<void> {
-    this.#failed = true;
-    this.#queue.clear();
+    this.#end();
     await this.#queue.onIdle();
   }
 
+  #end(): void {
+    this.#over.abort();
+    this.#queue.clear();
+  }
+
   async #apply(item: ReceivedItem): Promise<void> {
-    if (this.#failed) return;
+    if (this.#over.signal.aborted) return;
     const flat = item.ranges.map((range) => ({
       offset: (this.#bases[range.space] ?? 0) + range.offset,
       length: range.length,
@@ -94,7 +116,7 @@ export class ApplyQueue {
     this.#writing.set(item.number, writing);
     try {
       await writing;
-      if (this.#failed) return;
+      if (this.#over.signal.aborted) return;
       this.#rule.finished(item.number);
       for (const range of item.ranges) this.#appliedBytes += range.length;
       this.#stream?.applied(item);
@@ -109,7 +131,7 @@ export class ApplyQueue {
   async #write(item: ReceivedItem, turn: ReturnType<NewestWins['begin']>): Promise<void> {
     // A writer that waits here waits for one that started before it, so none waits for ever.
     for (const number of turn.after) await this.#writing.get(number);
-    if (this.#failed || turn.parts.length === 0) return;
+    if (this.#over.signal.aborted || turn.parts.length === 0) return;
     const ranges: ItemRange[] = [];
     for (const part of turn.parts) {
       const range = item.ranges[part.index];
@@ -120,13 +142,12 @@ export class ApplyQueue {
         range.content === 'zero' ? 'zero' : sliceChunks(range.content, offset - range.offset, part.length);
       ranges.push({ space: range.space, offset, length: part.length, content });
     }
-    await this.#options.write(ranges);
+    await this.#options.write(ranges, this.#over.signal);
   }
 
   #fail(error: MigrationError): void {
-    if (this.#failed) return;
-    this.#failed = true;
-    this.#queue.clear();
+    if (this.#over.signal.aborted) return;
+    this.#end();
     this.#progressed.fail(error);
     this.#options.failed(error);
   }

@@ -1,13 +1,14 @@
 /** The destination's end of a migration: `migrate()` reads as the list of phases. */
 import type { Channel } from '../channel/channel.ts';
 import { ChannelAcceptor, noSession } from '../channel/connect.ts';
+import type { GreetedConnection } from '../channel/handshake.ts';
 import { answer } from '../channel/question.ts';
 import type { ReceiveStream } from '../channel/receive-stream.ts';
 import { asMigrationError, type GuestState, MigrationError, type Owner } from '../errors.ts';
 import type { Environment } from '../interfaces/environment.ts';
 import type { DestinationVm, HypervisorBackend } from '../interfaces/hypervisor.ts';
 import type { MigrationReport, Outcome } from '../interfaces/migration.ts';
-import type { OwnershipRegister } from '../interfaces/register.ts';
+import type { ClaimValue, OwnershipRegister } from '../interfaces/register.ts';
 import type { Transport } from '../interfaces/transport.ts';
 import { nodeEnvironment } from '../util/node-environment.ts';
 import { deferred, delay, raceAbort, throwIfAborted, withTimeout } from '../util/promises.ts';
@@ -19,7 +20,13 @@ import {
   stateStream,
 } from '../wire/messages.ts';
 import type { ApplyQueue } from './apply-queue.ts';
-import { answerTo, highestEpoch, nextEpoch, verdictForDestination } from './handover/ownership.ts';
+import {
+  answerTo,
+  checkEpoch,
+  highestEpoch,
+  nextEpoch,
+  verdictForDestination,
+} from './handover/ownership.ts';
 import { createMemoryReceiver } from './memory/memory-receiver.ts';
 import { type Migration, MigrationEnd } from './migration.ts';
 import type { ProgressSnapshot } from './progress-meter.ts';
@@ -47,7 +54,7 @@ const receiveBytesMax = 256 << 20;
 const streamBytesMax = 32 << 20;
 /** Less would not keep a fast link busy: two of the largest frames for each of a few lanes. */
 const streamBytesMin = 4 << 20;
-/** How long a connection may take over its greeting or its question. */
+/** How long a connection may take over its greeting or its question, and a source over its first word. */
 const greetingMsMax = 10_000;
 
 /**
@@ -83,6 +90,8 @@ class Destination extends MigrationEnd {
   #final: MessageOf<'final'> | undefined;
   #finalMs = 0;
   #downtimeMs = 0;
+  /** It failed before READY: nothing will be decided here but by those who ask. */
+  #over = false;
 
   constructor(options: DestinationOptions) {
     super(options.environment ?? nodeEnvironment);
@@ -105,9 +114,7 @@ class Destination extends MigrationEnd {
       windowBytesMax: streamBytesMax,
       sessions: true,
       greetingMsMax,
-      onQuestion: (greeted) => {
-        answer(greeted, this.environment, greetingMsMax, (vmId, epoch) => this.#answerQuestion(vmId, epoch));
-      },
+      onQuestion: (greeted, closed) => this.#answer(greeted, closed),
     });
     try {
       await this.#connect(acceptor);
@@ -153,11 +160,15 @@ class Destination extends MigrationEnd {
     );
     this.#prepare = prepare;
     const { vm: description } = prepare;
-    const highest = highestEpoch(await this.#register.read(description.vmId));
-    const vm = await this.#backend.prepare(description, { signal: this.signal });
+    const claims = await raceAbort(this.#register.read(description.vmId), this.signal);
+    checkEpoch(prepare.highest, claims);
+    const shared = new Set(
+      Object.entries(prepare.disks).flatMap(([id, mode]) => (mode === 'shared' ? [id] : [])),
+    );
+    const vm = await this.#backend.prepare(description, { signal: this.signal, shared });
     this.#vm = vm;
     throwIfAborted(this.signal);
-    this.#epoch = nextEpoch(prepare.highest, highest);
+    this.#epoch = nextEpoch(prepare.highest, highestEpoch(claims));
     this.#openStreams(prepare, vm);
     this.#live().send({ type: 'prepared', epoch: this.#epoch, backend: this.#backend.name });
   }
@@ -165,7 +176,8 @@ class Destination extends MigrationEnd {
   #openStreams(prepare: Prepare, vm: DestinationVm): void {
     const channel = this.#live();
     const failed = (error: MigrationError) => this.stop(error);
-    const copied = prepare.vm.disks.filter(({ id }) => prepare.disks[id] === 'copy');
+    const modes = new Map(Object.entries(prepare.disks));
+    const copied = prepare.vm.disks.filter(({ id }) => modes.get(id) === 'copy');
     const bufferBytes = Math.max(
       streamBytesMin,
       Math.min(streamBytesMax, receiveBytesMax / (copied.length + 2)),
@@ -199,7 +211,7 @@ class Destination extends MigrationEnd {
           this.enter(message.phase);
           break;
         case 'flush':
-          await this.#flush(message.token);
+          await raceAbort(this.#flush(message.token), this.signal);
           break;
         case 'final':
           this.#final = message;
@@ -209,8 +221,10 @@ class Destination extends MigrationEnd {
     }
   }
 
+  /** What has arrived and is not written yet would have to be written during the stun: it counts as a part of the flush. */
   async #flush(token: number): Promise<void> {
     const start = this.environment.now();
+    await Promise.all([this.#memory?.caughtUp(), ...this.#disks.map(({ queue }) => queue.caughtUp())]);
     await Promise.all(this.#disks.map((disk) => disk.flush()));
     this.#live().send({ type: 'flushed', token, durationMs: this.environment.now() - start });
   }
@@ -258,25 +272,54 @@ class Destination extends MigrationEnd {
     if (go.epoch !== this.#epoch)
       throw new MigrationError('protocol', `GO for attempt ${go.epoch}, not ${this.#epoch}`);
     // From the call of the claim on, only what stands counts: no abort, no lost link.
-    this.committed();
+    this.commit();
     this.#owner = 'undecided';
-    const value = await this.#register.claim(this.#vmId(), this.#epoch, 'destination', 'owner');
-    const claims = [{ epoch: this.#epoch, role: 'destination' as const, value }];
-    if (verdictForDestination(claims, this.#epoch) !== 'start') {
-      throw new MigrationError('declined', `attempt ${this.#epoch} had been declined before GO arrived`);
-    }
+    await this.#claimOwner();
     this.#owner = 'destination';
-    await this.#vm?.start({ run: this.#prepare?.run ?? true });
+    await this.#vm?.start({ run: this.#final?.run ?? true });
     this.#started = true;
     this.#downtimeMs = this.environment.now() - this.#finalMs;
     this.#channel?.send({ type: 'decided', value: 'owner', reason: '' });
+  }
+
+  /**
+   * Resolves when *owner* stands. A claim whose call failed may stand all the same, so *declined* is claimed then, and what that comes to
+   * is what stands. Throws when it is *declined*, or when even that cannot be learned.
+   */
+  async #claimOwner(): Promise<void> {
+    let problem: unknown;
+    let value: ClaimValue;
+    try {
+      value = await this.#claim('owner');
+    } catch (error) {
+      problem = error;
+      value = await this.#claim('declined');
+    }
+    const claims = [{ epoch: this.#epoch, role: 'destination' as const, value }];
+    if (verdictForDestination(claims, this.#epoch) === 'start') return;
+    if (problem !== undefined) throw problem;
+    throw new MigrationError('declined', `attempt ${this.#epoch} had been declined before GO arrived`);
+  }
+
+  /** Resolves to the value that stands. Rejects with `register` if that cannot be learned in time. */
+  #claim(value: 'owner' | 'declined'): Promise<ClaimValue> {
+    const claiming = this.#register.claim(this.#vmId(), this.#epoch, 'destination', value);
+    return withTimeout(
+      this.environment,
+      this.#prepare?.decideMsMax ?? 0,
+      claiming,
+      () => new MigrationError('register', `the claim of ${value} took too long`),
+    );
   }
 
   /** The guest runs. Stays until the source knows: by the channel, or, should that be lost, by asking. */
   async #release(): Promise<void> {
     this.enter('release');
     await this.#untilSourceKnows();
-    await tidy([() => this.#vm?.discard() ?? Promise.resolve(), () => this.#closeChannel()]);
+    await tidy(this.environment, [
+      () => this.#vm?.discard() ?? Promise.resolve(),
+      () => this.#closeChannel(),
+    ]);
   }
 
   async #untilSourceKnows(): Promise<void> {
@@ -294,17 +337,32 @@ class Destination extends MigrationEnd {
     }
   }
 
-  /** A source that lost its link asks. An answer is given only when the claim that it tells stands. */
-  async #answerQuestion(vmId: string, epoch: number): Promise<'owner' | 'declined' | 'pending'> {
-    const active = this.#prepare !== undefined && vmId === this.#vmId() && epoch === this.#epoch;
-    const verdict = answerTo(await this.#register.read(vmId), epoch, active && this.#owner !== 'source');
-    if (verdict !== 'decline') {
-      if (verdict !== 'pending') this.#answered.resolve();
-      return verdict;
-    }
+  /** A source that lost its link asks. The one that we wait for has its answer when it has ended the connection with it. */
+  async #answer(greeted: GreetedConnection, closed: AbortSignal): Promise<void> {
+    let ours = false;
+    const decide = async (vmId: string, epoch: number) => {
+      const value = await this.#decisionOn(vmId, epoch);
+      ours = this.#isOurs(vmId, epoch) && value !== 'pending';
+      return value;
+    };
+    const delivered = await answer(greeted, this.environment, greetingMsMax, decide, closed);
+    if (delivered && ours) this.#answered.resolve();
+  }
+
+  /** Never says what does not stand. Of our own attempt there is nothing to decide before READY, and nothing to decline once GO is here. */
+  async #decisionOn(vmId: string, epoch: number): Promise<'owner' | 'declined' | 'pending'> {
+    const active = this.#isOurs(vmId, epoch) && (!this.#saidReady || this.#owner !== 'source');
+    const claims = await this.#register.read(vmId);
+    checkEpoch(epoch, claims);
+    const verdict = answerTo(claims, epoch, active);
+    if (verdict !== 'decline') return verdict;
     const value = await this.#register.claim(vmId, epoch, 'destination', 'declined');
-    this.#answered.resolve();
     return value === 'owner' ? 'owner' : 'declined';
+  }
+
+  /** Whether it is the attempt that runs here. */
+  #isOurs(vmId: string, epoch: number): boolean {
+    return !this.#over && this.#prepare !== undefined && vmId === this.#vmId() && epoch === this.#epoch;
   }
 
   async #failed(thrown: MigrationError): Promise<MigrationReport> {
@@ -314,12 +372,13 @@ class Destination extends MigrationEnd {
       // It is ours, and it did not start: nobody else may run it.
       this.#channel?.send({ type: 'decided', value: 'owner', reason: error.message });
       await this.#untilSourceKnows();
-      await tidy([() => this.#closeChannel(error)]);
+      await tidy(this.environment, [() => this.#closeChannel(error)]);
       return this.#report('failed', error.with({ phase, owner: 'destination', guest: 'paused' }));
     }
-    if (this.#saidReady && !(await this.#decline())) {
+    if (this.#saidReady && !(await this.#declined())) {
+      this.#owner = 'undecided';
       error = error.with({ phase, owner: 'undecided', guest: 'paused' });
-      await tidy([() => this.#closeChannel(error)]);
+      await tidy(this.environment, [() => this.#closeChannel(error)]);
       return this.#report('undecided', error);
     }
     const { code, message } = error;
@@ -328,10 +387,11 @@ class Destination extends MigrationEnd {
       this.#channel?.send({ type: 'decided', value: 'declined', reason });
       await this.#untilSourceKnows();
     } else {
+      this.#over = true;
       this.#channel?.send({ type: 'failed', code, reason });
     }
     this.#owner = 'source';
-    await tidy([
+    await tidy(this.environment, [
       ...this.#disks.map((disk) => () => disk.queue.stop()),
       () => this.#memory?.stop() ?? Promise.resolve(),
       () => this.#vm?.discard() ?? Promise.resolve(),
@@ -341,10 +401,9 @@ class Destination extends MigrationEnd {
   }
 
   /** After READY the source may have given the VM: that it never starts here must stand. False if that could not be made sure. */
-  async #decline(): Promise<boolean> {
+  async #declined(): Promise<boolean> {
     try {
-      const value = await this.#register.claim(this.#vmId(), this.#epoch, 'destination', 'declined');
-      return value === 'declined';
+      return (await this.#claim('declined')) === 'declined';
     } catch {
       return false;
     }

@@ -82,8 +82,12 @@ export abstract class MigrationEnd implements Migration {
   }
 
   /** From here on {@link MigrationEnd.stop} does nothing: only what stands in the register counts. */
-  protected committed(): void {
+  protected commit(): void {
     this.#committed = true;
+  }
+
+  protected get committed(): boolean {
+    return this.#committed;
   }
 
   protected emit<E extends keyof MigrationEvents>(event: E, ...args: Parameters<MigrationEvents[E]>): void {

@@ -17,7 +17,7 @@ type NumberField = {
 
 const limits: Readonly<Record<NumberField, Limits>> = {
   connections: { default: 4, min: 1, max: 64, integer: true },
-  downtimeMsMax: { default: 300, min: 1, max: 60_000, integer: false },
+  downtimeMsMax: { default: 300, min: 30, max: 60_000, integer: false },
   stunMsMax: { default: 10_000, min: 100, max: 600_000, integer: false },
   guestWriteHoldMsMax: { default: 0, min: 0, max: 10_000, integer: false },
   throttleMax: { default: 0.8, min: 0, max: 0.99, integer: false },

@@ -45,8 +45,18 @@ export class ProgressMeter {
     });
   }
 
+  /** A plug point that throws when it is looked at loses its progress, not the process. */
+  #look(): ProgressSnapshot | undefined {
+    try {
+      return this.#snapshot();
+    } catch {
+      return undefined;
+    }
+  }
+
   #tell(): void {
-    const snapshot = this.#snapshot();
+    const snapshot = this.#look();
+    if (snapshot === undefined) return;
     const now = this.#environment.now();
     const oldest = this.#history[0];
     const elapsedMs = oldest === undefined ? 0 : now - oldest.atMs;

@@ -19,7 +19,7 @@ import {
   stateStream,
 } from '../wire/messages.ts';
 import { commit } from './handover/commit.ts';
-import { highestEpoch } from './handover/ownership.ts';
+import { checkEpoch, highestEpoch, unsettledAttempt } from './handover/ownership.ts';
 import { MemorySender } from './memory/memory-sender.ts';
 import { PreCopy } from './memory/pre-copy.ts';
 import { type Migration, MigrationEnd } from './migration.ts';
@@ -44,6 +44,12 @@ export interface SourceOptions {
   readonly environment?: Environment;
 }
 
+/** How long a seal that is under way is waited for before the guest is resumed. */
+const sealMsMax = 1000;
+
+/** VMs with a migration under way: a second one would resume a guest that the first has given away. */
+const underWay = new WeakSet<SourceVm>();
+
 /**
  * The source's end of one migration. Throws `invalid-argument` for a policy out of its ranges, and `unsupported` for a VM or a transport that
  * cannot do what this needs; nothing has been touched then.
@@ -61,7 +67,7 @@ class Source extends MigrationEnd {
   readonly #register: OwnershipRegister;
   readonly #policy: ResolvedPolicy;
   readonly #description: VmDescription;
-  readonly #modes: Readonly<Record<string, DiskMode>>;
+  readonly #modes: ReadonlyMap<string, DiskMode>;
   readonly #digestKey: number;
   readonly #buffer: MirrorBuffer;
   readonly #disks: DiskSender[] = [];
@@ -72,9 +78,11 @@ class Source extends MigrationEnd {
   #preCopy: PreCopy | undefined;
   #epoch = 0;
   #wasRunning = true;
+  /** How the guest was stopped, if it was: also when something else had ended the migration by then. */
+  #stopKind: UnexpectedStop['kind'] | undefined;
   #stunStartMs: number | undefined;
+  #sealing: Promise<void> | undefined;
   #downtimeMs = 0;
-  #committed = false;
 
   constructor(options: SourceOptions) {
     super(options.environment ?? nodeEnvironment);
@@ -86,7 +94,7 @@ class Source extends MigrationEnd {
       throw new MigrationError('unsupported', "the source's transport cannot open connections");
     }
     this.#modes = diskModes(this.#vm, this.#policy);
-    const disks = this.#vm.description.disks.filter(({ id }) => this.#modes[id] !== 'leave');
+    const disks = this.#vm.description.disks.filter(({ id }) => this.#modes.get(id) !== 'leave');
     this.#description = { ...this.#vm.description, disks };
     this.#digestKey = new DataView(this.environment.randomBytes(4).buffer).getUint32(0);
     this.#buffer = new MirrorBuffer(
@@ -97,7 +105,15 @@ class Source extends MigrationEnd {
   }
 
   protected async migrate(): Promise<MigrationReport> {
-    const unlisten = this.#vm.onUnexpectedStop((stop) => this.stop(guestStopped(stop)));
+    if (underWay.has(this.#vm)) {
+      const error = new MigrationError('invalid-state', 'another migration of this VM is under way');
+      return this.#report('failed', 'source', error);
+    }
+    underWay.add(this.#vm);
+    const unlisten = this.#vm.onUnexpectedStop((stop) => {
+      this.#stopKind = stop.kind;
+      this.stop(guestStopped(stop));
+    });
     try {
       await this.#connect();
       await this.#prepare();
@@ -106,12 +122,13 @@ class Source extends MigrationEnd {
       await this.#stun();
       await this.#verify();
       await this.#handover();
-      await this.#release();
-      return this.#report('completed', 'destination');
+      const problems = await this.#release();
+      return this.#report('completed', 'destination', leftBehind(problems));
     } catch (error) {
       return await this.#failed(asMigrationError(error, 'internal'));
     } finally {
       unlisten();
+      underWay.delete(this.#vm);
     }
   }
 
@@ -140,14 +157,21 @@ class Source extends MigrationEnd {
     this.enter('prepare');
     const channel = this.#live();
     const { vmId } = this.#description;
-    const highest = highestEpoch(await this.#register.read(vmId));
-    this.#wasRunning = this.#vm.runState() === 'running';
+    const claims = await raceAbort(this.#register.read(vmId), this.signal);
+    const unsettled = unsettledAttempt(claims);
+    if (unsettled > 0) {
+      throw new MigrationError(
+        'owner-undecided',
+        `attempt ${unsettled} gave ${vmId} away, and what became of it is not known here: settle it with recover()`,
+        { owner: 'undecided' },
+      );
+    }
+    const highest = highestEpoch(claims);
     this.#openStreams(channel);
     channel.send({
       type: 'prepare',
       vm: this.#description,
-      disks: this.#modes,
-      run: this.#wasRunning,
+      disks: Object.fromEntries(this.#modes),
       highest,
       digestKey: this.#digestKey,
       decideMsMax: this.#policy.decideMsMax,
@@ -161,6 +185,7 @@ class Source extends MigrationEnd {
     if (prepared.epoch <= highest) {
       throw new MigrationError('protocol', `the destination names attempt ${prepared.epoch}, which is over`);
     }
+    checkEpoch(prepared.epoch, claims);
     this.#epoch = prepared.epoch;
   }
 
@@ -168,7 +193,7 @@ class Source extends MigrationEnd {
     this.#state = new StateSender(channel.openSend(stateStream, this.#digestKey));
     this.#memoryStream = channel.openSend(memoryStream, this.#digestKey);
     this.#memory = new MemorySender(this.#vm.memory, this.#memoryStream);
-    const copied = this.#description.disks.filter(({ id }) => this.#modes[id] === 'copy');
+    const copied = this.#description.disks.filter(({ id }) => this.#modes.get(id) === 'copy');
     for (const [index, { id }] of copied.entries()) {
       const disk = this.#vm.disks.find((candidate) => candidate.id === id);
       if (disk === undefined)
@@ -185,11 +210,14 @@ class Source extends MigrationEnd {
     }
   }
 
-  /** Taps every disk, then copies them; what the guest writes meanwhile is mirrored, until the very end. */
+  /**
+   * Taps every disk, then copies them; what the guest writes meanwhile is mirrored, until the very end. What it sets back is copied again
+   * beside the memory.
+   */
   async #copyDisks(): Promise<void> {
     this.#enterBoth('copyDisks');
     for (const disk of this.#disks) await disk.start();
-    await Promise.all(this.#disks.map((disk) => disk.copied()));
+    await Promise.all(this.#disks.map((disk) => disk.copiedOnce()));
   }
 
   /** Rounds of dirty pages until the rest fits the downtime, everything else that the stun would wait for counted. */
@@ -214,9 +242,10 @@ class Source extends MigrationEnd {
 
   /** Makes durable what has been written so far, so that little is left to flush during the stun. Resolves to the destination's time for it, in ms. */
   async #flushBothEnds(channel: Channel): Promise<number> {
-    const flushing = this.#disks.map(({ disk }) => disk.flush({ signal: this.signal }));
+    const answer = this.#take('flushed');
     channel.send({ type: 'flush', token: 0 });
-    const [flushed] = await Promise.all([this.#take('flushed'), ...flushing]);
+    const flushing = this.#disks.map(({ disk }) => disk.flush({ signal: this.signal }));
+    const [flushed] = await Promise.all([answer, ...flushing]);
     return flushed.durationMs;
   }
 
@@ -224,6 +253,7 @@ class Source extends MigrationEnd {
   async #stun(): Promise<void> {
     this.#enterBoth('stun');
     const channel = this.#live();
+    this.#wasRunning = this.#vm.runState() === 'running';
     this.#stunStartMs = this.environment.now();
     await this.#withinStun(async () => {
       await this.#vm.stun({ signal: this.signal });
@@ -231,7 +261,12 @@ class Source extends MigrationEnd {
       disks.catch((error) => this.stop(asMigrationError(error, 'tap-gap')));
       await this.#sendLastRoundsAndState();
       await disks;
-      channel.send({ type: 'final', streams: this.#streamEnds(), stateBytes: this.#state?.bytes ?? 0 });
+      channel.send({
+        type: 'final',
+        streams: this.#streamEnds(),
+        stateBytes: this.#state?.bytes ?? 0,
+        run: this.#wasRunning,
+      });
     });
   }
 
@@ -285,11 +320,12 @@ class Source extends MigrationEnd {
   /** Seals the VM, gives it, and waits for what the destination decides. */
   async #handover(): Promise<void> {
     this.#enterBoth('handover');
-    await this.#vm.seal();
-    // The last moment at which an abort, a stopped guest or a lost link counts.
-    throwIfAborted(this.signal);
-    this.#committed = true;
-    this.committed();
+    await this.#withinStun(() => {
+      this.#sealing = this.#vm.seal();
+      return raceAbort(this.#sealing, this.signal);
+    });
+    // That was the last moment at which an abort, a stopped guest or a lost link counts.
+    this.commit();
     await commit({
       channel: this.#live(),
       transport: this.#transport,
@@ -303,13 +339,14 @@ class Source extends MigrationEnd {
       this.environment.now() - (this.#stunStartMs ?? 0) - this.#live().statistics.roundTripMs / 2;
   }
 
-  /** The destination runs it: let go of everything here. */
-  async #release(): Promise<void> {
+  /** The destination runs it: let go of everything here. Resolves to what could not be let go of. */
+  async #release(): Promise<readonly unknown[]> {
     this.#enterBoth('release');
     const channel = this.#live();
     channel.send({ type: 'bye' });
     const over = new MigrationError('invalid-state', 'the migration is over');
-    await tidy([
+    return tidy(this.environment, [
+      async () => this.#buffer.close(),
       ...this.#disks.map((disk) => () => disk.stop(over)),
       () => this.#vm.memory.stop(),
       () => this.#vm.release(),
@@ -318,7 +355,7 @@ class Source extends MigrationEnd {
   }
 
   async #failed(error: MigrationError): Promise<MigrationReport> {
-    if (!this.#committed) return this.#rollBack(error);
+    if (!this.committed) return this.#rollBack(error);
     // `commit` throws only with the decision in the error: declined (reclaimed), or none.
     const { phase } = this.clock;
     if (error.owner === 'source') {
@@ -331,7 +368,13 @@ class Source extends MigrationEnd {
         describe(error, problems, { phase, guest: this.#guestNow(problems) }),
       );
     }
-    await tidy([() => this.#closeChannel(error)]);
+    // The guest stays as it is: sealed, until recover() knows the decision. Nothing of ours has to.
+    await tidy(this.environment, [
+      async () => this.#buffer.close(),
+      ...this.#disks.map((disk) => () => disk.stop(error)),
+      () => this.#closeChannel(error),
+    ]);
+    this.#downtimeMs = this.environment.now() - (this.#stunStartMs ?? 0);
     return this.#report('undecided', 'undecided', error.with({ phase, guest: 'paused', owner: 'undecided' }));
   }
 
@@ -341,6 +384,10 @@ class Source extends MigrationEnd {
     // What ended the migration may have surfaced as a consequence elsewhere: the first reason counts.
     this.stop(thrown);
     const error: MigrationError = this.signal.reason;
+    if (error.owner === 'undecided') {
+      await tidy(this.environment, [() => this.#closeChannel(error)]);
+      return this.#report('undecided', 'undecided', error.with({ phase }));
+    }
     const { code, message } = error;
     this.#channel?.send({ type: 'abort', code, reason: message.slice(0, 4000) });
     this.#channel?.send({ type: 'bye' });
@@ -356,21 +403,27 @@ class Source extends MigrationEnd {
   /** Resumes the guest first, then takes everything of ours away. Resolves to what could not be done. */
   #restoreSource(reason: MigrationError): Promise<readonly unknown[]> {
     const stunned = this.#stunStartMs !== undefined;
-    return tidy([
-      ...(stunned ? [() => this.#vm.resume()] : []),
+    return tidy(this.environment, [
+      ...(stunned ? [() => this.#sealOver(), () => this.#vm.resume()] : []),
+      async () => this.#preCopy?.releaseThrottle(),
       async () => this.#buffer.close(),
       ...this.#disks.map((disk) => () => disk.stop(reason)),
-      async () => this.#preCopy?.releaseThrottle(),
       () => this.#vm.memory.stop(),
       () => this.#vm.detach(),
       () => this.#closeChannel(reason),
     ]);
   }
 
+  /** A seal that is under way would seal what runs again. One that hangs must not keep the guest from running. */
+  async #sealOver(): Promise<void> {
+    const late = () => new MigrationError('timeout', 'the seal hangs');
+    if (this.#sealing === undefined) return;
+    await withTimeout(this.environment, sealMsMax, this.#sealing, late).catch(() => {});
+  }
+
   #guestNow(problems: readonly unknown[]): GuestState {
-    const stop = this.signal.aborted ? stopKinds.get(this.signal.reason) : undefined;
-    if (stop === 'gone' || stop === 'shutdown') return 'lost';
-    if (!this.#wasRunning || stop === 'paused') return 'paused';
+    if (this.#stopKind === 'gone' || this.#stopKind === 'shutdown') return 'lost';
+    if (!this.#wasRunning || this.#stopKind === 'paused') return 'paused';
     if (problems.length > 0) return 'unknown';
     return this.#vm.runState() === 'running' ? 'running' : 'paused';
   }
@@ -404,10 +457,10 @@ class Source extends MigrationEnd {
   }
 
   protected snapshot(): ProgressSnapshot {
-    const disks = this.#disks.map(({ disk, restBytes }) => ({
+    const disks = this.#disks.map(({ disk, doneBytes }) => ({
       name: disk.id,
       totalBytes: disk.sizeBytes,
-      doneBytes: disk.sizeBytes - restBytes,
+      doneBytes,
     }));
     const totalBytes = this.#vm.memory.regions.reduce((sum, region) => sum + region.sizeBytes, 0);
     const doneBytes = Math.min(totalBytes, this.#memory?.offeredBytes ?? 0);
@@ -461,38 +514,50 @@ class Source extends MigrationEnd {
 }
 
 /** What happens to each of the VM's disks. Throws `invalid-argument` for one that it does not have, `unsupported` for one that cannot be copied. */
-function diskModes(vm: SourceVm, policy: ResolvedPolicy): Readonly<Record<string, DiskMode>> {
-  for (const id of Object.keys(policy.disks)) {
+function diskModes(vm: SourceVm, policy: ResolvedPolicy): ReadonlyMap<string, DiskMode> {
+  const wanted = new Map(Object.entries(policy.disks));
+  for (const id of wanted.keys()) {
     if (!vm.disks.some((disk) => disk.id === id)) {
       throw new MigrationError('invalid-argument', `policy.disks names ${id}, which the VM does not have`);
     }
   }
-  const modes: Record<string, DiskMode> = {};
+  const modes = new Map<string, DiskMode>();
   for (const disk of vm.disks) {
-    const mode = policy.disks[disk.id] ?? 'copy';
+    const mode = wanted.get(disk.id) ?? 'copy';
     if (mode === 'copy' && !disk.readOnly && disk.tapCapability !== 'ordered') {
       throw new MigrationError(
         'unsupported',
         `the writes of disk ${disk.id} cannot be seen in order, so it cannot be copied`,
       );
     }
-    modes[disk.id] = mode;
+    modes.set(disk.id, mode);
   }
   return modes;
 }
 
-const stopKinds = new WeakMap<MigrationError, UnexpectedStop['kind']>();
-
 function guestStopped(stop: UnexpectedStop): MigrationError {
   const code = stop.kind === 'gone' ? 'hypervisor' : 'guest-stopped';
-  const error = new MigrationError(code, stop.reason, { guest: stop.kind === 'paused' ? 'paused' : 'lost' });
-  stopKinds.set(error, stop.kind);
-  return error;
+  return new MigrationError(code, stop.reason, { guest: stop.kind === 'paused' ? 'paused' : 'lost' });
 }
 
 function peerFailed(code: string, reason: string): MigrationError {
   const known = errorCodes.find((candidate) => candidate === code);
   return new MigrationError(known ?? 'peer-failed', `the destination failed: ${reason}`);
+}
+
+/** What a migration that completed could not let go of at the source, if anything. */
+function leftBehind(problems: readonly unknown[]): MigrationError | undefined {
+  if (problems.length === 0) return undefined;
+  return new MigrationError('hypervisor', `the source could not be let go of: ${messages(problems)}`, {
+    phase: 'release',
+    owner: 'destination',
+    guest: 'running',
+    cause: problems[0],
+  });
+}
+
+function messages(problems: readonly unknown[]): string {
+  return problems.map((problem) => (problem instanceof Error ? problem.message : String(problem))).join('; ');
 }
 
 /** The error as the caller gets it: with where things stand, and with what could not be put right. */
@@ -501,10 +566,7 @@ function describe(
   problems: readonly unknown[],
   details: { readonly phase: MigrationError['phase']; readonly guest: GuestState },
 ): MigrationError {
-  const message =
-    problems.length === 0
-      ? error.message
-      : `${error.message}; and then: ${problems.map((problem) => (problem instanceof Error ? problem.message : String(problem))).join('; ')}`;
+  const message = problems.length === 0 ? error.message : `${error.message}; and then: ${messages(problems)}`;
   return new MigrationError(error.code, message, {
     ...details,
     owner: 'source',

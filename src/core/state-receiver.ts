@@ -2,7 +2,7 @@ import type { ReceivedItem, ReceiveStream } from '../channel/receive-stream.ts';
 import { MigrationError } from '../errors.ts';
 import type { Chunks } from '../interfaces/content.ts';
 import { Signalled } from '../util/promises.ts';
-import { deviceStateBytesMax, itemContentBytesMax } from '../wire/limits.ts';
+import { deviceStateBytesMax, deviceStatePiecesMax, itemContentBytesMax } from '../wire/limits.ts';
 import { fits } from '../wire/messages.ts';
 
 /** Collects the device state, whose pieces arrive in any order. It is held in memory until it is loaded. */
@@ -26,7 +26,9 @@ export class StateReceiver {
   readonly arrived = (item: ReceivedItem): void => {
     for (const { offset, length, content } of item.ranges) {
       const bad = content === 'zero' || length > itemContentBytesMax || this.#pieces.has(offset);
-      if (bad || !fits({ offset, length }, deviceStateBytesMax)) {
+      // All together too, for what overlaps is held as often as it came.
+      const tooMuch = this.#bytes + length > deviceStateBytesMax || this.#pieces.size >= deviceStatePiecesMax;
+      if (bad || tooMuch || !fits({ offset, length }, deviceStateBytesMax)) {
         this.#failed(new MigrationError('protocol', 'a piece of device state makes no sense'));
         return;
       }
@@ -36,6 +38,12 @@ export class StateReceiver {
     this.#stream?.applied(item);
     this.#changed.notify();
   };
+
+  /** Resolves when every piece up to number `last` has arrived. Throws `protocol` if they are not `bytes` in all. */
+  async complete(last: number, bytes: number): Promise<void> {
+    while ((this.#stream?.appliedThrough ?? 0) < last) await this.#changed.wait();
+    if (this.#bytes !== bytes) throw new MigrationError('protocol', 'the device state has another length');
+  }
 
   /** Resolves when `bytes` have arrived. */
   async received(bytes: number): Promise<void> {

@@ -67,23 +67,32 @@ export class ReceiveQueue {
     if (this.#iterated)
       throw new MigrationError('invalid-state', 'a connection can be received from only once');
     this.#iterated = true;
-    return this.#take();
+    // Written out, not a generator: this is done for each chunk, and a generator's turns cost as much as the rest.
+    let over = false;
+    const iterator: AsyncIterator<Uint8Array, undefined> = {
+      next: () => (over ? Promise.resolve({ done: true, value: undefined }) : this.#next()),
+      return: async () => {
+        over = true;
+        return { done: true, value: undefined };
+      },
+    };
+    return { [Symbol.asyncIterator]: () => iterator };
   }
 
-  async *#take(): AsyncGenerator<Uint8Array, void, undefined> {
+  async #next(): Promise<IteratorResult<Uint8Array, undefined>> {
     for (;;) {
       const chunk = this.#chunks.shift();
       if (chunk !== undefined) {
         this.#bytes -= chunk.byteLength;
         this.#onTaken(chunk);
-        yield chunk;
-      } else if (this.#over !== undefined) {
-        if (this.#over.error !== undefined) throw this.#over.error;
-        return;
-      } else {
-        this.#arrival = deferred();
-        await this.#arrival.promise;
+        return { done: false, value: chunk };
       }
+      if (this.#over !== undefined) {
+        if (this.#over.error !== undefined) throw this.#over.error;
+        return { done: true, value: undefined };
+      }
+      this.#arrival ??= deferred();
+      await this.#arrival.promise;
     }
   }
 

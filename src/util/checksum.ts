@@ -29,14 +29,24 @@ const implementation = load();
 /** Which package computes checksums in this process. */
 export const checksumImplementation: string = implementation.name;
 
+/** Says the checksum of bytes that it knows; undefined for all others. */
+export type ChecksumShortcut = (data: Uint8Array, previous: number) => number | undefined;
+
+let shortcut: ChecksumShortcut | undefined;
+
+/** For simulations alone: bytes whose checksum somebody knows are not summed up. Undefined ends it. */
+export function setChecksumShortcut(known: ChecksumShortcut | undefined): void {
+  shortcut = known;
+}
+
 /** CRC-32C (Castagnoli; RFC 3720, appendix B.4) of `data`, going on from `previous` (default: a new checksum). An unsigned 32-bit integer. */
 export function crc32c(data: Uint8Array, previous = 0): number {
-  return implementation.crc32c(data, previous);
+  return shortcut?.(data, previous) ?? implementation.crc32c(data, previous);
 }
 
 /** CRC-32C over chunks, as if they were one. */
 export function crc32cOfChunks(chunks: Chunks, previous = 0): number {
   let crc = previous;
-  for (const chunk of chunks) crc = implementation.crc32c(chunk, crc);
+  for (const chunk of chunks) crc = crc32c(chunk, crc);
   return crc;
 }

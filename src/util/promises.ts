@@ -23,25 +23,27 @@ export function deferred<T>(): Deferred<T> {
 
 /** A condition that many may wait for: `wait()` resolves at the next `notify()`; `fail()` rejects all waiters, present and to come. */
 export class Signalled {
-  #next = deferred<void>();
+  /** There only while somebody waits: most notifications find nobody, and are to cost nothing. */
+  #next: Deferred<void> | undefined;
   #failure: { readonly error: unknown } | undefined;
 
   /** Resolves at the next `notify()`. Check the condition, then wait, in a loop. */
   wait(): Promise<void> {
+    this.#next ??= deferred();
+    if (this.#failure !== undefined) this.#next.reject(this.#failure.error);
     return this.#next.promise;
   }
 
   notify(): void {
     if (this.#failure !== undefined) return;
-    const current = this.#next;
-    this.#next = deferred();
-    current.resolve();
+    this.#next?.resolve();
+    this.#next = undefined;
   }
 
   fail(error: unknown): void {
     if (this.#failure !== undefined) return;
     this.#failure = { error };
-    this.#next.reject(error);
+    this.#next?.reject(error);
   }
 }
 

@@ -11,11 +11,6 @@ export class Watermark {
     return this.#through;
   }
 
-  /** How many numbers are remembered one by one. */
-  get remembered(): number {
-    return this.#above.size;
-  }
-
   /** Adds a number; false if it was there already. */
   add(number: number): boolean {
     if (number <= this.#through || this.#above.has(number)) return false;

@@ -17,7 +17,7 @@
  */
 import { MigrationError } from '../errors.ts';
 import type { Chunks } from '../interfaces/content.ts';
-import { crc32c, crc32cOfChunks } from '../util/checksum.ts';
+import { crc32c } from '../util/checksum.ts';
 import { controlBytesMax, framePayloadBytesMax, streamsMax } from './limits.ts';
 
 export const frameHeaderBytes = 28;
@@ -106,6 +106,8 @@ export class FrameParser {
   #current: Header | undefined;
   #payload: Uint8Array[] = [];
   #missing = 0;
+  /** Of the payload so far: each piece is summed up while it is still in the processor's cache. */
+  #crc = 0;
   #sequence = 0;
 
   /** True between frames: a connection that ends here ended cleanly. */
@@ -124,7 +126,9 @@ export class FrameParser {
         at += this.#takeHeader(chunk, at);
       } else {
         const taken = Math.min(this.#missing, chunk.byteLength - at);
-        this.#payload.push(chunk.subarray(at, at + taken));
+        const piece = chunk.subarray(at, at + taken);
+        this.#payload.push(piece);
+        this.#crc = crc32c(piece, this.#crc);
         this.#missing -= taken;
         at += taken;
       }
@@ -152,9 +156,9 @@ export class FrameParser {
     const payload = this.#payload;
     this.#payload = [];
     this.#current = undefined;
-    if (crc32cOfChunks(payload) !== header.payloadCrc) {
-      throw new MigrationError('protocol', 'a frame arrived damaged');
-    }
+    const crc = this.#crc;
+    this.#crc = 0;
+    if (crc !== header.payloadCrc) throw new MigrationError('protocol', 'a frame arrived damaged');
     return { ...header, payload };
   }
 }

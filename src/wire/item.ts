@@ -17,7 +17,7 @@
 import { MigrationError } from '../errors.ts';
 import type { ByteRange, Chunks, Content } from '../interfaces/content.ts';
 import { joinChunks, sliceChunks } from '../util/chunks.ts';
-import { itemRangesMax } from './limits.ts';
+import { itemCreditBytesMin, itemRangesMax } from './limits.ts';
 
 const tableHeaderBytes = 8;
 const entryBytes = 24;
@@ -45,6 +45,11 @@ export function encodeItem(ranges: readonly ItemRange[]): Chunks {
     if (range.content !== 'zero') payload.push(...range.content);
   }
   return payload;
+}
+
+/** What an item takes of its stream's credit. */
+export function creditOf(payloadBytes: number): number {
+  return Math.max(payloadBytes, itemCreditBytesMin);
 }
 
 interface TableEntry extends ByteRange {
@@ -137,16 +142,10 @@ export class ItemDigest {
   readonly #key: number;
   #low = 0;
   #high = 0;
-  #count = 0;
 
   /** The same `key` (32 bits) at both ends. */
   constructor(key: number) {
     this.#key = key >>> 0;
-  }
-
-  /** How many items were added. */
-  get count(): number {
-    return this.#count;
   }
 
   add(number: number, payloadCrc: number): void {
@@ -155,7 +154,6 @@ export class ItemDigest {
     const b = mix(a ^ Math.imul(payloadCrc, 0x9e3779b1) ^ 0x5bd1e995);
     this.#low = (this.#low + a) >>> 0;
     this.#high = (this.#high + b) >>> 0;
-    this.#count++;
   }
 
   /** 16 hexadecimal digits. */

@@ -12,6 +12,18 @@ export const itemContentBytesMax = 1 << 20;
 /** Ranges in one item at most; 24 bytes each, so that the table fits beside the content. */
 export const itemRangesMax = 2048;
 
+/**
+ * What an item takes of its stream's credit at the least: an item of a few bytes costs its receiver, which has to remember it, about so
+ * much too.
+ */
+export const itemCreditBytesMin = 1 << 10;
+
+/**
+ * How far a number may be ahead of what the peer has said is applied without a gap. The receiver remembers everything above the gap, one by
+ * one, so this bounds its memory; 80,000 writes a second over a round trip of 200 ms still fit.
+ */
+export const numbersAheadMax = 1 << 14;
+
 /** Streams of one channel: memory, device state and a few thousand disks. */
 export const streamsMax = 4096;
 
@@ -20,3 +32,12 @@ export const connectionsMax = 64;
 
 /** Device state in bytes, at most: 1 GiB. It is held in memory at the destination. */
 export const deviceStateBytesMax = 1 << 30;
+
+/** ... in so many pieces at most: 64 KiB each, the least that the source makes of any but the last, and as many again. */
+export const deviceStatePiecesMax = 1 << 15;
+
+/** A disk that is copied, in bytes, at most: 256 TiB, which is 2^32 regions of 64 KiB. */
+export const diskBytesMax = 2 ** 48;
+
+/** Characters of a reason in a control message. What is longer is cut where it is sent. */
+export const reasonLengthMax = 4096;

@@ -7,7 +7,7 @@ import type { ByteRange } from '../interfaces/content.ts';
 import type { DiskDescription, VmDescription } from '../interfaces/hypervisor.ts';
 import type { MemoryRegion } from '../interfaces/memory.ts';
 import type { DiskMode } from '../interfaces/migration.ts';
-import { controlBytesMax, deviceStateBytesMax, streamsMax } from './limits.ts';
+import { controlBytesMax, deviceStateBytesMax, reasonLengthMax, streamsMax } from './limits.ts';
 
 /** Where a stream ended: what the destination must have applied. */
 export interface StreamEnd {
@@ -24,7 +24,6 @@ export type Message =
       readonly type: 'prepare';
       readonly vm: VmDescription;
       readonly disks: Readonly<Record<string, DiskMode>>;
-      readonly run: boolean;
       readonly highest: number;
       readonly digestKey: number;
       readonly decideMsMax: number;
@@ -36,8 +35,13 @@ export type Message =
   /** Source: make durable what has been applied so far. Answered by `flushed`. */
   | { readonly type: 'flush'; readonly token: number }
   | { readonly type: 'flushed'; readonly token: number; readonly durationMs: number }
-  /** Source: nothing more will be sent; where each stream ends. */
-  | { readonly type: 'final'; readonly streams: readonly StreamEnd[]; readonly stateBytes: number }
+  /** Source: nothing more will be sent; where each stream ends, and whether the guest ran when it was stunned. */
+  | {
+      readonly type: 'final';
+      readonly streams: readonly StreamEnd[];
+      readonly stateBytes: number;
+      readonly run: boolean;
+    }
   /** Destination: all of it is applied, checked, flushed and loaded. */
   | { readonly type: 'ready' }
   /** Source: the VM is given; decide. */
@@ -57,8 +61,18 @@ export type Message =
 export type MessageType = Message['type'];
 export type MessageOf<T extends MessageType> = Extract<Message, { readonly type: T }>;
 
+/** Cuts a reason that is too long. Throws `incompatible` if the message is too long for the peer: only a VM's description can be. */
 export function encodeMessage(message: Message): Uint8Array {
-  return new TextEncoder().encode(JSON.stringify(message));
+  const fits =
+    'reason' in message ? { ...message, reason: message.reason.slice(0, reasonLengthMax) } : message;
+  const bytes = new TextEncoder().encode(JSON.stringify(fits));
+  if (bytes.byteLength > controlBytesMax) {
+    throw new MigrationError(
+      'incompatible',
+      `a message of type ${message.type} takes ${bytes.byteLength} bytes, the protocol ${controlBytesMax} at most`,
+    );
+  }
+  return bytes;
 }
 
 /** Throws `protocol` for anything that is not a message, field by field. */
@@ -158,18 +172,8 @@ class Fields {
   }
 }
 
-const phases: readonly Phase[] = [
-  'idle',
-  'connect',
-  'prepare',
-  'copyDisks',
-  'copyMemory',
-  'stun',
-  'verify',
-  'handover',
-  'release',
-  'done',
-];
+/** What a source can say it begins: before these there is no channel, or no VM; and what is over it does not say here. */
+const phases: readonly Phase[] = ['copyDisks', 'copyMemory', 'stun', 'verify', 'handover', 'release'];
 
 function powerOfTwo(value: number, path: string): number {
   if (!Number.isInteger(Math.log2(value))) throw bad(path, 'not a power of two');
@@ -217,7 +221,6 @@ const readers: { readonly [T in MessageType]: (fields: Fields) => MessageOf<T> }
     type: 'prepare',
     vm: readVm(f.object('vm')),
     disks: f.record('disks', ['copy', 'shared', 'leave']),
-    run: f.boolean('run'),
     highest: f.integer('highest', 0),
     digestKey: f.integer('digestKey', 0, 0xffff_ffff),
     decideMsMax: f.milliseconds('decideMsMax'),
@@ -234,24 +237,25 @@ const readers: { readonly [T in MessageType]: (fields: Fields) => MessageOf<T> }
     type: 'final',
     streams: f.list('streams', streamsMax, readStreamEnd),
     stateBytes: f.integer('stateBytes', 0, deviceStateBytesMax),
+    run: f.boolean('run'),
   }),
   ready: () => ({ type: 'ready' }),
   go: (f) => ({ type: 'go', epoch: f.integer('epoch', 1) }),
   decided: (f) => ({
     type: 'decided',
     value: f.oneOf('value', ['owner', 'declined']),
-    reason: f.string('reason'),
+    reason: f.string('reason', reasonLengthMax),
   }),
   bye: () => ({ type: 'bye' }),
   abort: (f) => ({
     type: 'abort',
     code: f.string('code', 64) as ErrorCode,
-    reason: f.string('reason', 1 << 16),
+    reason: f.string('reason', reasonLengthMax),
   }),
   failed: (f) => ({
     type: 'failed',
     code: f.string('code', 64) as ErrorCode,
-    reason: f.string('reason', 1 << 16),
+    reason: f.string('reason', reasonLengthMax),
   }),
   ask: (f) => ({ type: 'ask', vmId: f.identifier('vmId'), epoch: f.integer('epoch', 1) }),
   answer: (f) => ({ type: 'answer', value: f.oneOf('value', ['owner', 'declined', 'pending']) }),

@@ -8,7 +8,7 @@
  *  4     for each lane, 8 bytes:    0 2 lane   2 2 0   4 4 sequence received, modulo 2^32
  *        for each stream, 32 bytes: 0 2 stream 2 6 0
  *                                   8 8 applied: every number up to it
- *                                  16 8 credit: payload bytes that the sender may have sent in all
+ *                                  16 8 credit: what the sender's items may have taken in all
  *                                  24 8 flushed: every number up to it
  * ```
  */

@@ -37,7 +37,7 @@ async function pair(
     transport: link.destination,
     greetingMsMax: 1000,
     sessions: true,
-    onQuestion: () => {},
+    onQuestion: async () => {},
   });
   open.push(acceptor);
   const transport = options.transport?.(link.source) ?? link.source;

@@ -186,7 +186,7 @@ describe('a migration', () => {
       environment,
       vm,
       link: { rttMs: 1, rateMbit: 100 },
-      policy: { throttleMax: 0, roundsMax: 4, downtimeMsMax: 20 },
+      policy: { throttleMax: 0, roundsMax: 4, downtimeMsMax: 30 },
     });
     const { source, destination } = await w.run();
     expect(source).toMatchObject({

@@ -1,52 +1,18 @@
-// Goal: the memory link keeps the transport contract, and is the network that its options describe: rate,
-// delay, queue, fairness.
-// Method: the contract runs in real time without limits and in virtual time with some; the network is
-// measured in virtual time, where figures are exact, with timers that fire late as a process's do, with
-// random traffic against what any such network must obey, and once for real.
+// Goal: the memory link is the network that its options describe: rate, delay, queue, fairness. What it owes
+// as a transport is tested in test/testing/compliance. Method: the network is measured in virtual time, where
+// figures are exact, with timers that fire late as a process's do, with random traffic against what any such
+// network must obey, and once for real.
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import type { Environment } from '../../src/interfaces/environment.ts';
 import type { Connection } from '../../src/interfaces/transport.ts';
-import { type MemoryLink, type MemoryLinkOptions, memoryLink } from '../../src/transports/memory-link.ts';
+import { type MemoryLinkOptions, memoryLink } from '../../src/transports/memory-link.ts';
 import { nodeEnvironment } from '../../src/util/node-environment.ts';
 import { delay } from '../../src/util/promises.ts';
 import { createVirtualEnvironment, type VirtualEnvironment } from '../support/virtual-environment.ts';
-import { breakContract, transportContract } from './transport-contract.ts';
-import {
-  type BreakablePair,
-  collect,
-  randomBytes,
-  rejectsWith,
-  type TestFunction,
-} from './transport-pair.ts';
+import { collect, randomBytes, rejectsWith } from './transport-pair.ts';
 
 const mebibyte = 1024 * 1024;
-
-function pairOf(link: MemoryLink, settle: () => Promise<void>): BreakablePair {
-  const close = async () => {
-    await Promise.all([link.source.close(), link.destination.close()]);
-  };
-  return { source: link.source, destination: link.destination, cut: link.cut, settle, close };
-}
-
-describe('a link without limits keeps the contract', () => {
-  const make = async () => pairOf(memoryLink(), () => delay(nodeEnvironment, 20));
-  transportContract(test, make);
-  breakContract(test, make);
-});
-
-describe('a slow and far link keeps the contract', () => {
-  let environment = createVirtualEnvironment();
-  const inVirtualTime: TestFunction = (name, run) =>
-    test(name, async () => {
-      environment = createVirtualEnvironment();
-      await environment.run(run());
-    });
-  const make = async () =>
-    pairOf(memoryLink({ rttMs: 80, rateMbit: 100, environment }), () => delay(environment, 10_000));
-  transportContract(inVirtualTime, make);
-  breakContract(inVirtualTime, make);
-});
 
 /** A link in virtual time with one connection. */
 async function connected(options: MemoryLinkOptions, environment: VirtualEnvironment | Environment) {

@@ -1,68 +1,9 @@
-// Goal: the TCP transport keeps the transport contract over real sockets, and its own promises about
-// addresses, errors and limits.
-// Method: the contract runs over loopback, its part about breaking through a relay that can be cut; the rest
-// is asked of real sockets too.
-import { connect as connectSocket, createServer, type Socket } from 'node:net';
-import { setTimeout as sleep } from 'node:timers/promises';
+// Goal: the TCP transport keeps its own promises about addresses, errors and limits; those of every transport
+// are tested in test/testing/compliance. Method: real sockets of this machine.
 import { describe, expect, test } from 'vitest';
-import { type TcpTransport, tcp } from '../../src/transports/tcp.ts';
-import { breakContract, transportContract } from './transport-contract.ts';
-import { type BreakablePair, collect, connect, rejectsWith, type TransportPair } from './transport-pair.ts';
-
-const host = '127.0.0.1';
-
-async function loopback(): Promise<TransportPair & { destination: TcpTransport; port: number }> {
-  const destination = tcp({ listen: { host, port: 0 } });
-  const { port } = await destination.listening();
-  const source = tcp({ connect: { host, port } });
-  const close = async () => {
-    await Promise.all([source.close(), destination.close()]);
-  };
-  // In small steps: one long sleep on a busy machine may leave no turn to what should have moved in it.
-  const settle = async () => {
-    for (let step = 0; step < 20; step++) await sleep(5);
-  };
-  return { source, destination, port, settle, close };
-}
-
-/** Loopback through a relay, which resets all that it carries when it is cut. */
-async function relayed(): Promise<BreakablePair> {
-  const pair = await loopback();
-  const sockets = new Set<Socket>();
-  const relay = createServer({ allowHalfOpen: true }, (inbound) => {
-    const outbound = connectSocket({ host, port: pair.port, allowHalfOpen: true });
-    for (const [from, to] of [
-      [inbound, outbound],
-      [outbound, inbound],
-    ] as const) {
-      sockets.add(from);
-      from.on('error', () => to.resetAndDestroy());
-      from.on('close', () => sockets.delete(from));
-      from.pipe(to);
-    }
-  });
-  await new Promise<void>((resolve) => relay.listen(0, host, resolve));
-  const address = relay.address();
-  if (address === null || typeof address === 'string') throw new Error('no port');
-  const source = tcp({ connect: { host, port: address.port } });
-  return {
-    ...pair,
-    source,
-    cut: () => {
-      for (const socket of sockets) socket.resetAndDestroy();
-    },
-    close: async () => {
-      relay.close();
-      for (const socket of sockets) socket.destroy();
-      await Promise.all([source.close(), pair.close()]);
-    },
-  };
-}
-
-describe('tcp keeps the contract', () => {
-  transportContract(test, loopback);
-  breakContract(test, relayed);
-});
+import { tcp } from '../../src/transports/tcp.ts';
+import { host, loopback } from './tcp-pairs.ts';
+import { collect, connect, rejectsWith } from './transport-pair.ts';
 
 describe('tcp', () => {
   test('refuses options that make no sense', () => {
@@ -150,6 +91,25 @@ describe('tcp', () => {
     expect(far.label).toMatch(/^tcp from 127\.0\.0\.2:\d+$/);
     await Promise.all([near.close(), collect(far)]);
     await close();
+  });
+
+  test('abort() settles a close() whenever it comes in a turn of the event loop', async () => {
+    const pair = await loopback();
+    const later: (() => Promise<void>)[] = [
+      () => new Promise((resolve) => process.nextTick(() => process.nextTick(resolve))),
+      () => new Promise((resolve) => setImmediate(resolve)),
+    ];
+    for (const wait of later) {
+      const { near, far } = await connect(pair);
+      await near.send([Uint8Array.of(1)]);
+      const closing = near.close();
+      await wait();
+      near.abort();
+      await closing;
+      far.abort();
+      await far.close();
+    }
+    await pair.close();
   });
 
   test('lets 64 connections wait and drops the others', async () => {

@@ -21,6 +21,7 @@ import {
   encodeGreeting,
 } from '../../src/wire/greeting.ts';
 import { decodeItem, encodeItem, ItemDigest, type ItemRange } from '../../src/wire/item.ts';
+import { reasonLengthMax } from '../../src/wire/limits.ts';
 import { decodeMessage, encodeMessage, type Message } from '../../src/wire/messages.ts';
 import { decodePositions, encodePositions } from '../../src/wire/positions.ts';
 
@@ -217,12 +218,16 @@ describe('control messages', () => {
         deviceStateFormat: 'x',
       },
       disks: { disk0: 'copy' },
-      run: true,
       highest: 3,
       digestKey: 2 ** 32 - 1,
       decideMsMax: 1000.5,
     },
-    { type: 'final', streams: [{ stream: 2, last: 9, digest: '0123456789abcdef' }], stateBytes: 17 },
+    {
+      type: 'final',
+      streams: [{ stream: 2, last: 9, digest: '0123456789abcdef' }],
+      stateBytes: 17,
+      run: true,
+    },
     { type: 'decided', value: 'declined', reason: 'no' },
     { type: 'answer', value: 'pending' },
   ];
@@ -251,6 +256,41 @@ describe('control messages', () => {
           expect(error).toMatchObject({ code: 'protocol' });
         }
       }
+    }
+  });
+
+  it('whose reason is too long for the peer are cut, and still told', () => {
+    const reason = 'x'.repeat(1 << 20);
+    for (const message of [
+      { type: 'decided', value: 'declined', reason },
+      { type: 'abort', code: 'internal', reason },
+      { type: 'failed', code: 'internal', reason },
+    ] as const) {
+      const told = decodeMessage(encodeMessage(message));
+      expect(told).toEqual({ ...message, reason: 'x'.repeat(reasonLengthMax) });
+    }
+  });
+
+  it('that are too long for the peer are refused where they are sent', () => {
+    const [prepare] = messages;
+    if (prepare?.type !== 'prepare') throw new Error('the first one describes a VM');
+    const disks = Array.from({ length: 4000 }, (_, index) => ({
+      id: `${index}`.padStart(255, '0'),
+      sizeBytes: 1,
+      blockBytes: 1,
+      readOnly: false,
+    }));
+    const large = { ...prepare, vm: { ...prepare.vm, disks } };
+    expect(() => encodeMessage(large)).toThrow(expect.objectContaining({ code: 'incompatible' }));
+  });
+
+  it('name only phases that a source can begin', () => {
+    const phase = (name: string) => new TextEncoder().encode(JSON.stringify({ type: 'phase', phase: name }));
+    for (const name of ['copyDisks', 'copyMemory', 'stun', 'verify', 'handover', 'release']) {
+      expect(decodeMessage(phase(name))).toEqual({ type: 'phase', phase: name });
+    }
+    for (const name of ['idle', 'connect', 'prepare', 'done']) {
+      expect(() => decodeMessage(phase(name))).toThrow(MigrationError);
     }
   });
 

@@ -33,7 +33,10 @@ export async function commit(options: CommitOptions): Promise<void> {
   const { channel, register, vmId, epoch } = options;
   let problem: MigrationError | undefined;
   try {
-    await register.claim(vmId, epoch, 'source', 'given');
+    const late = () => new MigrationError('register', 'the claim of given took too long');
+    const claiming = register.claim(vmId, epoch, 'source', 'given');
+    // Should it stand later than that, no harm is done: without GO the destination can only decline.
+    await withTimeout(options.environment, options.decideMsMax, claiming, late);
     channel.send({ type: 'go', epoch });
   } catch (error) {
     // The claim may stand all the same, so only the destination's word counts now. Without GO it can only decline.

@@ -69,6 +69,19 @@ export function nextEpoch(highestAtSource: number, highestAtDestination: number)
   return highest + 1;
 }
 
+/** Further ahead than this of all that a register knows no honest peer is: every attempt is one more than the last. */
+const epochLeapMax = 2 ** 20;
+
+/**
+ * Throws `protocol` for an epoch, named by the peer, that is implausibly far ahead: once it was claimed there would be no higher number
+ * left for this VM.
+ */
+export function checkEpoch(epoch: number, claims: readonly Claim[]): void {
+  const highest = highestEpoch(claims);
+  if (epoch <= highest + epochLeapMax) return;
+  throw new MigrationError('protocol', `attempt ${epoch} is too far ahead of ${highest}, the last one known`);
+}
+
 /**
  * What stands of one attempt. Throws `register` if the claims contradict each other (`owner` beside
  * `declined` or `reclaimed`): then the register is not write-once, and nothing may be done on its word.

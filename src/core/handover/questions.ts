@@ -5,12 +5,13 @@ import type { Environment } from '../../interfaces/environment.ts';
 import type { OwnershipRegister } from '../../interfaces/register.ts';
 import type { Transport } from '../../interfaces/transport.ts';
 import { nodeEnvironment } from '../../util/node-environment.ts';
-import { answerTo, type Decision } from './ownership.ts';
+import { answerTo, checkEpoch, type Decision } from './ownership.ts';
 
 /** What {@link askDecision} needs. */
 export interface AskDecisionOptions {
   /** How to reach the destination; stays the caller's to close. */
   readonly transport: Transport;
+  /** The VM, as in its description. */
   readonly vmId: string;
   /** For the connection and for the answer, each, in ms. Default 5000. */
   readonly limitMs?: number;
@@ -46,13 +47,17 @@ export interface AnswerQuestionsOptions extends CallOptions {
 const questionMsMax = 10_000;
 
 /**
- * Answers sources that ask a destination for its decision, until the signal is aborted. To be called where no migration is active: an
- * attempt that has no decision yet is declined, which is what lets the source run its guest again. Never rejects.
+ * Answers sources that ask a destination for its decision, until the signal is aborted; resolves then. To be called where no migration is
+ * active: an attempt that has no decision yet is declined, which is what lets the source run its guest again. A question that cannot
+ * be answered, as the register fails or the attempt makes no sense, gets no answer, and does no harm. Rejects when the
+ * transport cannot accept connections (`connect-failed`, `unsupported`).
  */
 export async function answerQuestions(options: AnswerQuestionsOptions): Promise<void> {
   const { transport, register, environment = nodeEnvironment, signal } = options;
   const decide = async (vmId: string, epoch: number): Promise<Decision> => {
-    const verdict = answerTo(await register.read(vmId), epoch, false);
+    const claims = await register.read(vmId);
+    checkEpoch(epoch, claims);
+    const verdict = answerTo(claims, epoch, false);
     if (verdict === 'owner' || verdict === 'declined') return verdict;
     const value = await register.claim(vmId, epoch, 'destination', 'declined');
     return value === 'owner' ? 'owner' : 'declined';
@@ -63,11 +68,14 @@ export async function answerQuestions(options: AnswerQuestionsOptions): Promise<
     windowBytesMax: 0,
     sessions: false,
     greetingMsMax: questionMsMax,
-    onQuestion: (greeted) => answer(greeted, environment, questionMsMax, decide),
+    onQuestion: (greeted, closed) => answer(greeted, environment, questionMsMax, decide, closed),
   });
-  await new Promise<void>((resolve) => {
-    if (signal?.aborted) resolve();
-    else signal?.addEventListener('abort', () => resolve(), { once: true });
-  });
-  await acceptor.close();
+  try {
+    // No session is let in, so this ends only when the signal is aborted, or when nothing can be accepted.
+    await acceptor.channel(signal);
+  } catch (error) {
+    if (!signal?.aborted) throw error;
+  } finally {
+    await acceptor.close();
+  }
 }

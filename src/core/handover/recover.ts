@@ -29,7 +29,7 @@ export interface RecoverCommonOptions extends CallOptions {
 export interface RecoverSourceOptions extends RecoverCommonOptions {
   readonly role: 'source';
   /** The VM, as its hypervisor still has it. Without it only claims are made. */
-  readonly vm?: Pick<SourceVm, 'resume' | 'release'> | undefined;
+  readonly vm?: Pick<SourceVm, 'resume' | 'detach' | 'release'> | undefined;
   /**
    * Asks the destination of this very attempt for its decision. Resolves to undefined when it has none yet or
    * nobody answered; then, as without `ask`, the owner stays undecided. Another host's answer would be true
@@ -71,17 +71,19 @@ export type RecoveryAction =
 
 /** What {@link recover} resolves to; frozen. */
 export interface RecoveryReport {
+  /** The VM, as the caller named it. */
   readonly vmId: string;
   /** The attempt, 0 if no attempt left a claim that concerns this end. */
   readonly epoch: number;
   /** Which end of the attempt owns the VM. */
   readonly owner: Owner;
+  /** What was done. */
   readonly action: RecoveryAction;
 }
 
 /**
  * Brings one end of a migration to its end after its process died, or after the other end could not be
- * reached: by the rules of {@link verdictForSource} and {@link verdictForDestination} it resumes, reclaims,
+ * reached: by the rules of `handover/ownership.ts` it resumes, reclaims,
  * releases, starts, declines, or asks. It never runs a guest that this end may not run. It may be called
  * again at any time, also after it died half-way, and does only what is left. To be called when no migration
  * of the VM is active at this end.
@@ -126,7 +128,11 @@ async function recoverSource(
   if (verdict === 'reclaim-then-run') {
     await guarded('register', 'source', 'paused', () => register.claim(vmId, epoch, 'return', 'reclaimed'));
   }
-  if (vm !== undefined) await guarded('hypervisor', 'source', 'unknown', () => vm.resume());
+  if (vm !== undefined) {
+    await guarded('hypervisor', 'source', 'unknown', () => vm.resume());
+    // The engine that died had set up what slows the guest, and what watches its memory.
+    await guarded('hypervisor', 'source', 'running', () => vm.detach());
+  }
   if (verdict === 'reclaim-then-run') return { owner: 'source', action: 'reclaimed' };
   return { owner: 'source', action: vm === undefined ? 'none' : 'resumed' };
 }

@@ -9,9 +9,10 @@ export function createMemoryReceiver(sink: MemorySink, failed: (error: Migration
     writers: 1,
     errorCode: 'memory',
     failed,
-    write: (ranges) =>
+    write: (ranges, signal) =>
       sink.write(
         ranges.map(({ space, offset, length, content }) => ({ region: space, offset, length, content })),
+        { signal },
       ),
   });
 }

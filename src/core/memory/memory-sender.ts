@@ -37,11 +37,21 @@ export class MemorySender {
   async sendRound(options: CallOptions): Promise<number> {
     const before = this.#offeredBytes;
     for await (const batch of this.#source.round(options)) {
-      await this.#stream.room();
+      try {
+        await this.#stream.room();
+      } catch (error) {
+        batch.release();
+        throw error;
+      }
       this.#push(batch);
     }
     this.#rounds++;
     return this.#offeredBytes - before;
+  }
+
+  /** Resolves when less than `bytes` of pages wait to be sent, whatever waits of the disks. */
+  queueBelow(bytes: number): Promise<void> {
+    return this.#stream.room(bytes);
   }
 
   #push(batch: PageBatch): void {

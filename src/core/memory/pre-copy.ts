@@ -22,12 +22,13 @@ export interface PreCopyOptions {
   readonly onRound: (round: RoundStatistics) => void;
 }
 
-/** Payload that may wait to be sent when the next round begins: the link stays busy, and what the round reads is fresh. */
+/**
+ * Pages that may wait to be sent when the next round begins: the link stays busy, and what the round reads is fresh. What waits of the disks is
+ * not for the round to wait for: a guest that outruns the link there would keep it from ever ending.
+ */
 const queueBytesMax = 1 << 20;
 /** Time between two rounds at least: what a guest dirties in less is not worth a pass over its dirty log. */
 const pauseMs = 5;
-/** A flush counts for so long; after that there is too much new to flush within the stun. */
-const flushLifeMs = 1000;
 /** Device state before any was seen: what a small machine model has. */
 const stateBytesExpected = 256 << 10;
 /** What the destination needs to load it and start, over its flush, before any was seen: some milliseconds in a hypervisor. */
@@ -41,7 +42,6 @@ export class PreCopy {
   readonly #history: number[] = [];
   #throttle = 0;
   #throttleMax = 0;
-  #flush: { readonly endMs: number; readonly durationMs: number } | undefined;
 
   constructor(options: PreCopyOptions) {
     this.#options = options;
@@ -59,16 +59,19 @@ export class PreCopy {
 
   /** Resolves when it is time to stun. Rejects with `not-converging` when that time will not come. */
   async run(): Promise<void> {
-    const { environment, memory, policy, signal, channel } = this.#options;
+    const { environment, memory, policy, signal } = this.#options;
     let previousStartMs: number | undefined;
+    /** How long the destination took to flush just before this round; undefined if nothing was flushed then. */
+    let flushMs: number | undefined;
     for (;;) {
       const startMs = environment.now();
       const bytes = await memory.sendRound({ signal });
-      await channel.queueBelow(queueBytesMax);
+      await memory.queueBelow(queueBytesMax);
       const durationMs = environment.now() - startMs;
       const dirtyingMs = previousStartMs === undefined ? undefined : startMs - previousStartMs;
       previousStartMs = startMs;
-      const verdict = convergence(this.#statistics(bytes, durationMs, dirtyingMs), policy);
+      const statistics = this.#statistics(bytes, durationMs, dirtyingMs, flushMs ?? 0);
+      const verdict = convergence(statistics, policy);
       this.#options.onRound({
         round: memory.rounds,
         bytes,
@@ -76,36 +79,30 @@ export class PreCopy {
         decision: verdict.decision,
         throttle: verdict.throttle,
       });
+      throwIfAborted(signal);
       switch (verdict.decision) {
         case 'fail':
           throw new MigrationError('not-converging', verdict.reason);
         case 'switchover':
-          // Everything that can be flushed is flushed before the stun; what was dirtied meanwhile is the next round's.
-          if (this.#flushIsFresh()) return;
-          await this.#flushBothEnds();
+          // Everything that can be flushed is flushed before the stun; what was dirtied meanwhile is the next round's. How
+          // long that took is what the flush within the stun can take, and counts in the next verdict, but no longer:
+          // a destination that was slow once is asked again.
+          if (flushMs !== undefined) return;
+          flushMs = await this.#options.flushBothEnds();
           break;
         case 'throttle':
         case 'continue':
+          flushMs = undefined;
           await this.#setThrottle(verdict.throttle);
           await delay(environment, Math.max(pauseMs, verdict.waitMs), signal);
           break;
       }
-      throwIfAborted(signal);
     }
   }
 
   /** Takes the throttle off, if there is one. */
   async releaseThrottle(): Promise<void> {
     await this.#setThrottle(0);
-  }
-
-  #flushIsFresh(): boolean {
-    return this.#flush !== undefined && this.#options.environment.now() - this.#flush.endMs < flushLifeMs;
-  }
-
-  async #flushBothEnds(): Promise<void> {
-    const durationMs = await this.#options.flushBothEnds();
-    this.#flush = { endMs: this.#options.environment.now(), durationMs };
   }
 
   async #setThrottle(fraction: number): Promise<void> {
@@ -116,7 +113,12 @@ export class PreCopy {
     this.#throttleMax = Math.max(this.#throttleMax, fraction);
   }
 
-  #statistics(bytes: number, durationMs: number, dirtyingMs: number | undefined): ConvergenceStatistics {
+  #statistics(
+    bytes: number,
+    durationMs: number,
+    dirtyingMs: number | undefined,
+    flushMs: number,
+  ): ConvergenceStatistics {
     const { channel, vm, memory } = this.#options;
     this.#history.push(bytes);
     if (this.#history.length > historyRounds) this.#history.shift();
@@ -130,7 +132,7 @@ export class PreCopy {
       backlogBytes: channel.backlogBytes,
       diskRestBytes: this.#options.diskRestBytes(),
       stateBytes: stateBytesExpected,
-      fixedMs: loadMsExpected + (this.#flush?.durationMs ?? 0),
+      fixedMs: loadMsExpected + flushMs,
       throttle: this.#throttle,
       history: this.#history,
     };

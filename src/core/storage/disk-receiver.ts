@@ -25,7 +25,7 @@ export class DiskReceiver {
       writers,
       errorCode: 'disk-write',
       failed,
-      write: (ranges) => this.#write(ranges),
+      write: (ranges, signal) => this.#write(ranges, signal),
     });
   }
 
@@ -36,7 +36,7 @@ export class DiskReceiver {
     await this.#startFlush();
   }
 
-  async #write(ranges: readonly ItemRange[]): Promise<void> {
+  async #write(ranges: readonly ItemRange[], signal: AbortSignal): Promise<void> {
     if (this.#unflushedBytes >= flushBytes) {
       const flushing = this.#startFlush();
       flushing.catch(() => {});
@@ -44,18 +44,18 @@ export class DiskReceiver {
     }
     for (const { offset, length, content } of ranges) {
       if (content === 'zero') {
-        await this.#writeZeroes(offset, length);
+        await this.#writeZeroes(offset, length, signal);
       } else {
         this.#unflushedBytes += length;
-        await this.disk.write(offset, content);
+        await this.disk.write(offset, content, { signal });
       }
     }
   }
 
   /** Writes zeros wherever the disk itself does not say that it reads as zeros. */
-  async #writeZeroes(offset: number, length: number): Promise<void> {
-    for (const extent of await this.disk.extents(offset, length)) {
-      if (!extent.zero) await this.disk.writeZeroes(extent.offset, extent.length);
+  async #writeZeroes(offset: number, length: number, signal: AbortSignal): Promise<void> {
+    for (const extent of await this.disk.extents(offset, length, { signal })) {
+      if (!extent.zero) await this.disk.writeZeroes(extent.offset, extent.length, { signal });
     }
   }
 
@@ -68,6 +68,7 @@ export class DiskReceiver {
 
   async #flushNow(): Promise<void> {
     const bytes = this.#unflushedBytes;
+    const through = this.queue.appliedNumber;
     this.#unflushedBytes = 0;
     try {
       await this.disk.flush();
@@ -84,5 +85,6 @@ export class DiskReceiver {
       throw error;
     }
     if (this.#failedFlush !== undefined) throw this.#failedFlush;
+    this.queue.flushed(through);
   }
 }

@@ -34,6 +34,8 @@ const readsMax = 4;
 const takeBytesMin = 8 << 20;
 /** ... and where only zeros were found so far: holes of terabytes are passed in large steps. */
 const takeBytesMax = 1 << 30;
+/** What a guest write takes of the mirror's buffer beside its content: zeros have none, and a flood of them is one all the same. */
+const writeOverheadBytes = 512;
 
 export interface DiskSenderOptions {
   readonly disk: SourceDisk;
@@ -60,6 +62,9 @@ export class DiskSender {
   #mirrorBytes = 0;
   #mirrored = 0;
   #setBack = 0;
+  /** Bytes of bulk content that were numbered, zeros included and what came again counted again. */
+  #numberedBytes = 0;
+  #doneBytes = 0;
 
   constructor(options: DiskSenderOptions) {
     this.disk = options.disk;
@@ -72,6 +77,12 @@ export class DiskSender {
   /** Bytes still to be copied, those being read included. */
   get restBytes(): number {
     return this.#regions.notCopiedBytes + this.#regions.beingCopiedBytes;
+  }
+
+  /** How much was copied, for people: what is copied again after it was set back does not count as undone. */
+  get doneBytes(): number {
+    this.#doneBytes = Math.max(this.#doneBytes, this.disk.sizeBytes - this.restBytes);
+    return this.#doneBytes;
   }
 
   get stream(): SendStream {
@@ -99,9 +110,16 @@ export class DiskSender {
     this.#copying = this.#copy().catch((error) => this.#fail(error));
   }
 
-  /** Resolves when nothing is left to copy at this moment. A guest that outruns the mirror's buffer can make some again. */
-  async copied(): Promise<void> {
-    while (!this.#regions.complete) {
+  /**
+   * Resolves when every region has been copied once. A guest that outruns the mirror's buffer sets regions back, and could do so for
+   * ever: what is left of them then is for {@link DiskSender.restBytes} to say, and for the rules of convergence to weigh.
+   */
+  async copiedOnce(): Promise<void> {
+    await this.#until(() => this.#regions.complete || this.#numberedBytes >= this.disk.sizeBytes);
+  }
+
+  async #until(condition: () => boolean): Promise<void> {
+    while (!condition()) {
       throwIfAborted(this.#options.signal);
       await this.#changed.wait();
     }
@@ -111,7 +129,7 @@ export class DiskSender {
   async finish(): Promise<void> {
     this.#stunned = true;
     await this.#tap?.finish({ signal: this.#options.signal });
-    await this.copied();
+    await this.#until(() => this.#regions.complete);
   }
 
   /** Takes the tap away and stops copying; guest writes go on unhindered from the call on. Idempotent. Rejects if the tap could not be removed. */
@@ -119,6 +137,7 @@ export class DiskSender {
     this.#stopped = true;
     this.#changed.fail(reason);
     this.#reads.clear();
+    for (const write of this.#regions.abandon()) this.#letGo(write);
     await this.#tap?.remove();
     await Promise.allSettled([this.#copying, this.#reads.onIdle()]);
   }
@@ -143,8 +162,7 @@ export class DiskSender {
       write.release();
       return undefined;
     }
-    const bytes = write.content === 'zero' ? 0 : write.length;
-    if (!this.#options.buffer.take(bytes)) {
+    if (!this.#options.buffer.take(bufferedBytes(write))) {
       this.#setBack++;
       this.#regions.setBack(write);
       write.release();
@@ -165,7 +183,7 @@ export class DiskSender {
   }
 
   #letGo(write: GuestWrite): void {
-    this.#options.buffer.give(write.content === 'zero' ? 0 : write.length);
+    this.#options.buffer.give(bufferedBytes(write));
     write.release();
   }
 
@@ -212,6 +230,7 @@ export class DiskSender {
     const extents = this.#stunned
       ? [{ ...range, zero: false }]
       : await disk.extents(range.offset, range.length, { signal });
+    if (this.#stopped) return 0;
     let zeroBytes = 0;
     for (const extent of alignToRegions(range, extents)) {
       if (extent.zero) {
@@ -244,9 +263,14 @@ export class DiskSender {
 
   /** The range's bulk number is taken; guest writes that waited for it follow. */
   #numbered(range: ByteRange): void {
+    this.#numberedBytes += range.length;
     for (const write of this.#regions.copyNumbered(range)) this.#mirror(write);
     this.#changed.notify();
   }
+}
+
+function bufferedBytes({ content, length }: GuestWrite): number {
+  return writeOverheadBytes + (content === 'zero' ? 0 : length);
 }
 
 /** A region-aligned range as stretches that are zeros in whole regions, and the rest, which is to be read. */

@@ -91,6 +91,7 @@ class Hosts {
     const register = failing(this.registers.source, fault);
     const vm = {
       resume: () => fault.around(() => this.#become('source', 'running')),
+      detach: () => fault.around(async () => {}),
       release: () => fault.around(() => this.#become('source', 'released')),
     };
     const ask = (epoch: number) => fault.around(() => this.#answer(epoch));
@@ -175,12 +176,13 @@ describe('what recover reports', () => {
     const called: string[] = [];
     const vm = {
       resume: async () => void called.push('resume'),
+      detach: async () => void called.push('detach'),
       release: async () => void called.push('release'),
     };
     const register = await sourceWith(words);
     const report = await recover({ role: 'source', vmId, register, vm, ask: async () => answer });
     expect(report).toEqual({ vmId, epoch: 1, owner, action });
-    expect(called).toEqual({ source: ['resume'], destination: ['release'], undecided: [] }[owner]);
+    expect(called).toEqual({ source: ['resume', 'detach'], destination: ['release'], undecided: [] }[owner]);
   });
 
   it('without anybody to ask the owner stays undecided, and the guest as it is', async () => {
@@ -267,7 +269,11 @@ describe('how recover fails', () => {
 
   it('the register cannot be claimed: the VM is the source’s, paused; at the destination undecided', async () => {
     const register = { ...(await sourceWith(['given'])), claim: broken('register') };
-    const vm = { resume: () => Promise.reject(new Error('never called')), release: broken('hypervisor') };
+    const vm = {
+      resume: () => Promise.reject(new Error('never called')),
+      detach: async () => {},
+      release: broken('hypervisor'),
+    };
     const ask = async () => 'declined' as const;
     expect(await failure(recover({ role: 'source', vmId, register, vm, ask }))).toMatchObject({
       code: 'register',
@@ -284,6 +290,7 @@ describe('how recover fails', () => {
   it('the hypervisor fails: the owner is known all the same', async () => {
     const dead = {
       resume: broken('hypervisor'),
+      detach: async () => {},
       release: broken('hypervisor'),
       start: broken('hypervisor', { guest: 'lost' }),
       discard: () => Promise.reject(new Error('no socket')),
@@ -324,7 +331,7 @@ describe('how recover fails', () => {
     const register = await sourceWith(['given', 'reclaimed']);
     const contradicting = await sourceWith(['owner', 'given']);
     await contradicting.claim(vmId, 1, 'return', 'reclaimed');
-    const vm = { resume: broken('hypervisor'), release: broken('hypervisor') };
+    const vm = { resume: broken('hypervisor'), detach: async () => {}, release: broken('hypervisor') };
     expect(
       await failure(recover({ role: 'source', vmId, register: contradicting, vm, epoch: 1 })),
     ).toMatchObject({

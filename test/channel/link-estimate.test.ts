@@ -1,0 +1,85 @@
+/**
+ * Goal: the rate of a link is what it carried while there was enough to send, and a trickle is not taken for it. Method: the pure estimate, fed
+ * with acknowledgements; and a channel in virtual time, over which a lot and then a little is sent.
+ */
+import { describe, expect, it } from 'vitest';
+import { bytesPerSecondAssumed, LinkEstimate } from '../../src/channel/link-estimate.ts';
+import { createPair, item } from './pair.ts';
+
+/** So many bytes every 5 ms, for so long; the last acknowledgement comes at the time that is returned. */
+function acknowledge(
+  estimate: LinkEstimate,
+  startMs: number,
+  ms: number,
+  bytes: number,
+  starved = false,
+): number {
+  let nowMs = startMs;
+  for (; nowMs < startMs + ms; nowMs += 5) {
+    if (starved) estimate.starved();
+    estimate.acknowledged(bytes, nowMs);
+  }
+  return nowMs;
+}
+
+describe('the estimate of a link', () => {
+  it('follows a link that is busy, up and down', () => {
+    const estimate = new LinkEstimate(64 << 20);
+    estimate.roundTrip(1);
+    const now = acknowledge(estimate, 0, 1000, 500_000);
+    expect(estimate.bytesPerSecond).toBeCloseTo(100e6, -6);
+    acknowledge(estimate, now, 1000, 50_000);
+    expect(estimate.bytesPerSecond).toBeCloseTo(10e6, -5);
+  });
+
+  it('does not learn from a trickle how little a link could carry, at first or later', () => {
+    const estimate = new LinkEstimate(64 << 20);
+    estimate.roundTrip(1);
+    let now = acknowledge(estimate, 0, 1000, 500, true);
+    expect(estimate.bytesPerSecond).toBeUndefined();
+    now = acknowledge(estimate, now, 1000, 500_000);
+    acknowledge(estimate, now, 5000, 500, true);
+    expect(estimate.bytesPerSecond).toBeCloseTo(100e6, -6);
+  });
+
+  it('learns from one that was faster than what it knew how much it can carry at least', () => {
+    const estimate = new LinkEstimate(64 << 20);
+    estimate.roundTrip(1);
+    const now = acknowledge(estimate, 0, 1000, 500_000, true);
+    expect(estimate.bytesPerSecond).toBeGreaterThan(bytesPerSecondAssumed);
+    expect(estimate.bytesPerSecond).toBeCloseTo(100e6, -6);
+    acknowledge(estimate, now, 1000, 5_000_000, true);
+    expect(estimate.bytesPerSecond).toBeGreaterThan(900e6);
+  });
+
+  it('does not count the first acknowledgement after a pause, which took longer than the sample', () => {
+    const estimate = new LinkEstimate(64 << 20);
+    estimate.roundTrip(1);
+    for (let nowMs = 0; nowMs < 2000; nowMs += 200) {
+      estimate.acknowledged(10_000_000, nowMs);
+      estimate.acknowledged(1_000_000, nowMs + 20);
+      estimate.idle();
+    }
+    expect(estimate.bytesPerSecond).toBeCloseTo(50e6, -6);
+  });
+});
+
+describe('a channel', () => {
+  it('does not take the writes of a quiet guest for the rate of its link', async () => {
+    const { environment, near, far } = await createPair({ link: { rateMbit: 400 } });
+    const sender = near.openSend(1, 0);
+    const stream = far.openReceive(1, 0, 8 << 20, (received) => stream.applied(received));
+    for (let index = 0; index < 40; index++) {
+      await environment.run(sender.room());
+      sender.push('bulk', item(index, 500_000), () => {});
+    }
+    await environment.run(sender.allApplied());
+    const busy = near.statistics.bytesPerSecond ?? 0;
+    expect(busy).toBeGreaterThan(40e6);
+    for (let index = 0; index < 2000; index++) {
+      sender.push('mirror', item(index, 512), () => {});
+      await environment.run(environment.now() + 3);
+    }
+    expect(near.statistics.bytesPerSecond).toBeGreaterThan(0.9 * busy);
+  });
+});

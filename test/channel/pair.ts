@@ -1,0 +1,109 @@
+import type { Channel } from '../../src/channel/channel.ts';
+import { type AcceptOptions, ChannelAcceptor, connectChannel } from '../../src/channel/connect.ts';
+import { type MemoryLink, type MemoryLinkOptions, memoryLink, type Transport } from '../../src/index.ts';
+import { chunksLength } from '../../src/util/chunks.ts';
+import type { FrameClass, IncomingFrame } from '../../src/wire/frame.ts';
+import { encodeGreeting } from '../../src/wire/greeting.ts';
+import { encodeItem, type ItemRange } from '../../src/wire/item.ts';
+import { createVirtualEnvironment, type VirtualEnvironment } from '../support/virtual-environment.ts';
+
+/** A link and an acceptor at its far end, in virtual time, each part open to be replaced by a faulty one. */
+export interface AcceptingWorld {
+  readonly environment: VirtualEnvironment;
+  readonly link: MemoryLink;
+  readonly acceptor: ChannelAcceptor;
+}
+
+export interface PairOptions {
+  readonly link?: MemoryLinkOptions;
+  readonly acceptor?: Partial<AcceptOptions>;
+  readonly near?: (transport: Transport) => Transport;
+  readonly far?: (transport: Transport) => Transport;
+}
+
+const windowBytesMax = 8 << 20;
+
+export function createAcceptor(options: PairOptions = {}): AcceptingWorld {
+  const environment = createVirtualEnvironment();
+  const link = memoryLink({ rttMs: 2, rateMbit: 1000, ...options.link, environment });
+  const acceptor = new ChannelAcceptor({
+    environment,
+    windowBytesMax,
+    transport: options.far?.(link.destination) ?? link.destination,
+    greetingMsMax: 1000,
+    sessions: true,
+    onQuestion: async ({ connection }) => connection.abort(),
+    ...options.acceptor,
+  });
+  return { environment, link, acceptor };
+}
+
+export interface PairWorld extends AcceptingWorld {
+  readonly near: Channel;
+  readonly far: Channel;
+}
+
+/** Two channels, connected. */
+export async function createPair(options: PairOptions = {}): Promise<PairWorld> {
+  const world = createAcceptor(options);
+  const { environment, link, acceptor } = world;
+  const [near, far] = await environment.run(
+    Promise.all([
+      connectChannel({
+        environment,
+        windowBytesMax,
+        transport: options.near?.(link.source) ?? link.source,
+        connections: 2,
+        limitMs: 1000,
+        signal: undefined,
+      }),
+      acceptor.channel(undefined),
+    ]),
+  );
+  return { ...world, near, far };
+}
+
+export function greeting(purpose: 'control' | 'data' | 'question', fill: number): Uint8Array {
+  const lane = purpose === 'data' ? 1 : 0;
+  return encodeGreeting({
+    versionMin: 1,
+    versionMax: 1,
+    purpose,
+    lane,
+    session: new Uint8Array(16).fill(fill),
+  });
+}
+
+export const item = (offset: number, bytes: number): readonly ItemRange[] => [
+  { space: 0, offset, length: bytes, content: [new Uint8Array(bytes).fill(offset & 0xff)] },
+];
+
+/** A frame as it would arrive; its checksum has been looked at. */
+export function arriving(
+  number: number,
+  ranges: readonly ItemRange[],
+  kind: FrameClass = 'bulk',
+): IncomingFrame {
+  const payload = encodeItem(ranges);
+  const payloadBytes = chunksLength(payload);
+  return { type: 'data', class: kind, stream: 1, number, payload, payloadBytes, payloadCrc: 0, sequence: 1 };
+}
+
+/** How a promise stands once `ms` have passed: what it came to, or `pending`. */
+export async function stateAfter<T>(
+  environment: VirtualEnvironment,
+  ms: number,
+  promise: Promise<T>,
+): Promise<T | 'pending' | { readonly error: unknown }> {
+  let state: T | 'pending' | { readonly error: unknown } = 'pending';
+  promise.then(
+    (value) => {
+      state = value;
+    },
+    (error: unknown) => {
+      state = { error };
+    },
+  );
+  await environment.run(environment.now() + ms);
+  return state;
+}
