@@ -1,0 +1,160 @@
+/** What an engine does without its network, its order numbers and its care: the least that moves a VM. */
+import type { BlockDevice, SourceDisk, Tap } from '../../interfaces/block-device.ts';
+import type { Content } from '../../interfaces/content.ts';
+import type { DestinationVm, SourceVm } from '../../interfaces/hypervisor.ts';
+import type { PageRun } from '../../interfaces/memory.ts';
+
+const copyBytes = 1024 * 1024;
+const stepBytes = 16 * copyBytes;
+
+/** All of a stunned VM's device state. */
+export async function collectState(vm: SourceVm, signal?: AbortSignal): Promise<Uint8Array[]> {
+  const state: Uint8Array[] = [];
+  for await (const chunk of vm.saveDeviceState({ signal })) state.push(chunk);
+  return state;
+}
+
+/**
+ * The device state and, at the same time, rounds until one that began after the state was complete is empty.
+ */
+export async function saveAll(
+  vm: SourceVm,
+  use: (runs: readonly PageRun[]) => Promise<void> = async () => {},
+): Promise<Uint8Array[]> {
+  let saved = false;
+  const saving = collectState(vm).finally(() => {
+    saved = true;
+  });
+  saving.catch(() => {});
+  for (;;) {
+    const complete = saved;
+    const bytes = await moveRound(vm, use);
+    if (bytes > 0) continue;
+    if (complete) return saving;
+    await saving;
+  }
+}
+
+/** Reads a round, hands its pages on, and resolves to their bytes. */
+export async function moveRound(
+  vm: SourceVm,
+  use: (runs: readonly PageRun[]) => Promise<void>,
+): Promise<number> {
+  let bytes = 0;
+  for await (const batch of vm.memory.round()) {
+    await use(batch.runs);
+    for (const { length } of batch.runs) bytes += length;
+    batch.release();
+  }
+  return bytes;
+}
+
+/** Moves a VM up to where the destination has loaded everything. */
+export class Mover {
+  readonly #source: SourceVm;
+  readonly #destination: DestinationVm;
+  readonly #disks: DiskMover[];
+
+  constructor(source: SourceVm, destination: DestinationVm) {
+    this.#source = source;
+    this.#destination = destination;
+    this.#disks = source.disks.flatMap((disk) => {
+      const there = destination.disks.find(({ id }) => id === disk.id);
+      return disk.readOnly || there === undefined ? [] : [new DiskMover(disk, there)];
+    });
+  }
+
+  /** Copies everything, stuns the source, copies the rest, and loads the device state. */
+  async load(): Promise<void> {
+    const put = (runs: readonly PageRun[]) => this.#destination.memory.write(runs);
+    for (const disk of this.#disks) await disk.copy();
+    await moveRound(this.#source, put);
+    await moveRound(this.#source, put);
+    await this.#source.stun();
+    const state = await saveAll(this.#source, put);
+    for (const disk of this.#disks) await disk.finish();
+    await this.#destination.loadDeviceState(state);
+  }
+}
+
+/**
+ * One disk: tapped first, so that what the copy does not see comes over the tap. All writes go through one
+ * queue.
+ */
+class DiskMover {
+  readonly #source: SourceDisk;
+  readonly #destination: BlockDevice;
+  #tap: Tap | undefined;
+  #queue: Promise<void> = Promise.resolve();
+
+  constructor(source: SourceDisk, destination: BlockDevice) {
+    this.#source = source;
+    this.#destination = destination;
+  }
+
+  async copy(): Promise<void> {
+    if (this.#source.tapCapability !== 'ordered') return;
+    this.#tap = await this.#source.tap({
+      write: ({ offset, length, content, release }) => {
+        void this.#enqueue(async () => {
+          await this.#put(offset, length, content);
+          release();
+        });
+      },
+      // The range is read again when its turn comes.
+      invalidate: ({ offset, length }) => {
+        void this.#enqueue(() => this.#copyRange(offset, length));
+      },
+      broken: (error) => {
+        void this.#enqueue(() => Promise.reject(error));
+      },
+    });
+    await this.#copyAll();
+  }
+
+  async finish(): Promise<void> {
+    if (this.#tap === undefined) await this.#copyAll();
+    await this.#tap?.finish();
+    await this.#enqueue(() => this.#destination.flush());
+  }
+
+  /**
+   * A step asks for extents, reads and writes: a guest write that it did not see comes over the tap only
+   * after its medium has it, and so is queued behind the step.
+   */
+  async #copyAll(): Promise<void> {
+    const { sizeBytes, tapCapability } = this.#source;
+    for (let offset = 0; offset < sizeBytes; offset += stepBytes) {
+      const length = Math.min(stepBytes, sizeBytes - offset);
+      await this.#enqueue(async () => {
+        // Without a tap the guest is stunned, and some hypervisors then tell nothing of extents any more.
+        const tapped = tapCapability === 'ordered';
+        const extents = tapped
+          ? await this.#source.extents(offset, length)
+          : [{ offset, length, zero: false }];
+        for (const extent of extents) {
+          if (extent.zero) await this.#put(extent.offset, extent.length, 'zero');
+          else await this.#copyRange(extent.offset, extent.length);
+        }
+      });
+    }
+  }
+
+  async #copyRange(offset: number, length: number): Promise<void> {
+    for (let at = 0; at < length; at += copyBytes) {
+      const size = Math.min(copyBytes, length - at);
+      await this.#put(offset + at, size, await this.#source.read(offset + at, size));
+    }
+  }
+
+  #put(offset: number, length: number, content: Content): Promise<void> {
+    if (content === 'zero') return this.#destination.writeZeroes(offset, length);
+    return this.#destination.write(offset, content);
+  }
+
+  #enqueue(step: () => Promise<void>): Promise<void> {
+    this.#queue = this.#queue.then(step);
+    this.#queue.catch(() => {});
+    return this.#queue;
+  }
+}

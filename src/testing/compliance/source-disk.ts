@@ -1,0 +1,132 @@
+/** What every disk of a running VM owes the engine, and its tap if it has one. */
+import type { SourceDisk } from '../../interfaces/block-device.ts';
+import type { SourceVm } from '../../interfaces/hypervisor.ts';
+import { check, checkBytes, checkEqual, checkRejects } from './check.ts';
+import type { GuestDisk } from './guest-control.ts';
+import { checkDescription, checkExtents, checkReadAborts, readBytes } from './readable-disk.ts';
+import { tapLifeTests } from './tap-life.ts';
+import { TapRecorder } from './tap-recorder.ts';
+import { tapWriteTests } from './tap-writes.ts';
+import { eachWith, type Fixture, type FixtureTest, type TestFunction } from './test-function.ts';
+
+/** A running VM and one of its disks, for one test. */
+export interface SourceDiskFixture extends Fixture {
+  /** The disk's VM, whose guest runs. */
+  readonly vm: SourceVm;
+  /** At least 1 MiB, and not read-only. */
+  readonly disk: SourceDisk;
+  /** What its guest does to the disk. */
+  readonly guest: GuestDisk;
+  /** Has the tap that is set lose track. Left out if that cannot be made to happen. */
+  breakTap?(): Promise<void>;
+  /**
+   * Resolves when nothing has moved by itself for a while; some tens of milliseconds for a real hypervisor.
+   */
+  settle(): Promise<void>;
+}
+
+/** What {@link sourceDiskCompliance} takes. */
+export interface SourceDiskComplianceOptions {
+  /** The runner's test function. */
+  readonly test: TestFunction;
+  /** Called once for each test. */
+  create(): Promise<SourceDiskFixture>;
+}
+
+/** Declares the tests that every {@link SourceDisk} passes. Without an `ordered` tap it has to say so. */
+export function sourceDiskCompliance({ test, create }: SourceDiskComplianceOptions): void {
+  const withDisk = eachWith(test, create);
+  readTests(withDisk);
+  const withTap: FixtureTest<SourceDiskFixture> = (name, run) =>
+    withDisk(name, (fixture) =>
+      fixture.disk.tapCapability === 'ordered' ? run(fixture) : expectUnsupported(fixture),
+    );
+  tapWriteTests(withTap);
+  tapLifeTests(withTap);
+}
+
+function readTests(test: FixtureTest<SourceDiskFixture>): void {
+  test('describes itself, as its VM does', async ({ vm, disk }) => {
+    checkDescription(disk);
+    const { id, sizeBytes, blockBytes, readOnly } = disk;
+    const described = vm.description.disks.find((candidate) => candidate.id === id);
+    checkEqual(
+      described && [described.sizeBytes, described.blockBytes, described.readOnly],
+      [sizeBytes, blockBytes, readOnly],
+      `what the VM says of disk ${id}`,
+    );
+    checkEqual(vm.disks.filter((candidate) => candidate.id === id).length, 1, `disks called ${id}`);
+    check(['ordered', 'extents', 'none'].includes(disk.tapCapability), `its tap is '${disk.tapCapability}'`);
+  });
+
+  test('reads what the guest wrote, from any offset and of any length', async ({ disk, guest }) => {
+    const { offset } = guest.scratch;
+    const model = await readBytes(disk, offset, 65_536);
+    for (const [index, [at, length]] of [
+      [0, 4096],
+      [8192, 16_384],
+      [12_288, 4096],
+    ].entries() as IterableIterator<[number, [number, number]]>) {
+      await guest.write(offset + at, length, index + 1);
+      model.fill(index + 1, at, at + length);
+    }
+    for (const [at, length] of [
+      [0, 65_536],
+      [1, 8190],
+      [4095, 2],
+      [12_287, 4098],
+      [65_535, 1],
+      [100, 0],
+    ] as const) {
+      const expected = model.subarray(at, at + length);
+      checkBytes(await readBytes(disk, offset + at, length), expected, `${length} bytes at ${at}`);
+    }
+    const last = await readBytes(disk, disk.sizeBytes - 1, 1);
+    checkEqual(last.byteLength, 1, 'bytes of a read of the last one');
+  });
+
+  test('what was read does not change with what the guest writes later', async ({ disk, guest }) => {
+    const { offset } = guest.scratch;
+    await guest.write(offset, 4096, 1);
+    const reads = await Promise.all([disk.read(offset, 4096), disk.read(offset, 4096), disk.flush()]);
+    await guest.write(offset, 4096, 2);
+    for (const chunks of reads.slice(0, 2)) {
+      checkBytes(chunks ?? [], new Uint8Array(4096).fill(1), 'what was read before the second write');
+    }
+  });
+
+  test('extents cover the disk, and never call zero what the guest wrote', async ({ disk, guest }) => {
+    const { offset, length } = guest.scratch;
+    await guest.write(offset + 8192, 4096, 9);
+    await checkExtents(disk, offset, length);
+    await checkExtents(disk, offset + 5, length - 99);
+    const extents = await disk.extents(0, disk.sizeBytes);
+    checkEqual(
+      extents.reduce((sum, extent) => sum + extent.length, 0),
+      disk.sizeBytes,
+      'bytes of all extents',
+    );
+  });
+
+  test('refuses to read what does not lie on it', async ({ disk }) => {
+    for (const [offset, length] of [
+      [disk.sizeBytes - 1, 2],
+      [disk.sizeBytes, 1],
+      [-1, 1],
+    ] as const) {
+      const reading = disk.read(offset, length);
+      await checkRejects(reading, ['invalid-argument', 'disk-read'], `reading ${length} at ${offset}`);
+    }
+  });
+
+  test('reading takes a signal that is aborted before, during or after a call', async ({ disk }) => {
+    await checkReadAborts(disk);
+  });
+}
+
+async function expectUnsupported({ disk, guest }: SourceDiskFixture): Promise<void> {
+  const recorder = new TapRecorder(guest.scratch);
+  await checkRejects(disk.tap(recorder), 'unsupported', `tap() of a disk with '${disk.tapCapability}'`);
+  await guest.write(guest.scratch.offset, 4096, 1);
+  checkEqual(recorder.writes.length, 0, 'writes that a handler got whose tap was refused');
+}

@@ -1,0 +1,30 @@
+import type { ClaimValue, OwnershipRegister } from '../../interfaces/register.ts';
+import { type CallFault, type FaultOptions, FaultSchedule } from './fault-plan.ts';
+
+/** What can go wrong with a register. */
+export type RegisterFault = CallFault<'claim' | 'read'> & {
+  /** Only claims of this value. Default: any. */
+  readonly value?: ClaimValue;
+};
+
+/**
+ * A register with faults. A claim that `fail`s does not stand; one that fails with `fail-afterwards` stands
+ * although its caller does not know. Throws `invalid-argument` for a plan that makes no sense.
+ */
+export function faultyRegister(
+  inner: OwnershipRegister,
+  plan: readonly RegisterFault[],
+  options?: FaultOptions,
+): OwnershipRegister {
+  const faults = new FaultSchedule(plan, ['claim', 'read'], options);
+  return {
+    claim: (vmId, epoch, role, value) =>
+      faults.call(
+        'claim',
+        undefined,
+        () => inner.claim(vmId, epoch, role, value),
+        (fault) => fault.value === undefined || fault.value === value,
+      ),
+    read: (vmId) => faults.call('read', undefined, () => inner.read(vmId)),
+  };
+}

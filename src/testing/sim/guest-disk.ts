@@ -1,0 +1,182 @@
+import { MigrationError } from '../../errors.ts';
+import type { Tap, TapHandler } from '../../interfaces/block-device.ts';
+import type { ByteRange, CallOptions, Content } from '../../interfaces/content.ts';
+import { type Deferred, deferred, throwIfAborted } from '../../util/promises.ts';
+import type { SimulatedDisk } from './disk.ts';
+import type { VmFault, VmFaultPlan } from './vm-faults.ts';
+
+/** A guest write on its way, from when the guest issued it until the tap's handler was called. */
+interface PendingWrite extends ByteRange {
+  readonly called: Deferred<void>;
+}
+
+export interface GuestDiskHost {
+  readonly faults: VmFaultPlan;
+  /** Whether the guest is stunned and its I/O finished. */
+  stunned(): boolean;
+  /** The tap was set, or is gone. */
+  tapped(set: boolean): void;
+  /** A fault struck whose effect is not the tap's own. */
+  onFault(fault: VmFault): void;
+}
+
+/** A running guest's disk: its writes pass through here to the medium, and through the tap if one is set. */
+export class GuestDisk {
+  readonly medium: SimulatedDisk;
+  readonly #host: GuestDiskHost;
+  /** In the order in which the guest issued them. */
+  readonly #pending = new Set<PendingWrite>();
+  #tap: DiskTap | undefined;
+
+  constructor(medium: SimulatedDisk, host: GuestDiskHost) {
+    this.medium = medium;
+    this.#host = host;
+  }
+
+  /** Whether a tap is set now. */
+  get tapped(): boolean {
+    return this.#tap !== undefined;
+  }
+
+  /** See `SourceDisk.tap`. */
+  setTap(handler: TapHandler, options?: CallOptions): DiskTap {
+    throwIfAborted(options?.signal);
+    if (this.#tap !== undefined) {
+      throw new MigrationError('invalid-state', `disk ${this.medium.id} has a tap already`);
+    }
+    const tap = new DiskTap(handler, this.#host, () => {
+      if (this.#tap !== tap) return;
+      this.#tap = undefined;
+      this.#host.tapped(false);
+    });
+    this.#tap = tap;
+    this.#host.tapped(true);
+    return tap;
+  }
+
+  /** The tap loses track, as a filter does whose process died. Without a tap nothing happens. */
+  breakTap(reason: string): void {
+    this.#tap?.break(`disk ${this.medium.id}: ${reason}`);
+  }
+
+  /** Takes the tap away without a word to its handler, whose process is dead, or done. */
+  dropTap(): void {
+    this.#tap?.drop();
+  }
+
+  /**
+   * A guest write of whole blocks: waits for its turn among those it overlaps, goes to the medium, then to
+   * the tap; resolves when the guest may be told. Rejects with `disk-write`.
+   */
+  async write(offset: number, length: number, generation: number): Promise<void> {
+    const write: PendingWrite = { offset, length, called: deferred() };
+    const before = [...this.#pending].filter((other) => overlap(other, write));
+    this.#pending.add(write);
+    let told: Promise<void> | undefined;
+    try {
+      for (const other of before) await other.called.promise;
+      try {
+        await this.medium.guestWrite(offset, length, generation);
+      } catch (error) {
+        this.#tap?.invalidate({ offset, length });
+        throw error;
+      }
+      told = this.#deliver({ offset, length }, generation);
+    } finally {
+      this.#pending.delete(write);
+      write.called.resolve();
+    }
+    await told;
+  }
+
+  #deliver(range: ByteRange, generation: number): Promise<void> | undefined {
+    if (this.#tap === undefined) return undefined;
+    const fault = this.#host.faults.take('tap-write', { disk: this.medium.id, by: 'guest' });
+    if (fault?.effect === 'drop') return undefined;
+    if (fault?.effect === 'break-tap' || fault?.effect === 'fail') this.breakTap('the tap broke');
+    else if (fault !== undefined) this.#host.onFault(fault);
+    return this.#tap?.deliver(range, this.medium.space.written(range.offset, range.length, generation));
+  }
+}
+
+/** The tap of one migration on one disk. */
+export class DiskTap implements Tap {
+  readonly #handler: TapHandler;
+  readonly #host: GuestDiskHost;
+  readonly #onRemove: () => void;
+  /** The guest's completions that wait for the handler. */
+  readonly #held = new Set<Deferred<void>>();
+  #gap: MigrationError | undefined;
+  #removed = false;
+
+  constructor(handler: TapHandler, host: GuestDiskHost, onRemove: () => void) {
+    this.#handler = handler;
+    this.#host = host;
+    this.#onRemove = onRemove;
+  }
+
+  async finish(options?: CallOptions): Promise<void> {
+    throwIfAborted(options?.signal);
+    if (this.#gap !== undefined) throw this.#gap;
+    // A stunned guest's I/O is finished, so everything has been handed over: that is what stun() waits for.
+    if (this.#removed || !this.#host.stunned()) {
+      throw new MigrationError('invalid-state', 'a tap is finished while it is set and the guest is stunned');
+    }
+  }
+
+  async remove(): Promise<void> {
+    this.drop();
+  }
+
+  /** {@link DiskTap.remove}, at once. */
+  drop(): void {
+    if (this.#removed) return;
+    this.#removed = true;
+    this.#onRemove();
+    this.#letGo();
+  }
+
+  invalidate(range: ByteRange): void {
+    if (this.#gap === undefined) this.#handler.invalidate(range);
+  }
+
+  /** Calls the handler at once; what comes back resolves when the guest may be told. */
+  deliver(range: ByteRange, content: Content): Promise<void> | undefined {
+    if (this.#gap !== undefined || this.#removed) return undefined;
+    let handled: Promise<void> | void;
+    try {
+      handled = this.#handler.write({ ...range, content, release: () => {} });
+    } catch (error) {
+      this.break(`the handler threw: ${String(error)}`);
+      return undefined;
+    }
+    if (handled === undefined) return undefined;
+    const held = deferred<void>();
+    this.#held.add(held);
+    const tell = () => {
+      this.#held.delete(held);
+      held.resolve();
+    };
+    handled.then(tell, (error: unknown) => {
+      this.break(`the handler rejected: ${String(error)}`);
+      tell();
+    });
+    return held.promise;
+  }
+
+  break(reason: string): void {
+    if (this.#gap !== undefined || this.#removed) return;
+    this.#gap = new MigrationError('tap-gap', reason);
+    this.#handler.broken(this.#gap);
+    this.#letGo();
+  }
+
+  #letGo(): void {
+    for (const held of this.#held) held.resolve();
+    this.#held.clear();
+  }
+}
+
+function overlap(a: ByteRange, b: ByteRange): boolean {
+  return a.offset < b.offset + b.length && b.offset < a.offset + a.length;
+}

@@ -1,0 +1,212 @@
+import { descriptionDifferences, type Offer } from '../../backends/memory/description-differences.ts';
+import { MigrationError } from '../../errors.ts';
+import type { CallOptions } from '../../interfaces/content.ts';
+import type { DestinationVm, HypervisorBackend, VmDescription } from '../../interfaces/hypervisor.ts';
+import { delay, throwIfAborted } from '../../util/promises.ts';
+import { SimulatedDestinationVm } from './destination-vm.ts';
+import type { SimulatedDisk, SimulatedDiskOptions } from './disk.ts';
+import { ProcessTie } from './engine-process.ts';
+import { SimulatedVm, simulatedMachine } from './vm.ts';
+import { VmCore } from './vm-core.ts';
+import { type VmFault, VmFaultPlan } from './vm-faults.ts';
+import type { VmHostOptions } from './vm-options.ts';
+import { simulatedStateFormat } from './vm-state.ts';
+
+/** A destination host, as {@link createSimulatedBackend} makes it. */
+export interface SimulatedBackendOptions extends VmHostOptions {
+  /** Default `simulated`. */
+  readonly name?: string;
+  /** What it insists on; what is left out may be anything. Default: nothing. */
+  readonly accept?: Offer;
+  /**
+   * How the disks are that it makes: limits, capacity, whether they hold something foreign at first. Default:
+   * empty, without limits.
+   */
+  readonly disk?: Partial<Omit<SimulatedDiskOptions, 'id' | 'sizeBytes' | 'blockBytes' | 'readOnly'>>;
+  /** Disks that both hosts reach: used as they are for the VM's disks of their ids. */
+  readonly sharedDisks?: readonly SimulatedDisk[];
+}
+
+/**
+ * A simulated host that VMs migrate to. What it prepared outlives the engine's process: {@link
+ * SimulatedBackend.detachProcess} lets that die, {@link SimulatedBackend.attachProcess} begins another.
+ */
+export interface SimulatedBackend extends HypervisorBackend {
+  /** Every VM that was prepared here, the oldest first, whatever became of it. */
+  readonly vms: readonly SimulatedVm[];
+  /** The one that was started last. Undefined before the first. */
+  readonly vm: SimulatedVm | undefined;
+  /** The backend for the engine of a new process, beside which the old one's goes on. */
+  attachProcess(): HypervisorBackend;
+  /**
+   * The processes of all engines here died. What they call has no effect and never settles; prepared VMs
+   * stay, paused.
+   */
+  detachProcess(): void;
+  /**
+   * A prepared VM whose engine died, for a new one: to start or to discard it. Throws `invalid-state` if
+   * there is none, or another engine has it.
+   */
+  attachDestination(vmId: string): DestinationVm;
+  /** One more thing that goes wrong: `prepare` here, all else in the VM that is prepared next. */
+  addFault(fault: VmFault): void;
+  /** Nothing goes wrong any more that has not begun to, in what was prepared too. */
+  clearFaults(): void;
+}
+
+/** A simulated destination host. */
+export function createSimulatedBackend(options: SimulatedBackendOptions): SimulatedBackend {
+  return new Backend(options);
+}
+
+class Backend implements SimulatedBackend {
+  readonly name: string;
+  readonly #options: SimulatedBackendOptions;
+  readonly #faults: VmFaultPlan;
+  readonly #vmFaults: VmFault[] = [];
+  readonly #prepared: { readonly core: VmCore; readonly vm: SimulatedVm }[] = [];
+  readonly #ties = new Set<ProcessTie>();
+  #first: ProcessTie | undefined;
+
+  constructor(options: SimulatedBackendOptions) {
+    this.name = options.name ?? 'simulated';
+    this.#options = options;
+    this.#faults = new VmFaultPlan(options.environment, (fault) => {
+      const { host = 'destination', observe, environment } = options;
+      observe?.({ kind: 'fault', fault, host, vmId: '', atMs: environment.now() });
+    });
+    for (const fault of options.faults ?? []) this.addFault(fault);
+  }
+
+  get vms(): readonly SimulatedVm[] {
+    return this.#prepared.map(({ vm }) => vm);
+  }
+
+  get vm(): SimulatedVm | undefined {
+    const started = this.#prepared.filter(({ core }) => core.started);
+    return started.at(-1)?.vm;
+  }
+
+  prepare(description: VmDescription, options?: CallOptions): Promise<DestinationVm> {
+    // Without processes that die there is one, for ever.
+    this.#first ??= this.#newTie();
+    return this.#prepareIn(this.#first, description, options);
+  }
+
+  attachProcess(): HypervisorBackend {
+    const tie = this.#newTie();
+    return {
+      name: this.name,
+      prepare: (description, options) => this.#prepareIn(tie, description, options),
+    };
+  }
+
+  detachProcess(): void {
+    for (const tie of this.#ties) tie.cut();
+    this.#ties.clear();
+    this.#first = undefined;
+    for (const { core } of this.#prepared) core.cutProcess();
+  }
+
+  attachDestination(vmId: string): DestinationVm {
+    const found = this.#prepared.findLast(({ core }) => core.description.vmId === vmId && isWaiting(core));
+    if (found === undefined) throw new MigrationError('invalid-state', `no ${vmId} waits to be started here`);
+    return new SimulatedDestinationVm(found.core, found.core.attach());
+  }
+
+  addFault(fault: VmFault): void {
+    if (fault.point === 'prepare') this.#faults.add(fault);
+    else this.#vmFaults.push(fault);
+  }
+
+  clearFaults(): void {
+    this.#faults.clear();
+    this.#vmFaults.length = 0;
+    for (const { core } of this.#prepared) core.faults.clear();
+  }
+
+  #newTie(): ProcessTie {
+    const tie = new ProcessTie();
+    this.#ties.add(tie);
+    return tie;
+  }
+
+  #prepareIn(
+    tie: ProcessTie,
+    description: VmDescription,
+    options: CallOptions | undefined,
+  ): Promise<DestinationVm> {
+    return tie.call(async () => {
+      const signal = options?.signal;
+      throwIfAborted(signal);
+      const { environment, timings } = this.#options;
+      if (timings?.prepareMs !== undefined) await delay(environment, timings.prepareMs, signal);
+      const fault = await this.#faults.meet('prepare', signal);
+      if (fault?.effect === 'fail') throw new MigrationError('hypervisor', 'prepare failed');
+      const problems = this.#problems(description);
+      if (problems.length > 0) {
+        throw new MigrationError(
+          'incompatible',
+          `${this.name} cannot take ${description.vmId}: ${problems.join('; ')}`,
+        );
+      }
+      this.#discardLeftovers(description.vmId);
+      const core = this.#make(description);
+      this.#prepared.push({ core, vm: new SimulatedVm(core) });
+      return new SimulatedDestinationVm(core, core.attach());
+    });
+  }
+
+  #problems(description: VmDescription): readonly string[] {
+    const offer = {
+      machine: simulatedMachine,
+      deviceStateFormat: simulatedStateFormat,
+      ...this.#options.accept,
+    };
+    const problems = [...descriptionDifferences(offer, description)];
+    for (const { core } of this.#prepared) {
+      if (core.description.vmId !== description.vmId) continue;
+      const busy = isWaiting(core) ? core.attached : isThere(core);
+      if (busy) problems.push(`it is here already, ${core.state}`);
+    }
+    return problems;
+  }
+
+  /** What an engine that died left prepared makes room for another attempt. */
+  #discardLeftovers(vmId: string): void {
+    for (const { core } of this.#prepared) {
+      if (core.description.vmId === vmId && isWaiting(core)) core.discard();
+    }
+  }
+
+  #make(description: VmDescription): VmCore {
+    const { host = 'destination', disk: made, sharedDisks = [] } = this.#options;
+    const disks = description.disks.map(({ id, sizeBytes, blockBytes, readOnly }) => {
+      const shared = sharedDisks.find((candidate) => candidate.id === id);
+      return shared ?? { ...made, id, sizeBytes, blockBytes, readOnly };
+    });
+    return new VmCore({
+      ...this.#options,
+      faults: this.#vmFaults.splice(0),
+      host,
+      // What the guest draws from comes with its state.
+      seed: 0,
+      description,
+      disks,
+      keepsUnsentPages: true,
+      stateBytes: 64 << 10,
+      saveDirtyBytes: 0,
+      state: 'prepared',
+    });
+  }
+}
+
+/** Prepared, and not started. */
+function isWaiting(core: VmCore): boolean {
+  return core.state === 'prepared' || core.state === 'loaded';
+}
+
+/** Started, and neither moved on nor lost. */
+function isThere(core: VmCore): boolean {
+  return !['discarded', 'released', 'gone', 'off'].includes(core.state);
+}

@@ -1,0 +1,127 @@
+import { createDestination } from '../../core/destination.ts';
+import { answerQuestions, askDecision } from '../../core/handover/questions.ts';
+import { recover } from '../../core/handover/recover.ts';
+import { createSource } from '../../core/source.ts';
+import type { MigrationError } from '../../errors.ts';
+import type { DestinationVm, SourceVm } from '../../interfaces/hypervisor.ts';
+import type { MigrationPolicy, MigrationReport } from '../../interfaces/migration.ts';
+import type { OwnershipRegister } from '../../interfaces/register.ts';
+import type { Role } from './end.ts';
+import type { SimulatedBackend } from './hypervisor.ts';
+import type { SimulatedProcess } from './process.ts';
+import type { EndName } from './scenario.ts';
+import {
+  steppingBackend,
+  steppingDestinationVm,
+  steppingRegister,
+  steppingSourceVm,
+  steppingTransport,
+} from './steps.ts';
+import type { SimulatedVm } from './vm.ts';
+
+/** What both roles are made of. */
+export interface RoleOptions {
+  readonly vmId: string;
+  /** A new process, with a transport that leads to the other end. */
+  readonly start: (end: EndName) => SimulatedProcess;
+  readonly register: (end: EndName, process: SimulatedProcess) => OwnershipRegister;
+  /** The attempt that an end recovers; undefined where its own register tells. */
+  readonly namedEpoch: (end: EndName) => number | undefined;
+}
+
+/** Time for a question, and for its answer. */
+const askMsMax = 2000;
+
+function common(options: RoleOptions, end: EndName, process: SimulatedProcess) {
+  return {
+    transport: steppingTransport(process.transport, process.step),
+    register: steppingRegister(options.register(end, process), process.step),
+    environment: process.environment,
+  };
+}
+
+/** The end that a VM leaves. */
+export function sourceRole(options: RoleOptions, vm: SimulatedVm, policy: MigrationPolicy): Role {
+  const { vmId } = options;
+  /** By the process that has it. */
+  const handles = new WeakMap<SimulatedProcess, SourceVm>();
+  const attach = (process: SimulatedProcess): SourceVm => {
+    const handle = steppingSourceVm(vm.attachSource(), process.step);
+    handles.set(process, handle);
+    return handle;
+  };
+  const isLost = () => vm.state === 'off' || vm.state === 'gone';
+  return {
+    name: 'source',
+    start: () => options.start('source'),
+    migration: (process) =>
+      createSource({ ...common(options, 'source', process), vm: attach(process), policy }),
+    needsRecovery: ({ outcome }: MigrationReport) =>
+      outcome === 'undecided' || ['stunning', 'stunned', 'sealed'].includes(vm.state),
+    recover: (process) => {
+      const { transport, register, environment } = common(options, 'source', process);
+      const handle = isLost() || vm.state === 'released' ? undefined : (handles.get(process) ?? attach(process));
+      return recover({
+        role: 'source',
+        vmId,
+        register,
+        ...(handle === undefined ? {} : { vm: handle }),
+        epoch: options.namedEpoch('source'),
+        ask: askDecision({ transport, vmId, limitMs: askMsMax, environment }),
+      });
+    },
+    nothingToRecover: () => false,
+    answer: async () => {},
+    cut: () => vm.detachProcess(),
+    loseVms: () => vm.die('the host lost power'),
+  };
+}
+
+/** The end that a VM goes to. */
+export function destinationRole(
+  options: RoleOptions,
+  backend: SimulatedBackend,
+  connectMsMax: number,
+): Role {
+  const { vmId } = options;
+  const handles = new WeakMap<SimulatedProcess, DestinationVm>();
+  /** The VM that waits here, if one does: taken hold of no sooner than something is to be done with it. */
+  const waiting = (process: SimulatedProcess): Pick<DestinationVm, 'start' | 'discard'> | undefined => {
+    if (!backend.vms.some(({ state }) => state === 'prepared' || state === 'loaded')) return undefined;
+    const attach = () => {
+      const handle =
+        handles.get(process) ?? steppingDestinationVm(backend.attachDestination(vmId), process.step);
+      handles.set(process, handle);
+      return handle;
+    };
+    return { start: (how) => attach().start(how), discard: () => attach().discard() };
+  };
+  return {
+    name: 'destination',
+    start: () => options.start('destination'),
+    migration: (process) =>
+      createDestination({
+        ...common(options, 'destination', process),
+        backend: steppingBackend(backend.attachProcess(), process.step, (vm) => handles.set(process, vm)),
+        connectMsMax,
+      }),
+    needsRecovery: ({ outcome, owner }: MigrationReport) =>
+      outcome === 'undecided' || (outcome === 'failed' && owner === 'destination'),
+    recover: (process) => {
+      const vm = waiting(process);
+      const { register } = common(options, 'destination', process);
+      const epoch = options.namedEpoch('destination');
+      return recover({ role: 'destination', vmId, register, epoch, ...(vm === undefined ? {} : { vm }) });
+    },
+    // Which attempt it is to decline its register does not say. Whoever asks about it says it.
+    nothingToRecover: (error: MigrationError) => error.code === 'invalid-argument',
+    answer: (process) => {
+      const { transport, register, environment } = common(options, 'destination', process);
+      return answerQuestions({ transport, register, environment, signal: process.closing.signal });
+    },
+    cut: () => backend.detachProcess(),
+    loseVms: () => {
+      for (const vm of backend.vms) vm.die('the host lost power');
+    },
+  };
+}

@@ -1,0 +1,137 @@
+import type { MigrationPolicy, MigrationReport } from '../../interfaces/migration.ts';
+import { createVirtualEnvironment } from '../virtual-time.ts';
+import type { RecoveryRecord } from './end.ts';
+import type { SimulationEvent } from './event-log.ts';
+import type { GuestWindow } from './guest-meter.ts';
+import type { Violation } from './oracle.ts';
+import type { EndName, Scenario } from './scenario.ts';
+import { heldBytesMax, mendMsMax, runMsMax } from './limits.ts';
+import { World } from './world.ts';
+
+/** What {@link simulate} takes. */
+export interface SimulateOptions {
+  /** All chance comes from it: a safe integer. */
+  readonly seed: number;
+  readonly scenario: Scenario;
+  /** Whether to keep every event. Default false. */
+  readonly log?: boolean;
+}
+
+/** How a simulation went. */
+export interface SimulationResult {
+  /** What `run()` resolved to at each end; undefined where the process died before. */
+  readonly reports: Readonly<Record<EndName, MigrationReport | undefined>>;
+  /** Every call of `recover()`, in order. */
+  readonly recoveries: readonly RecoveryRecord[];
+  /** The reports of the second attempt, if there was one. */
+  readonly again: readonly MigrationReport[] | undefined;
+  /** What the guest noticed: before (`start`), during (`migration`) and after (`after`). */
+  readonly guest: readonly GuestWindow[];
+  /** How often each class of action was performed: see {@link classOf}. */
+  readonly performed: Readonly<Record<string, number>>;
+  /** Rules that did not hold; empty if all is well. */
+  readonly violations: readonly Violation[];
+  /** A sum over everything that happened, 16 hexadecimal digits: the same for the same seed and scenario. */
+  readonly digest: string;
+  /** Every event, if they were to be kept. */
+  readonly log: readonly SimulationEvent[] | undefined;
+  /** Virtual time at the end, in ms. */
+  readonly endMs: number;
+}
+
+/** Longer than anything waits for by itself. */
+const quietMs = 300_000;
+
+/**
+ * Runs one migration in a world of its own, in virtual time, from the seed alone:
+ *
+ * 1. the migration, with what its timeline does;
+ * 2. all is mended: dead ends are restarted, and recover until both know who owns the VM;
+ * 3. progress: a VM that is still at the source is moved, undisturbed;
+ * 4. the guest stops, everything is closed, and nothing may be left.
+ *
+ * The oracle watches from beginning to end. Rejects only if the scenario itself is out of range. One at a time in a process.
+ */
+export async function simulate({ seed, scenario, log = false }: SimulateOptions): Promise<SimulationResult> {
+  const environment = createVirtualEnvironment(seed);
+  const world = new World(environment, seed, scenario, log);
+  const { oracle, ends, vm } = world;
+  const unhandled = (reason: unknown) => oracle.report('unhandled', String(reason));
+  process.on('unhandledRejection', unhandled);
+  /** Whether it settled in time. */
+  const within = async (limitMs: number, work: Promise<unknown>): Promise<boolean> => {
+    let inTime = true;
+    const limit = new Promise<void>((resolve) => {
+      const cancel = environment.setTimer(limitMs, () => {
+        inTime = false;
+        resolve();
+      });
+      void work.finally(cancel).catch(() => {});
+    });
+    await environment.run(Promise.race([work, limit]));
+    return inTime;
+  };
+  let again: readonly MigrationReport[] | undefined;
+  try {
+    if (!(await within(runMsMax(scenario), world.migrate()))) {
+      const late = Object.values(ends).filter(({ stage }) => stage === 'migrating');
+      oracle.report('settles', `not at its end in time: ${late.map(({ name }) => name).join(', ')}`);
+    }
+    if (scenario.timeline.length === 0) undisturbed(world);
+    world.mend();
+    if (!(await within(mendMsMax(scenario), world.settled()))) {
+      oracle.report('recovers', `does not know who owns the VM: ${world.unsettled.join(', ')}`);
+    }
+    world.holder.guest.mark('after');
+    oracle.mended();
+    const owner = vm.state === 'running' || vm.state === 'paused';
+    if (owner && oracle.violations.length === 0) {
+      const moving = world.migrateAgain(easyPolicy(scenario.policy)).then((reports) => {
+        again = reports;
+      });
+      if (!(await within(runMsMax(scenario), moving))) oracle.report('settles', 'the second attempt is stuck');
+      for (const { outcome, role, error } of again ?? []) {
+        if (outcome !== 'completed') oracle.report('progress', `${role}: ${outcome}, ${error?.message}`);
+      }
+      oracle.mended();
+    }
+    await environment.run(environment.now() + 200);
+    await within(quietMs, world.stop());
+    await environment.run(environment.now() + quietMs);
+    oracle.over(world.network.statistics(), environment.pendingTimers, heldBytesMax(scenario));
+  } finally {
+    process.off('unhandledRejection', unhandled);
+  }
+  for (const word of world.network.digest().match(/.{8}/g) ?? []) world.log.mix(Number.parseInt(word, 16));
+  return {
+    reports: { source: ends.source.report, destination: ends.destination.report },
+    recoveries: world.recoveries,
+    again,
+    guest: world.holder.guest.statistics(),
+    performed: Object.fromEntries(world.performed),
+    violations: oracle.violations,
+    digest: world.log.digest(),
+    log: world.log.events,
+    endMs: environment.now(),
+  };
+}
+
+/** A migration that nobody disturbs has no reason to fail but that the guest is too fast for it. */
+function undisturbed({ ends, oracle }: World): void {
+  const { report } = ends.source;
+  if (report === undefined || report.outcome === 'completed' || report.error?.code === 'not-converging') return;
+  oracle.report('needless', `${report.outcome}: ${report.error?.code}, ${report.error?.message}`);
+}
+
+/** The same disks, connections and bounds, with all the time in the world. */
+function easyPolicy(policy: MigrationPolicy): MigrationPolicy {
+  return {
+    ...policy,
+    downtimeMsMax: 30_000,
+    stunMsMax: 120_000,
+    connectMsMax: 30_000,
+    decideMsMax: 30_000,
+    roundsMax: 200,
+    throttleMax: 0.95,
+  };
+}
