@@ -1,6 +1,6 @@
 /**
- * Goal: an application may abort from within any event, and gets a report, never an unhandled rejection, which would end its process. Method:
- * an abort in the listener of each round's event, by its verdict.
+ * Goal: an application may abort from within any event, and gets a report, never an unhandled rejection,
+ * which would end its process. Method: an abort in the listener of each round's event, by its verdict.
  */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { createMemoryVm, memoryDirtier } from '../../src/backends/memory/index.ts';

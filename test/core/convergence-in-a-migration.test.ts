@@ -1,6 +1,6 @@
 /**
- * Goal: a migration that can switch over does, and one that cannot says so; none goes on for ever. Method: guests that outrun their link, on disk
- * and in memory, in virtual time.
+ * Goal: a migration that can switch over does, and one that cannot says so; none goes on for ever. Method:
+ * guests that outrun their link, on disk and in memory, in virtual time.
  */
 import { afterEach, describe, expect, it } from 'vitest';
 import {

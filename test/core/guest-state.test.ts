@@ -1,6 +1,6 @@
 /**
- * Goal: the guest arrives in the state in which it was stunned, not in which it was when the migration began. Method: operators that run
- * the guest while it is copied.
+ * Goal: the guest arrives in the state in which it was stunned, not in which it was when the migration began.
+ * Method: operators that run the guest while it is copied.
  */
 import { expect, it } from 'vitest';
 import { createMemoryVm } from '../../src/backends/memory/index.ts';

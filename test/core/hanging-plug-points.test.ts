@@ -1,6 +1,7 @@
 /**
- * Goal: a plug point that never answers does not keep a migration from ending when it is aborted, and costs the guest nothing. Method:
- * registers, disks and hypervisors whose calls never settle and do not look at their signal.
+ * Goal: a plug point that never answers does not keep a migration from ending when it is aborted, and costs
+ * the guest nothing. Method: registers, disks and hypervisors whose calls never settle and do not look at
+ * their signal.
  */
 import { afterEach, describe, expect, it } from 'vitest';
 import type { MemoryVm } from '../../src/backends/memory/index.ts';
@@ -103,7 +104,7 @@ describe('nobody has to abort a migration', () => {
     await expectMigrates(w);
   });
 
-  it('whose claim of given hangs: the destination declines, and the guest runs on at the source', async () => {
+  it('whose claim of given hangs: the destination declines, the source takes back', async () => {
     const inner = memoryRegister();
     const hangs: OwnershipRegister = {
       read: inner.read,
@@ -130,7 +131,7 @@ describe('nobody has to abort a migration', () => {
     expect(w.backend.vm?.state).not.toBe('running');
   });
 
-  it('whose guest cannot be resumed: the other clean-up is done, and the report says what was not', async () => {
+  it('whose guest cannot be resumed: the rest is cleaned up, and the report says so', async () => {
     const w = world({
       sourceVm: (vm) =>
         withChanges<SourceVm>(vm, { seal: () => Promise.reject(new Error('no')), resume: never }),

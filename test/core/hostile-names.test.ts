@@ -1,6 +1,6 @@
 /**
- * Goal: a disk may have any name, also one that every JavaScript object answers to. Method: VMs with such disks are migrated whole, and each
- * name in a policy means the disk of that name.
+ * Goal: a disk may have any name, also one that every JavaScript object answers to. Method: VMs with such
+ * disks are migrated whole, and each name in a policy means the disk of that name.
  */
 import { describe, expect, it } from 'vitest';
 import { createMemoryVm } from '../../src/backends/memory/index.ts';

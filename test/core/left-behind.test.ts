@@ -1,6 +1,6 @@
 /**
- * Goal: what a completed migration could not let go of at the source is in its report, for somebody has to. Method: a hypervisor that
- * fails at each step of the release.
+ * Goal: what a completed migration could not let go of at the source is in its report, for somebody has to.
+ * Method: a hypervisor that fails at each step of the release.
  */
 import { describe, expect, it } from 'vitest';
 import { MigrationError, type SourceVm } from '../../src/index.ts';

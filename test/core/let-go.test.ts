@@ -1,11 +1,17 @@
 /**
- * Goal: every guest write and every batch of pages that the engine was handed is given back exactly once, whenever and however the
- * migration ends, and what it holds at one time is bounded: a hypervisor has only so many buffers. Method: count them, around the ordinary
- * parts.
+ * Goal: every guest write and every batch of pages that the engine was handed is given back exactly once,
+ * whenever and however the migration ends, and what it holds at one time is bounded: a hypervisor has only so
+ * many buffers. Method: count them, around the ordinary parts.
  */
 import { afterEach, describe, expect, it } from 'vitest';
-import type { MemoryVm } from '../../src/backends/memory/index.ts';
+import {
+  createMemoryVm,
+  type MemoryVm,
+  memoryDirtier,
+  randomWriter,
+} from '../../src/backends/memory/index.ts';
 import type { GuestWrite, Phase, SourceVm, TapHandler } from '../../src/index.ts';
+import { createVirtualEnvironment } from '../support/virtual-environment.ts';
 import { createWorld, mebibyte, type World, type WorldOptions, withChanges } from '../support/worlds.ts';
 import { runWithin } from './support/settled-within.ts';
 
@@ -65,10 +71,20 @@ class Ledgers {
 }
 
 const vms: MemoryVm[] = [];
-function world(options: WorldOptions): World {
-  const made = createWorld(options);
-  vms.push(made.vm);
-  return made;
+/**
+ * Memory of more than a stream's queue takes, a disk that is half full, and a guest that writes both, unless
+ * it is idle.
+ */
+function world({ idle = false, ...options }: WorldOptions): World {
+  const environment = createVirtualEnvironment();
+  const disks = [{ id: 'disk0', sizeBytes: 2 * mebibyte, allocatedFraction: 0.5 }];
+  const vm = createMemoryVm({ environment, vmId: 'vm-1', memoryBytes: 10 * mebibyte, disks });
+  vms.push(vm);
+  if (!idle) {
+    vm.startWorkload(randomWriter({ disk: 'disk0', bytes: 8192, writesPerSecond: 300, hotBytes: mebibyte }));
+    vm.startWorkload(memoryDirtier({ bytesPerSecond: mebibyte, hotBytes: mebibyte / 2 }));
+  }
+  return createWorld({ environment, vm, ...options });
 }
 afterEach(() => {
   for (const vm of vms.splice(0)) vm.destroy();
@@ -90,7 +106,7 @@ describe('what the engine was handed is given back once', () => {
     w.backend.vm?.destroy();
   });
 
-  for (const phase of ['copyDisks', 'copyMemory', 'stun', 'verify', 'handover'] satisfies Phase[]) {
+  for (const phase of ['copyDisks', 'copyMemory', 'stun', 'handover'] satisfies Phase[]) {
     for (const end of ['an abort', 'a cut link'] as const) {
       it(`after ${end} in ${phase}`, async () => {
         const ledgers = new Ledgers();
@@ -107,7 +123,7 @@ describe('what the engine was handed is given back once', () => {
     }
   }
 
-  it('after an abort while a disk does not answer, and guest writes wait for what is read there', async () => {
+  it('after an abort while guest writes wait for a disk that does not answer', async () => {
     const ledgers = new Ledgers();
     const never = () => new Promise<never>(() => {});
     const w = world({
@@ -122,7 +138,7 @@ describe('what the engine was handed is given back once', () => {
       if (entered !== 'copyDisks') return;
       w.environment.setTimer(20, () => {
         // The disk is half full: some of them meet a read.
-        for (let at = 0; at < 8 * mebibyte; at += mebibyte / 4) {
+        for (let at = 0; at < 2 * mebibyte; at += mebibyte / 8) {
           void w.vm.guest.writeDisk('disk0', at, new Uint8Array(5000).fill(1));
         }
       });
@@ -147,7 +163,7 @@ it('a guest that writes zeros faster than the link takes them is held to the mir
   w.source.on('phase', (entered) => {
     if (entered !== 'copyMemory') return;
     for (let index = 0; index < 6000; index++) {
-      void w.vm.guest.writeZeroes('disk1', (index % 1024) * 1024, 512);
+      void w.vm.guest.writeZeroes('disk0', (index % 1024) * 1024, 512);
     }
   });
   const { source } = await runWithin(w, limitMs);

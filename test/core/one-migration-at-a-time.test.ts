@@ -1,7 +1,8 @@
 /**
- * Goal: a VM is in one migration at a time. A second one is refused before it touches anything, so that it can neither take away the taps of
- * the first nor, when it fails, resume a guest that the first has given away. Method: a second source of the same VM, started while the
- * first copies and while the first hands over.
+ * Goal: a VM is in one migration at a time. A second one is refused before it touches anything, so that it
+ * can neither take away the taps of the first nor, when it fails, resume a guest that the first has given
+ * away. Method: a second source of the same VM, started while the first copies and while the first hands
+ * over.
  */
 import { afterEach, describe, expect, it } from 'vitest';
 import { createMemoryBackend, createMemoryVm, type MemoryVm } from '../../src/backends/memory/index.ts';
@@ -23,7 +24,10 @@ afterEach(() => {
   for (const vm of vms.splice(0)) vm.destroy();
 });
 
-/** Another source of the VM, with a destination that would take it, and a register that knows nothing of the first. */
+/**
+ * Another source of the VM, with a destination that would take it, and a register that knows nothing of the
+ * first.
+ */
 function secondSource(environment: VirtualEnvironment, vm: MemoryVm): Migration {
   const link = memoryLink({ environment, rttMs: 2 });
   void createDestination({
@@ -78,7 +82,7 @@ describe('a second migration of a VM', () => {
     vms.push(vm);
     const registers = { source: memoryRegister(), destination: memoryRegister() };
     const { claim } = registers.destination;
-    // The decision takes its time: long enough for a second migration to come as far as its stun, and to fail there.
+    // The decision takes its time: enough for a second migration to come to its stun, and to fail there.
     const slow: OwnershipRegister = {
       read: registers.destination.read,
       claim: async (...args) => {

@@ -1,6 +1,6 @@
 /**
- * Goal: what an operator was told is done stays done, though a guest that outruns the mirror's buffer has parts of a disk copied again. Method:
- * bursts of writes to a disk that was copied, over a slow link.
+ * Goal: what an operator was told is done stays done, though a guest that outruns the mirror's buffer has
+ * parts of a disk copied again. Method: bursts of writes to a disk that was copied, over a slow link.
  */
 import { expect, it } from 'vitest';
 import { createVirtualEnvironment } from '../support/virtual-environment.ts';

@@ -1,6 +1,7 @@
 /**
- * Goal: a source that lost its link learns the decision by asking, whatever else asks or gets lost; and who asks cannot harm a VM.
- * Method: links cut at the moment of the decision, and strangers with questions of their own.
+ * Goal: a source that lost its link learns the decision by asking, whatever else asks or gets lost; and who
+ * asks cannot harm a VM. Method: links cut at the moment of the decision, and strangers with questions of
+ * their own.
  */
 import { afterEach, describe, expect, it } from 'vitest';
 import type { MemoryVm } from '../../src/backends/memory/index.ts';

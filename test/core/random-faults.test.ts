@@ -1,8 +1,9 @@
 /**
- * Goal: whatever happens when, both ends come to their reports and agree, the guest runs in one place and never in two, its content is whole where it
- * arrives, and no rejection is left unhandled. Method: a hundred small migrations, each drawn from its seed, with a slow and unreliable
- * register at either end; in each the link is cut or an end is aborted within some milliseconds of a phase, or nothing happens. A fair
- * share has to succeed, or this would show nothing.
+ * Goal: whatever happens when, both ends come to their reports and agree, the guest runs in one place and
+ * never in two, its content is whole where it arrives, and no rejection is left unhandled. Method: a hundred
+ * small migrations, each drawn from its seed, with a slow and unreliable register at either end; in each the
+ * link is cut or an end is aborted within some milliseconds of a phase, or nothing happens. A fair share has
+ * to succeed, or this would show nothing.
  */
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { createMemoryVm, memoryDirtier, randomWriter } from '../../src/backends/memory/index.ts';

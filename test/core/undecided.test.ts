@@ -1,6 +1,7 @@
 /**
- * Goal: when nobody knows who owns a VM, both ends say so, nothing new is begun with it, and once it is known the guest is as it was. Method:
- * registers that fail at the claims that decide, or just after them, and destinations that vanish.
+ * Goal: when nobody knows who owns a VM, both ends say so, nothing new is begun with it, and once it is known
+ * the guest is as it was. Method: registers that fail at the claims that decide, or just after them, and
+ * destinations that vanish.
  */
 import { afterEach, describe, expect, it } from 'vitest';
 import type { MemoryVm } from '../../src/backends/memory/index.ts';
@@ -161,7 +162,7 @@ describe('a claim whose call fails', () => {
     await expectMigrates(world({ environment: w.environment, vm: w.vm }));
   });
 
-  it('of a destination that can neither take nor decline leaves it undecided, by its report and by its error', async () => {
+  it('of a destination that can neither take nor decline says undecided in report and error', async () => {
     const destination = { read: memoryRegister().read, claim: failure } satisfies OwnershipRegister;
     const w = world({ idle: true, registers: { source: memoryRegister(), destination } });
     const stop = new AbortController();

@@ -70,9 +70,17 @@ export async function commit(options: CommitOptions): Promise<void> {
  * Claims *reclaimed*. Should that fail, the source may run all the same, since *declined* stands at the destination and cannot change; the
  * register then asks once more after a crash, and gets the same answer.
  */
-async function reclaim({ register, vmId, epoch }: CommitOptions): Promise<string> {
+async function reclaim({
+  register,
+  environment,
+  vmId,
+  epoch,
+  decideMsMax,
+}: CommitOptions): Promise<string> {
   try {
-    await register.claim(vmId, epoch, 'return', 'reclaimed');
+    const late = () => new MigrationError('register', 'the claim of reclaimed took too long');
+    const claiming = register.claim(vmId, epoch, 'return', 'reclaimed');
+    await withTimeout(environment, decideMsMax, claiming, late);
     return '';
   } catch (error) {
     return `; and the register could not take the reclaim: ${asMigrationError(error, 'register').message}`;

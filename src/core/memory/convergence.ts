@@ -115,10 +115,14 @@ function dirtyBytesAtMost({ dirtyBytes, roundBytes, roundMs, dirtyingMs }: Conve
     : roundBytes;
 }
 
-/** How fast the guest dirtied memory, in bytes per second, when that was last seen. The first pass says nothing of it. */
+/**
+ * How fast the guest dirtied memory, in bytes per second, when that was last seen: what a round found, over the time from the start of the
+ * round before. A round's own time will not do: a small one fits into the queue and takes none. The first pass finds all memory dirty, and
+ * says nothing but by what is dirty after it.
+ */
 function dirtyRate({ round, dirtyBytes, roundBytes, roundMs, dirtyingMs }: ConvergenceStatistics): number {
-  if (dirtyBytes !== undefined) return ratePerSecond(dirtyBytes, roundMs);
-  return round > 1 ? ratePerSecond(roundBytes, dirtyingMs ?? roundMs) : 0;
+  if (round > 1) return ratePerSecond(roundBytes, dirtyingMs ?? roundMs);
+  return dirtyBytes === undefined ? 0 : ratePerSecond(dirtyBytes, roundMs);
 }
 
 function ratePerSecond(bytes: number, durationMs: number): number {

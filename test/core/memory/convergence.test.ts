@@ -110,7 +110,14 @@ describe('convergence', () => {
   });
 
   it('fails with figures when the rounds are used up, and not before', () => {
-    const hot = { ...idle, dirtyBytes: 2e9, roundMs: 10_000, throttle: 0.8, history: [2e9, 2e9, 2e9] };
+    const hot = {
+      ...idle,
+      roundBytes: 2e9,
+      dirtyBytes: 2e9,
+      roundMs: 10_000,
+      throttle: 0.8,
+      history: [2e9, 2e9, 2e9],
+    };
     expect(convergence({ ...hot, round: 199 }, policy).decision).toBe('continue');
     const verdict = convergence({ ...hot, round: 200 }, policy);
     expect(verdict.decision).toBe('fail');
@@ -123,8 +130,14 @@ describe('convergence', () => {
   it('never throttles a guest that dirties at less than half the rate of the link', () => {
     fc.assert(
       fc.property(anyStatistics, fc.double({ min: 0, max: 0.5, noNaN: true }), (statistics, fraction) => {
-        const dirtyBytes = (fraction * gigabit * statistics.roundMs) / 1000;
-        const { throttle } = convergence({ ...statistics, dirtyBytes, bytesPerSecond: gigabit }, policy);
+        const dirtied = (ms: number) => (fraction * gigabit * ms) / 1000;
+        const { roundMs, dirtyingMs = roundMs } = statistics;
+        const seen = {
+          roundBytes: dirtied(dirtyingMs),
+          dirtyBytes: dirtied(roundMs),
+          bytesPerSecond: gigabit,
+        };
+        const { throttle } = convergence({ ...statistics, ...seen }, policy);
         expect(throttle).toBeLessThanOrEqual(statistics.throttle);
       }),
     );

@@ -2,7 +2,10 @@ import type { MigrationReport } from '../../../src/index.ts';
 import type { VirtualEnvironment } from '../../support/virtual-environment.ts';
 import type { World } from '../../support/worlds.ts';
 
-/** Runs virtual time until the promise settles, and hands on how. Rejects if it has not within `limitMs`, as of a migration that hangs. */
+/**
+ * Runs virtual time until the promise settles, and hands on how. Rejects if it has not within `limitMs`, as
+ * of a migration that hangs.
+ */
 export async function settledWithin<T>(
   environment: VirtualEnvironment,
   limitMs: number,
@@ -19,7 +22,10 @@ export async function settledWithin<T>(
   }
 }
 
-/** Runs both ends of a migration to their reports, each with its signal. Rejects if they take more than `limitMs`. */
+/**
+ * Runs both ends of a migration to their reports, each with its signal. Rejects if they take more than
+ * `limitMs`.
+ */
 export async function runWithin(
   { environment, source, destination }: World,
   limitMs: number,
