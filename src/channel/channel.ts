@@ -79,7 +79,6 @@ export class Channel {
   readonly #loops: Promise<void>[] = [];
   readonly #controlIdle = new Signalled();
   readonly #controlEnded = deferred<void>();
-  readonly #queueShrank = new Signalled();
   #sendingStopped = false;
   #controlSending = false;
   #controlSent = 0;
@@ -125,18 +124,12 @@ export class Channel {
     return this.#scheduler.queuedBytes + this.#lanes.reduce((sum, lane) => sum + lane.inFlightBytes, 0);
   }
 
-  /** Resolves when at most `bytes` of payload wait to be sent. Rejects when sending has stopped. */
-  async queueBelow(bytes: number): Promise<void> {
-    while (this.#scheduler.queuedBytes > bytes) await this.#queueShrank.wait();
-  }
-
   /**
    * No more data: what waits to be sent is dropped, whoever waits for room is told the reason, pushes are let go of at once. Control messages still
    * go through, now ahead of nothing.
    */
   stopSending(reason: MigrationError): void {
     this.#sendingStopped = true;
-    this.#queueShrank.fail(reason);
     for (const stream of this.#sendStreams.values()) stream.fail(reason);
     for (const frame of this.#scheduler.drain()) frame.release();
   }
@@ -278,7 +271,6 @@ export class Channel {
         continue;
       }
       this.#sendStreams.get(frame.stream)?.left(frame.payloadBytes);
-      this.#queueShrank.notify();
       await lane.sendKept(frame);
     }
   }

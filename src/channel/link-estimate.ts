@@ -12,8 +12,8 @@ const sampleLifeMs = 1000;
  * need.
  */
 export const bytesPerSecondAssumed = 250e6 / 8;
-/** Weight of the newest sample in the smoothed rate. */
-const smoothing = 0.3;
+/** How much of what a sample weighs in the rate is left when the next one comes: it looks back over about eight of them. */
+const rateDecay = 0.88;
 /** What is always allowed on its way: a few frames for each connection, so that the first samples mean something. */
 export const windowBytesMin = 2 << 20;
 /**
@@ -29,7 +29,9 @@ export class LinkEstimate {
   readonly #windowBytesMax: number;
   #roundTripMs = Number.POSITIVE_INFINITY;
   #samples: Sample[] = [];
-  #smoothed: number | undefined;
+  /** What the samples that count for the rate carried, and in what time, the older ones fading. */
+  #carriedBytes = 0;
+  #carriedMs = 0;
   #pendingBytes = 0;
   #sampleStartMs: number | undefined;
   #starved = false;
@@ -45,7 +47,7 @@ export class LinkEstimate {
 
   /** What the link carried lately while we had more to send, or at least; undefined while nothing better than the assumed is known. */
   get bytesPerSecond(): number | undefined {
-    return this.#smoothed;
+    return this.#carriedMs === 0 ? undefined : (this.#carriedBytes / this.#carriedMs) * 1000;
   }
 
   /** How many bytes may be on their way. */
@@ -60,17 +62,18 @@ export class LinkEstimate {
     this.#roundTripMs = Math.min(this.#roundTripMs, Math.max(0.01, ms));
   }
 
-  /** `bytes` were acknowledged. */
-  acknowledged(bytes: number, nowMs: number): void {
+  /** `newBytes` were acknowledged. */
+  acknowledged(newBytes: number, nowMs: number): void {
     // The first ones after a pause have been on their way since before the sample began.
     if (this.#sampleStartMs === undefined) {
       this.#sampleStartMs = nowMs;
       return;
     }
-    this.#pendingBytes += bytes;
+    this.#pendingBytes += newBytes;
     const elapsedMs = nowMs - this.#sampleStartMs;
     if (elapsedMs < Math.max(sampleMsMin, this.roundTripMs / 4)) return;
-    const bytesPerSecond = (this.#pendingBytes / elapsedMs) * 1000;
+    const bytes = this.#pendingBytes;
+    const bytesPerSecond = (bytes / elapsedMs) * 1000;
     this.#pendingBytes = 0;
     this.#sampleStartMs = nowMs;
     const lifeMs = Math.max(sampleLifeMs, 10 * this.roundTripMs);
@@ -80,11 +83,11 @@ export class LinkEstimate {
     this.#starved = false;
     // Of a link that had room the sample tells what we sent, and no more than that the link can do as much. A guest that writes a little
     // all the time must not make it look slow: it would never have enough to send to show the contrary.
-    if (starved && bytesPerSecond <= (this.#smoothed ?? bytesPerSecondAssumed)) return;
-    this.#smoothed =
-      this.#smoothed === undefined
-        ? bytesPerSecond
-        : this.#smoothed + smoothing * (bytesPerSecond - this.#smoothed);
+    if (starved && bytesPerSecond <= (this.bytesPerSecond ?? bytesPerSecondAssumed)) return;
+    // Bytes and time each for itself: on a slow link whole frames are acknowledged, some close together and some far apart, and the mean
+    // of their rates would be far above the rate.
+    this.#carriedBytes = rateDecay * this.#carriedBytes + bytes;
+    this.#carriedMs = rateDecay * this.#carriedMs + elapsedMs;
   }
 
   /** There was room on the link and nothing to send. */

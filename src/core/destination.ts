@@ -12,6 +12,7 @@ import type { ClaimValue, OwnershipRegister } from '../interfaces/register.ts';
 import type { Transport } from '../interfaces/transport.ts';
 import { nodeEnvironment } from '../util/node-environment.ts';
 import { deferred, delay, raceAbort, throwIfAborted, withTimeout } from '../util/promises.ts';
+import { framePayloadBytesMax } from '../wire/limits.ts';
 import {
   firstDiskStream,
   type MessageOf,
@@ -52,8 +53,8 @@ export interface DestinationOptions {
 const receiveBytesMax = 256 << 20;
 /** ... and one of them. */
 const streamBytesMax = 32 << 20;
-/** Less would not keep a fast link busy: two of the largest frames for each of a few lanes. */
-const streamBytesMin = 4 << 20;
+/** Less than this would not let a single frame through; with more disks than fit, they add up to more than `receiveBytesMax`. */
+const streamBytesMin = framePayloadBytesMax;
 /** How long a connection may take over its greeting or its question, and a source over its first word. */
 const greetingMsMax = 10_000;
 
@@ -134,17 +135,33 @@ class Destination extends MigrationEnd {
   async #connect(acceptor: ChannelAcceptor): Promise<void> {
     this.enter('connect');
     throwIfAborted(this.signal);
-    const channel = await withTimeout(
-      this.environment,
-      this.#connectMsMax,
-      acceptor.channel(this.signal),
-      () => noSession(this.#connectMsMax),
-    );
+    const startMs = this.environment.now();
+    for (;;) {
+      const leftMs = Math.max(0, startMs + this.#connectMsMax - this.environment.now());
+      const channel = await withTimeout(this.environment, leftMs, acceptor.channel(this.signal), () =>
+        noSession(this.#connectMsMax),
+      );
+      const silent = new MigrationError('timeout', 'the source said nothing of its VM');
+      const word = raceAbort(channel.mailbox.take('prepare', 'abort'), this.signal);
+      try {
+        const said = await withTimeout(this.environment, greetingMsMax, word, () => silent);
+        if (said.type === 'abort') throw endedBySource(said.reason);
+        this.#prepare = said;
+        return this.#adopt(channel);
+      } catch (error) {
+        channel.abort(asMigrationError(error, 'internal'));
+        // Whoever connects and says nothing leaves the place to the next.
+        if (error !== silent) throw error;
+        acceptor.again();
+      }
+    }
+  }
+
+  #adopt(channel: Channel): void {
     this.#channel = channel;
     channel.signal.addEventListener('abort', () => this.stop(channel.signal.reason), { once: true });
     channel.mailbox.take('abort').then(
-      ({ reason }) =>
-        this.stop(new MigrationError('peer-failed', `the source ended the migration: ${reason}`)),
+      ({ reason }) => this.stop(endedBySource(reason)),
       () => {},
     );
   }
@@ -152,13 +169,8 @@ class Destination extends MigrationEnd {
   /** Everything that can be refused is refused here, before a byte is copied. */
   async #prepareVm(): Promise<void> {
     this.enter('prepare');
-    const prepare = await withTimeout(
-      this.environment,
-      greetingMsMax,
-      this.#take('prepare'),
-      () => new MigrationError('timeout', 'the source said nothing of its VM'),
-    );
-    this.#prepare = prepare;
+    const prepare = this.#prepare;
+    if (prepare === undefined) throw new MigrationError('internal', 'prepared before the source connected');
     const { vm: description } = prepare;
     const claims = await raceAbort(this.#register.read(description.vmId), this.signal);
     checkEpoch(prepare.highest, claims);
@@ -240,8 +252,10 @@ class Destination extends MigrationEnd {
       throw new MigrationError('protocol', 'FINAL does not name every stream');
     }
     const lastOf = (stream: number) => ends.get(stream)?.last ?? 0;
+    // From here on nothing may come: what did would be written after the state was loaded.
+    for (const stream of this.#streams.values()) stream.endAt(lastOf(stream.id));
     const applied = [
-      this.#state?.received(final.stateBytes),
+      this.#state?.complete(lastOf(stateStream), final.stateBytes),
       this.#memory?.appliedThrough(lastOf(memoryStream)),
       ...this.#disks.map((disk, index) => disk.queue.appliedThrough(lastOf(firstDiskStream + index))),
     ];
@@ -382,13 +396,12 @@ class Destination extends MigrationEnd {
       return this.#report('undecided', error);
     }
     const { code, message } = error;
-    const reason = message.slice(0, 4000);
     if (this.#saidReady) {
-      this.#channel?.send({ type: 'decided', value: 'declined', reason });
+      this.#channel?.send({ type: 'decided', value: 'declined', reason: message });
       await this.#untilSourceKnows();
     } else {
       this.#over = true;
-      this.#channel?.send({ type: 'failed', code, reason });
+      this.#channel?.send({ type: 'failed', code, reason: message });
     }
     this.#owner = 'source';
     await tidy(this.environment, [
@@ -500,4 +513,8 @@ class Destination extends MigrationEnd {
       roundTripMs: statistics?.roundTripMs ?? 0,
     };
   }
+}
+
+function endedBySource(reason: string): MigrationError {
+  return new MigrationError('peer-failed', `the source ended the migration: ${reason}`);
 }

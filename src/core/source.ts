@@ -10,6 +10,7 @@ import type { OwnershipRegister } from '../interfaces/register.ts';
 import type { Transport } from '../interfaces/transport.ts';
 import { nodeEnvironment } from '../util/node-environment.ts';
 import { raceAbort, throwIfAborted, withTimeout } from '../util/promises.ts';
+import { diskBytesMax } from '../wire/limits.ts';
 import {
   firstDiskStream,
   type MessageOf,
@@ -385,11 +386,12 @@ class Source extends MigrationEnd {
     this.stop(thrown);
     const error: MigrationError = this.signal.reason;
     if (error.owner === 'undecided') {
+      this.#channel?.send({ type: 'abort', code: error.code, reason: error.message });
       await tidy(this.environment, [() => this.#closeChannel(error)]);
       return this.#report('undecided', 'undecided', error.with({ phase }));
     }
     const { code, message } = error;
-    this.#channel?.send({ type: 'abort', code, reason: message.slice(0, 4000) });
+    this.#channel?.send({ type: 'abort', code, reason: message });
     this.#channel?.send({ type: 'bye' });
     const problems = await this.#restoreSource(error);
     if (this.#stunStartMs !== undefined) this.#downtimeMs = this.environment.now() - this.#stunStartMs;
@@ -529,6 +531,9 @@ function diskModes(vm: SourceVm, policy: ResolvedPolicy): ReadonlyMap<string, Di
         'unsupported',
         `the writes of disk ${disk.id} cannot be seen in order, so it cannot be copied`,
       );
+    }
+    if (mode === 'copy' && disk.sizeBytes > diskBytesMax) {
+      throw new MigrationError('unsupported', `disk ${disk.id} is larger than ${diskBytesMax} bytes`);
     }
     modes.set(disk.id, mode);
   }

@@ -45,11 +45,6 @@ export class StateReceiver {
     if (this.#bytes !== bytes) throw new MigrationError('protocol', 'the device state has another length');
   }
 
-  /** Resolves when `bytes` have arrived. */
-  async received(bytes: number): Promise<void> {
-    while (this.#bytes < bytes) await this.#changed.wait();
-  }
-
   /** The state in order. Throws `protocol` if pieces are missing or overlap. */
   get chunks(): Chunks {
     const chunks: Uint8Array[] = [];

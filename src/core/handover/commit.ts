@@ -70,13 +70,7 @@ export async function commit(options: CommitOptions): Promise<void> {
  * Claims *reclaimed*. Should that fail, the source may run all the same, since *declined* stands at the destination and cannot change; the
  * register then asks once more after a crash, and gets the same answer.
  */
-async function reclaim({
-  register,
-  environment,
-  vmId,
-  epoch,
-  decideMsMax,
-}: CommitOptions): Promise<string> {
+async function reclaim({ register, environment, vmId, epoch, decideMsMax }: CommitOptions): Promise<string> {
   try {
     const late = () => new MigrationError('register', 'the claim of reclaimed took too long');
     const claiming = register.claim(vmId, epoch, 'return', 'reclaimed');

@@ -1,3 +1,4 @@
+import { bytesPerSecondAssumed } from '../../channel/link-estimate.ts';
 import type { MigrationPolicy } from '../../interfaces/migration.ts';
 import { nextThrottle } from './throttle-control.ts';
 
@@ -54,11 +55,6 @@ export interface ConvergenceVerdict {
   readonly reason: string;
 }
 
-/**
- * Before anything was measured: 250 Mbit/s, the least that a long-distance migration is usually said to need. A guest that has
- * nothing to send but its device state must not wait for a better estimate, which would never come.
- */
-const bytesPerSecondAssumed = 250e6 / 8;
 /** A round that leaves less than 1 / 1.3 of what the best of the last few left is progress; vMotion gives up below this ratio too. */
 const usefulShrink = 1.3;
 /** How many rounds are looked back on: one that was out of line must not make the next look like progress. */
