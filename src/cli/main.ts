@@ -1,8 +1,9 @@
 #!/usr/bin/env node
 /** The command-line program: the process around `runProgram`. */
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeSync } from 'node:fs';
 import { exitCodes } from './exit-code.ts';
 import { runProgram } from './program.ts';
+import { unforeseenJson } from './report-json.ts';
 import { Screen } from './screen.ts';
 
 // Whoever read our output may be gone: no reason to end a migration.
@@ -11,6 +12,8 @@ process.stderr.on('error', () => {});
 
 process.on('uncaughtException', (error) => {
   process.stderr.write(`longhaul: an unforeseen error: ${error.stack ?? error}\n`);
+  // At once: what waits to be written is lost when a process exits.
+  if (process.argv.includes('--json')) writeSync(1, `${unforeseenJson(error)}\n`);
   process.exit(exitCodes.undecided);
 });
 

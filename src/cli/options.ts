@@ -8,8 +8,12 @@ import { UsageError } from './usage-error.ts';
 export interface OptionSpec {
   /** What stands for its value in the help, for example `HOST:PORT`. Absent: the option is a flag. */
   readonly value?: string;
+  /** Whether it may be given more than once. */
+  readonly repeatable?: boolean;
   readonly help: string;
 }
+
+type Values = Readonly<Record<string, string | boolean | readonly string[] | undefined>>;
 
 /** The options of a command by name, in the order of the help. */
 export type OptionSpecs = Readonly<Record<string, OptionSpec>>;
@@ -26,9 +30,9 @@ export interface NumberRange {
  * The options that were given. Everything that reads one throws {@link UsageError} where it makes no sense.
  */
 export class Options {
-  readonly #values: Readonly<Record<string, string | boolean | undefined>>;
+  readonly #values: Values;
 
-  constructor(values: Readonly<Record<string, string | boolean | undefined>>) {
+  constructor(values: Values) {
     this.#values = values;
   }
 
@@ -40,6 +44,22 @@ export class Options {
     const value = this.#values[name];
     if (value === '') throw new UsageError(`--${name} is empty`);
     return typeof value === 'string' ? value : undefined;
+  }
+
+  /** Every `KEY=VALUE` of a repeatable option, by key; the value is one of the choices, and may not hold an equals sign. */
+  choices<T extends string>(name: string, choices: readonly T[]): Readonly<Record<string, T>> {
+    const texts = this.#values[name];
+    const chosen = new Map<string, T>();
+    for (const text of Array.isArray(texts) ? texts : []) {
+      const [, key, value] = /^(.+)=([^=]*)$/.exec(text) ?? [];
+      const choice = choices.find((candidate) => candidate === value);
+      if (key === undefined || choice === undefined) {
+        throw new UsageError(`--${name} must be ID=${choices.join('|')}, not '${text}'`);
+      }
+      if (chosen.has(key)) throw new UsageError(`--${name} ${key}=... is given twice`);
+      chosen.set(key, choice);
+    }
+    return Object.fromEntries(chosen);
   }
 
   required(name: string): string {
@@ -90,9 +110,9 @@ export class Options {
 /** Reads a command's arguments. Throws {@link UsageError}. */
 export function parseOptions(specs: OptionSpecs, args: readonly string[]): Options {
   const options = Object.fromEntries(
-    Object.entries(specs).map(([name, { value }]) => [
+    Object.entries(specs).map(([name, { value, repeatable = false }]) => [
       name,
-      { type: value === undefined ? ('boolean' as const) : ('string' as const) },
+      { type: value === undefined ? ('boolean' as const) : ('string' as const), multiple: repeatable },
     ]),
   );
   try {
@@ -100,10 +120,11 @@ export function parseOptions(specs: OptionSpecs, args: readonly string[]): Optio
     const seen = new Set<string>();
     for (const token of tokens) {
       if (token.kind !== 'option') continue;
-      if (seen.has(token.name)) throw new UsageError(`--${token.name} is given twice`);
+      if (seen.has(token.name) && specs[token.name]?.repeatable !== true)
+        throw new UsageError(`--${token.name} is given twice`);
       seen.add(token.name);
     }
-    return new Options(values as Record<string, string | boolean | undefined>);
+    return new Options(values as Values);
   } catch (error) {
     if (!(error instanceof TypeError)) throw error;
     // Node's first sentence names the option; the others are advice for programmers.

@@ -22,6 +22,11 @@ export function reportJson(
   return JSON.stringify({ ...report, error: error === undefined ? null : errorJson(error), ...more });
 }
 
+/** What is left to say, in place of a report, after an error that nobody foresaw. */
+export function unforeseenJson(error: unknown): string {
+  return JSON.stringify({ outcome: 'undecided', owner: 'undecided', error: errorJson(error) });
+}
+
 /** An error, and what it was caused by. */
 export function errorJson(error: unknown, depth = 1): ErrorJson {
   const { code, phase, owner, guest } = describe(error);

@@ -15,10 +15,10 @@ export interface Interruption {
   close(): void;
 }
 
-const handled = ['SIGINT', 'SIGTERM'] as const;
+const handled = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
 /**
- * The first SIGINT or SIGTERM aborts the work, which ends as cleanly as it can; later ones change nothing: a
+ * The first SIGINT, SIGTERM or SIGHUP (the terminal is gone) aborts the work, which ends as cleanly as it can; later ones change nothing: a
  * process that died in the middle of putting things back would leave more behind. Each is answered with a
  * line to `say`; `outlook` is what to expect of the first.
  */

@@ -42,6 +42,19 @@ describe('the process', () => {
     });
   });
 
+  test('tells an error that nobody foresaw, and that it does not know who has the VM', async () => {
+    const fault = 'data:text/javascript,process.on("SIGUSR2",()=>{throw(new(TypeError)("oops"))})';
+    const demo = cli.start([...slowDemo, '--json'], {
+      NODE_OPTIONS: `--import=${fault.replaceAll('"', '%22')}`,
+    });
+    await demo.line(/^copying disks$/);
+    demo.child.kill('SIGUSR2');
+    const { code, stdout, stderr } = await demo.ended;
+    expect(code).toBe(2);
+    expect(stderr).toContain('TypeError: oops');
+    expect(JSON.parse(stdout)).toMatchObject({ owner: 'undecided', error: { message: 'oops' } });
+  });
+
   test('ends with 64 for wrong usage, told on stderr', async () => {
     const { code, stdout, stderr } = await cli.run(['send', '--to', 'localhost:1']);
     expect({ code, stdout }).toEqual({ code: 64, stdout: '' });

@@ -13,6 +13,7 @@ const specs = {
   to: { value: 'HOST:PORT', help: '' },
   register: { value: 'DIR', help: '' },
   insecure: { help: '' },
+  disk: { value: 'ID=MODE', repeatable: true, help: '' },
 };
 
 const parse = (...args: string[]) => parseOptions(specs, args);
@@ -46,6 +47,17 @@ describe('parsing', () => {
 });
 
 describe('values', () => {
+  test('choices come by key, which may hold an equals sign', () => {
+    const options = parse('--disk', 'vd0=copy', '--disk=a=b=leave');
+    expect(options.choices('disk', ['copy', 'leave'])).toEqual({ vd0: 'copy', 'a=b': 'leave' });
+    expect(parse().choices('disk', ['copy'])).toEqual({});
+    for (const text of ['vd0', '=copy', 'vd0=', 'vd0=lose']) {
+      expect(() => parse('--disk', text).choices('disk', ['copy', 'leave'])).toThrow(
+        new UsageError(`--disk must be ID=copy|leave, not '${text}'`),
+      );
+    }
+  });
+
   test('a missing or empty one is named', () => {
     expect(() => parse().required('name')).toThrow(new UsageError('--name is missing'));
     expect(() => parse('--name=').required('name')).toThrow(new UsageError('--name is empty'));

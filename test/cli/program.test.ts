@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { answerQuestions, fileRegister, memoryRegister } from '../../src/index.ts';
 import { tcp } from '../../src/transports/index.ts';
+import { ANSWERS, ScriptedQmp } from '../qemu/support/scripted-qmp.ts';
 import { program } from './support/context.ts';
 
 let directory = '';
@@ -34,7 +35,13 @@ describe('wrong usage', () => {
       ['send', qmp, '--to=localhost:1', '--connections=65'],
       '--connections must be a whole number, from 1 to 64',
     ],
-    [['send', qmp, '--to=localhost:1', '--downtime-ms=0'], '--downtime-ms must be a number, from 1 to 60000'],
+    [
+      ['send', qmp, '--to=localhost:1', '--downtime-ms=29'],
+      '--downtime-ms must be a number, from 30 to 60000',
+    ],
+    [['send', qmp, '--to=localhost:1', '--disk=vd0'], "--disk must be ID=copy|shared|leave, not 'vd0'"],
+    [['send', qmp, '--to=localhost:1', '--disk', 'vd0=move'], '--disk must be ID=copy|shared|leave'],
+    [['send', qmp, '--to=localhost:1', '--disk=a=copy', '--disk=a=leave'], '--disk a=... is given twice'],
     [['send', qmp, '--to=localhost:1', '--stun-ms=x'], '--stun-ms must be a number, from 100 to 600000'],
     [['receive', '--listen=localhost:1'], '--qmp is missing'],
     [['receive', qmp], '--listen is missing'],
@@ -76,6 +83,7 @@ describe('help', () => {
         '--to HOST:PORT',
         '--connections N',
         '--downtime-ms N',
+        '--disk ID=MODE',
         '--register DIR',
         '--insecure',
       ],
@@ -114,6 +122,24 @@ describe('what cannot begin', () => {
     });
   });
 
+  test('send passes on what is to become of a disk', async () => {
+    const path = join(directory, 'qmp');
+    await using _ = await ScriptedQmp.listen(path, { version: [10, 0], answers: ANSWERS });
+    const args = [
+      `--qmp=${path}`,
+      '--to=localhost:1',
+      `--register=${directory}`,
+      '--disk=vd7=leave',
+      '--json',
+    ];
+    const { code, stdout } = await program(['send', ...args]);
+    expect(code).toBe(1);
+    expect(JSON.parse(stdout).error).toMatchObject({
+      code: 'invalid-argument',
+      message: expect.stringMatching(/vd7/),
+    });
+  });
+
   test('receive on an address that cannot be bound fails', async () => {
     const { code, stdout } = await program([
       'receive',
@@ -139,6 +165,7 @@ describe('recover without a hypervisor', () => {
       epoch: 0,
       owner: 'source',
       action: 'none',
+      register: directory,
       error: null,
     });
   });
@@ -167,6 +194,13 @@ describe('recover without a hypervisor', () => {
     await transport.close();
     expect(code).toBe(0);
     expect(JSON.parse(stdout)).toMatchObject({ epoch: 1, owner, error: null });
+  });
+
+  test('what fails says which VM in which register it was about', async () => {
+    const { code, stdout } = await recover('--role=source', qmp);
+    expect(code).toBe(2);
+    expect(stdout).toContain('VM        web-1\n');
+    expect(stdout).toContain(`register  ${directory}\n`);
   });
 
   test('a QEMU that cannot be reached says nothing of the owner', async () => {
@@ -198,6 +232,6 @@ describe('recover without a hypervisor', () => {
     await fileRegister(directory).claim('web-1', 1, 'destination', 'owner');
     const { code, stdout } = await recover('--role=destination');
     expect(code).toBe(0);
-    expect(stdout).toContain('owner    destination');
+    expect(stdout).toContain('owner     destination');
   });
 });

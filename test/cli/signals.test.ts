@@ -14,7 +14,7 @@ function start() {
   return { source, said, interruption, raise: (name: string) => source.emit(name, name) };
 }
 
-test.each(['SIGINT', 'SIGTERM'])('%s aborts with a reason that names it', (name) => {
+test.each(['SIGINT', 'SIGTERM', 'SIGHUP'])('%s aborts with a reason that names it', (name) => {
   const { interruption, said, raise } = start();
   expect(interruption.signal.aborted).toBe(false);
   raise(name);

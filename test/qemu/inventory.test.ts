@@ -9,12 +9,21 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { differences, findDisk } from '../../src/backends/qemu/differences.ts';
 import { openQemuSource } from '../../src/backends/qemu/index.ts';
-import { parseRamBlocks, type VmInventory } from '../../src/backends/qemu/vm-inventory.ts';
+import { QmpClient } from '../../src/backends/qemu/qmp.ts';
+import { parseRamBlocks, readInventory, type VmInventory } from '../../src/backends/qemu/vm-inventory.ts';
 import type { VmDescription } from '../../src/interfaces/hypervisor.ts';
 import { guestDirectory } from './support/guest.ts';
 import { ANSWERS, type QmpScript, ScriptedQmp } from './support/scripted-qmp.ts';
 
 const MIB = 1024 * 1024;
+
+/** A drive as `query-block` lists it. */
+const block = (fields: object, image: object = {}): object => ({
+  device: '',
+  qdev: '/machine/peripheral/vd0/virtio-backend',
+  inserted: { 'node-name': 'node0', ro: false, image: { 'virtual-size': MIB, ...image } },
+  ...fields,
+});
 
 describe('opening a QEMU', () => {
   let directory: ReturnType<typeof guestDirectory>;
@@ -76,6 +85,22 @@ describe('opening a QEMU', () => {
     ['runs another architecture', 'unsupported', [10, 0], { 'query-target': { arch: 'aarch64' } }],
     ['waits for a migration', 'invalid-state', [10, 0], { 'query-status': { status: 'inmigrate' } }],
     ['has powered off', 'guest-stopped', [10, 0], { 'query-status': { status: 'shutdown' } }],
+    ['is suspended to RAM', 'unsupported', [10, 0], { 'query-status': { status: 'suspended' } }],
+    ['has given its guest away', 'invalid-state', [10, 0], { 'query-status': { status: 'postmigrate' } }],
+    [
+      'cannot migrate',
+      'unsupported',
+      [10, 0],
+      { 'query-migrate': { 'blocked-reasons': ['an nvme', 'ivshmem'] } },
+    ],
+    ['has a disk twice', 'invalid-argument', [10, 0], { 'query-block': [block({}), block({ qdev: 'vd1' })] }],
+    ['migrates already', 'invalid-state', [10, 0], { 'query-migrate': { status: 'device' } }],
+    [
+      'waits to be told to go on',
+      'invalid-state',
+      [10, 0],
+      { 'query-migrate': { status: 'pre-switchover' } },
+    ],
     ['has no identity', 'invalid-argument', [10, 0], { 'query-name': {} }],
     ['says what it should not', 'protocol', [10, 0], { 'query-block': {} }],
     ['fails', 'hypervisor', [10, 0], { 'query-migrate-parameters': undefined }],
@@ -86,6 +111,20 @@ describe('opening a QEMU', () => {
     qmp = await ScriptedQmp.listen(path, { version, answers: failing });
     await expect(openQemuSource({ qmp: path, runtimeDir: directory.path })).rejects.toMatchObject({ code });
     for (const command of qmp.commands) expect(command).toMatch(/^(query-|x-query-|qom-get|qmp_cap)/);
+  });
+
+  it.each(['postmigrate', 'suspended', 'running'])('takes one that is %s to be recovered', async (status) => {
+    const answers = {
+      ...ANSWERS,
+      'query-status': { status },
+      'query-migrate': { 'blocked-reasons': ['an nvme'] },
+      'query-block': [block({})],
+    };
+    qmp = await ScriptedQmp.listen(path, { version: [10, 0], answers });
+    const vm = await openQemuSource({ qmp: path, runtimeDir: directory.path, recovery: true });
+    expect(vm.disks).toEqual([]);
+    // Nothing that could be in somebody's way.
+    expect(qmp.commands).not.toContain('nbd-server-start');
   });
 
   it.each([
@@ -109,13 +148,6 @@ describe('opening a QEMU', () => {
 });
 
 describe('disks', () => {
-  const block = (fields: object, image: object = {}): object => ({
-    device: '',
-    qdev: '/machine/peripheral/vd0/virtio-backend',
-    inserted: { 'node-name': 'node0', ro: false, image: { 'virtual-size': MIB, ...image } },
-    ...fields,
-  });
-
   it('are found by what they are attached to, and only if they have a medium and a guest', async () => {
     await using directory = guestDirectory();
     const path = join(directory.path, 'qmp');
@@ -136,8 +168,9 @@ describe('disks', () => {
       ],
     };
     await using _ = await ScriptedQmp.listen(path, { version: [10, 0], answers });
-    const { description } = await openQemuSource({ qmp: path, runtimeDir: directory.path });
-    expect(description.disks).toEqual([
+    await using client = await QmpClient.connect(path);
+    const { disks } = await readInventory(client);
+    expect(disks.map(({ nodeName: _, names: __, ...disk }) => disk)).toEqual([
       { id: 'vd0', sizeBytes: MIB, blockBytes: 512, readOnly: false },
       { id: 'virtio1', sizeBytes: 7 * 512, blockBytes: 512, readOnly: true },
       { id: 'n', sizeBytes: MIB, blockBytes: 512, readOnly: false },
@@ -226,6 +259,14 @@ describe('differences', () => {
   ])('are told one by one: %j', (changed, message) => {
     const found = differences(description, { ...inventory, ...changed });
     expect(found).toEqual([expect.stringMatching(message)]);
+  });
+
+  it('are two disks that would be one here', () => {
+    const two = { ...description, disks: [disk, { ...disk, id: 'vd1' }] };
+    const one = { ...node, names: ['vd0', 'node0', 'vd1'] };
+    expect(differences(two, { ...inventory, disks: [one] })).toEqual([
+      'disks vd0 and vd1 are one and the same here (node0)',
+    ]);
   });
 
   it('come all at once', () => {

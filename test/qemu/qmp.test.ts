@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { JsonLines } from '../../src/backends/qemu/json-lines.ts';
-import { isQmpObject, QmpClient, qmpCommandError, qmpErrorClass } from '../../src/backends/qemu/qmp.ts';
+import { isQmpObject, QmpClient, qmpCommandError } from '../../src/backends/qemu/qmp.ts';
 import { MigrationError } from '../../src/errors.ts';
 import { codeOf, type Hand, privateDirectory, scriptedServer, stop, untilListening } from './nbd-fixtures.ts';
 import { hasQemuSystem, spawnQemu } from './qmp-fixtures.ts';
@@ -78,11 +78,11 @@ describe.skipIf(!hasQemuSystem)('with a QEMU', () => {
     const unknown: unknown = await qmp.execute('no-such-command').catch((error: unknown) => error);
     expect(unknown).toBeInstanceOf(MigrationError);
     expect(unknown).toMatchObject({ code: 'hypervisor' });
-    expect(qmpErrorClass(unknown)).toBe('CommandNotFound');
+    expect(qmpCommandError(unknown)?.errorClass).toBe('CommandNotFound');
     const wrong: unknown = await qmp
       .execute('blockdev-del', { 'node-name': 'none' })
       .catch((error: unknown) => error);
-    expect(qmpErrorClass(wrong)).toBe('GenericError');
+    expect(qmpCommandError(wrong)?.errorClass).toBe('GenericError');
     expect(qmpCommandError(wrong)).toMatchObject({
       command: 'blockdev-del',
       desc: expect.stringMatching(/none/),
@@ -109,7 +109,7 @@ describe.skipIf(!hasQemuSystem)('with a QEMU', () => {
     expect(all.at(-1)).toBe('concluded');
   });
 
-  it('serves one client at a time: the next one waits, as long as it likes', async () => {
+  it('serves one client at a time: the next one waits, for a while', async () => {
     const first = await connect();
     expect(await codeOf(QmpClient.connect(socket, { signal: AbortSignal.timeout(50) }))).toBe('aborted');
     await first.close();
@@ -142,6 +142,16 @@ describe.skipIf(!hasQemuSystem)('with a QEMU', () => {
 });
 
 describe('with a scripted QEMU', () => {
+  it('does not wait for ever for one that does not greet, as it serves another client', async () => {
+    const silent = await scriptedServer(join(directory.path, 'silent'), async () => {});
+    const connecting = QmpClient.connect(join(directory.path, 'silent'), { greetingMsMax: 50 });
+    await expect(connecting).rejects.toMatchObject({
+      code: 'connect-failed',
+      message: expect.stringMatching(/another client holds it/),
+    });
+    await silent.close();
+  });
+
   const GREETING =
     '{"QMP": {"version": {"qemu": {"micro": 2, "minor": 0, "major": 10}, "package": "x"}, "capabilities": []}}\r\n';
 

@@ -104,7 +104,9 @@ describe.skipIf(!qemu.available)(suite, { timeout: 120_000 }, () => {
     const own = await bootGuest({ name: 'dying', dir: fixture.path, disks: await fixture.disks('e') });
     try {
       const vm = await openQemuSource({ qmp: own.qmpPath, runtimeDir: fixture.path });
-      const { tap: set, broken } = await tapDisk(vm);
+      const told: string[] = [];
+      vm.onUnexpectedStop(({ kind }) => told.push(kind));
+      const { tap: set, broken } = await tapDisk(vm, 0, () => told.push('broken'));
       await vm.disks[0]?.read(0, 4096);
       const reading = (async () => {
         for await (const batch of vm.memory.round()) {
@@ -120,6 +122,7 @@ describe.skipIf(!qemu.available)(suite, { timeout: 120_000 }, () => {
       });
       await expect(vm.resume()).rejects.toMatchObject({ code: 'hypervisor' });
       expect(broken).toMatchObject([{ code: 'tap-gap' }]);
+      expect(told).toEqual(['gone', 'broken']);
       await set.remove();
       await vm.release();
       await vm.detach();

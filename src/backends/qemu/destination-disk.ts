@@ -1,6 +1,7 @@
 import { MigrationError } from '../../errors.ts';
 import type { BlockDevice, Extent } from '../../interfaces/block-device.ts';
 import type { CallOptions, Chunks } from '../../interfaces/content.ts';
+import { throwIfAborted } from '../../util/promises.ts';
 import type { NbdClient } from './nbd-client.ts';
 import type { NbdExports } from './nbd-exports.ts';
 import type { DiskNode } from './vm-inventory.ts';
@@ -57,6 +58,7 @@ export class QemuDestinationDisk implements BlockDevice {
   }
 
   async flush(options: CallOptions = {}): Promise<void> {
+    throwIfAborted(options.signal);
     if (!this.#written) return;
     const client = await this.#client(options.signal);
     await client.flush(options);

@@ -5,12 +5,13 @@ import { joinChunks } from '../../util/chunks.ts';
 import type { QemuDestinationDisk } from './destination-disk.ts';
 import { QemuDestinationMemory } from './destination-memory.ts';
 import type { IncomingMigration } from './incoming-migration.ts';
-import { pollUntil, queryMigration, queryRunState } from './migration-status.ts';
+import { explain, pollUntil, queryRunState, within } from './migration-status.ts';
 import { encodeRamEnd } from './migration-stream.ts';
 import { isCompleteDeviceState } from './migration-stream-parser.ts';
 import { type NbdExports, ownExports } from './nbd-exports.ts';
 import type { PrivateDirectory } from './private-directory.ts';
 import type { QmpClient } from './qmp.ts';
+import { takeDown } from './take-down.ts';
 
 /** What a {@link QemuDestinationVm} is made of. */
 export interface DestinationVmParts {
@@ -23,7 +24,7 @@ export interface DestinationVmParts {
 }
 
 /** QEMU says it before it answers `cont`, which takes it a few milliseconds. */
-const RESUME_MS_MAX = 15_000;
+const START_MS_MAX = 15_000;
 
 /** How the guest's network cards make themselves known, in ms: what QEMU does by default after a migration. */
 const ANNOUNCEMENTS = { initial: 50, max: 550, rounds: 5, step: 100 };
@@ -67,7 +68,7 @@ export class QemuDestinationVm implements DestinationVm {
       );
       this.#state = 'loaded';
     } catch (error) {
-      throw await this.#explain(error);
+      throw await explain(qmp, error, 'device-state');
     }
   }
 
@@ -75,18 +76,22 @@ export class QemuDestinationVm implements DestinationVm {
     if (this.#state !== 'loaded')
       throw new MigrationError('invalid-state', 'only a loaded VM can be started');
     const { qmp } = this.#parts;
+    const late = (): string => 'QEMU does not answer: whether the guest runs is not known';
     try {
-      const exports = await ownExports(qmp);
-      if (exports.length > 0)
-        throw new MigrationError('hypervisor', `exports are left: ${exports.join(', ')}`);
-      this.#state = 'started';
-      if (!options.run) return;
-      const resumed = qmp.waitFor('RESUME', undefined, { signal: AbortSignal.timeout(RESUME_MS_MAX) });
-      await qmp.execute('cont');
-      await resumed;
+      await within(START_MS_MAX, late, async (signal) => {
+        const exports = await ownExports(qmp, signal);
+        if (exports.length > 0)
+          throw new MigrationError('hypervisor', `exports are left: ${exports.join(', ')}`);
+        this.#state = 'started';
+        if (!options.run) return;
+        const resumed = qmp.waitFor('RESUME', undefined, { signal });
+        await qmp.execute('cont', undefined, { signal });
+        await resumed;
+      });
     } catch (error) {
       throw asMigrationError(error, 'hypervisor');
     }
+    if (!options.run) return;
     // It runs. That a switch learns late where it is now would be no reason to call it failed.
     qmp.execute('announce-self', ANNOUNCEMENTS).catch(() => undefined);
   }
@@ -100,21 +105,12 @@ export class QemuDestinationVm implements DestinationVm {
   async #discard(): Promise<void> {
     const { qmp, incoming, exports, directory } = this.#parts;
     incoming.close();
-    // If QEMU is gone, so are its exports.
-    await exports.close().catch(() => undefined);
-    await qmp.close();
-    await directory.remove();
-  }
-
-  /** Adds what QEMU says of its failure. */
-  async #explain(error: unknown): Promise<MigrationError> {
-    const known = asMigrationError(error, 'device-state');
-    if (known.code !== 'hypervisor') return known;
-    const reason = await queryMigration(this.#parts.qmp).then(
-      (status) => status.error,
-      () => undefined,
-    );
-    const message = reason === undefined ? known.message : `${known.message} (${reason})`;
-    return new MigrationError('device-state', message, { cause: error });
+    try {
+      await takeDown(qmp, [() => exports.close(), () => qmp.close()]);
+    } catch (error) {
+      throw asMigrationError(error, 'hypervisor');
+    } finally {
+      await directory.remove();
+    }
   }
 }

@@ -17,12 +17,17 @@ export function differences(description: VmDescription, inventory: VmInventory):
   compare('the machine', description.machine, inventory.machine);
   compare('the number of CPUs', description.cpus, inventory.cpus);
   found.push(...memoryDifferences(description, inventory));
+  const taken = new Map<string, string>();
   for (const disk of description.disks) {
     const here = findDisk(inventory.disks, disk.id);
     if (here === undefined) {
       found.push(`disk ${disk.id} is missing here`);
       continue;
     }
+    const other = taken.get(here.nodeName);
+    if (other !== undefined)
+      found.push(`disks ${other} and ${disk.id} are one and the same here (${here.nodeName})`);
+    taken.set(here.nodeName, disk.id);
     compare(`the size of disk ${disk.id}`, disk.sizeBytes, here.sizeBytes);
     compare(`the logical block size of disk ${disk.id}`, disk.blockBytes, here.blockBytes);
     compare(`whether disk ${disk.id} is read-only`, disk.readOnly, here.readOnly);

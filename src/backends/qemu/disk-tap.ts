@@ -2,11 +2,12 @@ import { MigrationError } from '../../errors.ts';
 import type { Tap, TapHandler } from '../../interfaces/block-device.ts';
 import type { CallOptions, Content } from '../../interfaces/content.ts';
 import { type Deferred, deferred, raceAbort } from '../../util/promises.ts';
-import { cancelMirror } from './leftovers.ts';
+import { cancelMirror, removeNode } from './leftovers.ts';
 import { NbdServer } from './nbd-server.ts';
 import { OWN_PREFIX } from './own-prefix.ts';
 import type { QmpClient, QmpEvent } from './qmp.ts';
 import { objectsOf } from './qmp-values.ts';
+import { everyStep } from './take-down.ts';
 import type { DiskNode } from './vm-inventory.ts';
 
 /** What a {@link DiskTap} works with. */
@@ -38,12 +39,15 @@ const GRANULARITY_BYTES = 4096;
 export class DiskTap implements Tap {
   readonly #options: DiskTapOptions;
   readonly #name: string;
+  /** The node that the job puts above the disk's: a failed write of the guest is told under its name. */
+  readonly #filterName: string;
   readonly #held = new Set<Deferred<void>>();
   readonly #off: (() => void)[] = [];
   #server: NbdServer | undefined;
   #drained: Deferred<void> | undefined;
   #flushed = false;
   #gap: MigrationError | undefined;
+  readonly #broken = deferred<void>();
   #set = false;
   #letGo = false;
   #gone = false;
@@ -52,6 +56,7 @@ export class DiskTap implements Tap {
   private constructor(options: DiskTapOptions) {
     this.#options = options;
     this.#name = `${OWN_PREFIX}tap-${options.index}`;
+    this.#filterName = `${this.#name}-filter`;
   }
 
   /** Sets it. Rejects with `hypervisor` or `aborted`; then nothing of it is left. */
@@ -91,7 +96,11 @@ export class DiskTap implements Tap {
   }
 
   remove(): Promise<void> {
-    this.#removed ??= this.#remove();
+    this.#removed ??= this.#remove().catch((error) => {
+      // Whoever tries again may have more luck.
+      this.#removed = undefined;
+      throw error;
+    });
     return this.#removed;
   }
 
@@ -106,7 +115,7 @@ export class DiskTap implements Tap {
         write: (offset, data) => this.#write(offset, data.length, [data]),
         writeZeroes: (offset, length) => this.#write(offset, length, 'zero'),
         flush: async () => this.#onFlush(),
-        disconnected: (reason) => this.#break(`its mirror hung up: ${reason?.message ?? 'without a reason'}`),
+        disconnected: (reason) => this.#onHangUp(reason),
       },
     });
     for (const event of ['BLOCK_JOB_ERROR', 'BLOCK_JOB_COMPLETED', 'BLOCK_JOB_CANCELLED']) {
@@ -130,6 +139,7 @@ export class DiskTap implements Tap {
         'job-id': this.#name,
         device: disk.nodeName,
         target: this.#name,
+        'filter-node-name': this.#filterName,
         sync: 'none',
         'copy-mode': 'write-blocking',
         granularity: GRANULARITY_BYTES,
@@ -137,7 +147,8 @@ export class DiskTap implements Tap {
       },
       { signal },
     );
-    await ready;
+    // A job that ends instead says nothing of being ready.
+    await Promise.race([ready, this.#broken.promise]);
     if (this.#gap !== undefined) throw new MigrationError('hypervisor', this.#gap.message);
     this.#set = true;
   }
@@ -168,20 +179,37 @@ export class DiskTap implements Tap {
     this.#break(`its mirror job ended: ${name} ${String(data.error ?? '')}`.trimEnd());
   }
 
-  /** A guest's write failed at its own disk. The mirror drops it, and does not say where it was. */
+  /**
+   * The guest's own disk failed it. A write that failed the mirror drops, and nobody says where it was. After a read that failed as well: QEMU
+   * tells of one error a second, so that of a write right behind it may come late, or never.
+   */
   #onIoError({ data }: QmpEvent): void {
     const said = [data.device, data['node-name'], ...String(data['qom-path'] ?? '').split('/')];
-    const concerned = this.#options.disk.names.some((name) => said.includes(name));
-    if (concerned && data.operation === 'write') this.#break('a write of the guest failed');
+    const concerned = [this.#filterName, ...this.#options.disk.names].some((name) => said.includes(name));
+    if (concerned) this.#break(`a ${String(data.operation)} of the guest failed`);
   }
 
-  #break(reason: string): void {
+  /** From now on nobody can finish with it; the handler is told `after` that has settled. */
+  #break(reason: string, after?: Promise<unknown>): void {
     if (this.#gap !== undefined || this.#letGo) return;
     const message = `the tap of disk ${this.#options.disk.id} lost track of writes: ${reason}`;
-    this.#gap = new MigrationError('tap-gap', message);
-    this.#drained?.reject(this.#gap);
+    const gap = new MigrationError('tap-gap', message);
+    this.#gap = gap;
+    this.#drained?.reject(gap);
     // Before it was set, whoever sets it gets the error.
-    if (this.#set) this.#options.handler.broken(this.#gap);
+    this.#broken.resolve();
+    if (!this.#set) return;
+    const tell = (): void => {
+      if (!this.#letGo) this.#options.handler.broken(gap);
+    };
+    if (after === undefined) tell();
+    else void after.then(tell, tell);
+  }
+
+  /** A QEMU that dies may close this connection before its monitor. That QEMU is gone is what counts then, so it is to be told first. */
+  #onHangUp(reason: MigrationError | undefined): void {
+    const answered = this.#options.qmp.execute('query-status');
+    this.#break(`its mirror hung up: ${reason?.message ?? 'without a reason'}`, answered);
   }
 
   async #remove(): Promise<void> {
@@ -193,10 +221,7 @@ export class DiskTap implements Tap {
     const server = this.#server;
     if (server === undefined) return;
     try {
-      // Broken, it may still have a connection on which QEMU waits.
-      if (this.#gap !== undefined) server.dropConnections(this.#gap);
-      await cancelMirror(qmp, this.#name);
-      await qmp.execute('blockdev-del', { 'node-name': this.#name });
+      await everyStep([() => cancelMirror(qmp, this.#name), () => removeNode(qmp, this.#name)]);
     } catch (error) {
       if (!this.#gone) throw error;
     } finally {

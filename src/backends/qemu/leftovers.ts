@@ -1,36 +1,40 @@
 import { MigrationError } from '../../errors.ts';
-import { isSettled, pollUntil, queryMigration, settledMigration } from './migration-status.ts';
+import type { CallOptions } from '../../interfaces/content.ts';
+import { isSettled, pollUntil, queryMigration } from './migration-status.ts';
 import { ownExports, removeExports } from './nbd-exports.ts';
 import { OWN_PREFIX } from './own-prefix.ts';
-import type { QmpClient } from './qmp.ts';
+import { type QmpClient, type QmpObject, qmpCommandError } from './qmp.ts';
 import { objectsOf } from './qmp-values.ts';
 
-/** A migration whose reader died fails within some milliseconds. One that is still active after this is somebody's. */
+/**
+ * A migration whose reader died fails within some milliseconds, whatever its state, and QEMU runs the guest on. One that is
+ * under way after this is somebody's, and is not cancelled: QEMU would run the guest, which may run at its destination already.
+ */
 const ABANDONED_MS_MAX = 1000;
 
-/** In these a migration stays for ever when its engine died, with the guest stopped. */
-const STUCK: ReadonlySet<string> = new Set(['pre-switchover', 'device', 'cancelling']);
+/** What a mirror job is before it is ready. */
+const BEGINNING: ReadonlySet<unknown> = new Set(['created', 'running', 'paused']);
 
 /**
  * Takes away what an engine that died has left in this QEMU. A completed migration stays as it is: who owns the guest then is written in
- * the register, not here. Rejects with `invalid-state` if somebody else's migration is under way.
+ * the register, not here. Rejects with `invalid-state` if somebody else's migration is under way, `hypervisor`, `aborted`.
  */
-export async function cleanLeftovers(qmp: QmpClient): Promise<void> {
-  await endAbandonedMigration(qmp);
-  await removeMirrors(qmp);
-  await removeNodes(qmp);
-  if ((await ownExports(qmp)).length === 0) return;
-  await removeExports(qmp);
-  const others = objectsOf(await qmp.execute('query-block-exports'), 'block exports');
-  if (others.length === 0) await qmp.execute('nbd-server-stop');
+export async function cleanLeftovers(qmp: QmpClient, options: CallOptions = {}): Promise<void> {
+  await awaitAbandonedMigration(qmp);
+  await removeMirrors(qmp, options);
+  await removeNodes(qmp, options);
+  if ((await ownExports(qmp, options.signal)).length === 0) return;
+  await removeExports(qmp, options);
+  const others = objectsOf(await qmp.execute('query-block-exports', undefined, options), 'block exports');
+  if (others.length === 0) await qmp.execute('nbd-server-stop', undefined, options);
 }
 
-async function endAbandonedMigration(qmp: QmpClient): Promise<void> {
+async function awaitAbandonedMigration(qmp: QmpClient): Promise<void> {
   try {
     await pollUntil(
       (signal) => queryMigration(qmp, signal),
-      (migration) => isSettled(migration) || STUCK.has(migration.status),
-      () => 'a migration of this QEMU is under way already',
+      isSettled,
+      ({ status }) => `it stays ${status}`,
       ABANDONED_MS_MAX,
     );
   } catch (error) {
@@ -38,49 +42,73 @@ async function endAbandonedMigration(qmp: QmpClient): Promise<void> {
       cause: error,
     });
   }
-  if (isSettled(await queryMigration(qmp))) return;
-  await qmp.execute('migrate_cancel');
-  await settledMigration(qmp);
 }
 
 /** Ends the mirror jobs of ours. */
-async function removeMirrors(qmp: QmpClient): Promise<void> {
-  for (const id of await ownJobs(qmp)) {
+async function removeMirrors(qmp: QmpClient, options: CallOptions): Promise<void> {
+  for (const job of await ownJobs(qmp, options.signal)) {
+    const id = String(job.id);
     // Nobody answers a dead engine's mirror any more. Cancelled while it waits for an answer, it would stop all of QEMU.
-    await yank(qmp, id);
+    await yank(qmp, id, options);
     await cancelMirror(qmp, id);
   }
 }
 
 /** Cuts a node's connection, so that nothing waits for it any more. */
-async function yank(qmp: QmpClient, nodeName: string): Promise<void> {
-  await qmp
-    .execute('yank', { instances: [{ type: 'block-node', 'node-name': nodeName }] })
+async function yank(qmp: QmpClient, nodeName: string, options: CallOptions): Promise<void> {
+  try {
+    await qmp.execute('yank', { instances: [{ type: 'block-node', 'node-name': nodeName }] }, options);
+  } catch (error) {
     // It has none any more.
-    .catch(() => undefined);
+    if (qmpCommandError(error) === undefined) throw error;
+  }
 }
 
-/** Ends a mirror job whose server answers, or is gone, and resolves when it is over. Rejects with `hypervisor`. */
+/**
+ * Ends a mirror job whose server answers, or is gone, and resolves when it is over. Rejects with `hypervisor`.
+ *
+ * It is asked, not forced, and not before it is ready, when asking would be forcing: a job that is forced to
+ * its end first frees its bitmaps, and only then waits for the guest's writes that are under way, which still
+ * change them (seen in QEMU 10.0). QEMU then crashes now and then, with the guest in it. Asked, it waits first.
+ */
 export async function cancelMirror(qmp: QmpClient, id: string): Promise<void> {
-  // One that has ended by itself cannot be cancelled.
-  await qmp.execute('block-job-cancel', { device: id, force: true }).catch(() => undefined);
+  const status = async (signal: AbortSignal): Promise<unknown> =>
+    (await ownJobs(qmp, signal)).find((job) => job.id === id)?.status;
   await pollUntil(
-    (signal) => ownJobs(qmp, signal),
-    (jobs) => !jobs.includes(id),
+    status,
+    (now) => !BEGINNING.has(now),
+    () => `the mirror job ${id} does not begin`,
+  );
+  // One that has ended by itself cannot be cancelled. Commands are answered in order, so what follows has its limit for both.
+  qmp.execute('block-job-cancel', { device: id }).catch(() => undefined);
+  await pollUntil(
+    status,
+    (now) => now === undefined,
     () => `the mirror job ${id} does not end`,
   );
 }
 
-async function ownJobs(qmp: QmpClient, signal?: AbortSignal): Promise<readonly string[]> {
+async function ownJobs(qmp: QmpClient, signal?: AbortSignal): Promise<readonly QmpObject[]> {
   const jobs = objectsOf(await qmp.execute('query-jobs', undefined, { signal }), 'jobs');
-  return jobs.map(({ id }) => String(id)).filter((id) => id.startsWith(OWN_PREFIX));
+  return jobs.filter(({ id }) => String(id).startsWith(OWN_PREFIX));
 }
 
 /** A node whose server is dead fails every later migration, so none may be left. */
-async function removeNodes(qmp: QmpClient): Promise<void> {
-  const nodes = objectsOf(await qmp.execute('query-named-block-nodes', { flat: true }), 'block nodes');
-  for (const node of nodes) {
-    const name = String(node['node-name']);
-    if (name.startsWith(OWN_PREFIX)) await qmp.execute('blockdev-del', { 'node-name': name });
+async function removeNodes(qmp: QmpClient, options: CallOptions): Promise<void> {
+  for (const name of await ownNodes(qmp, options)) {
+    await qmp.execute('blockdev-del', { 'node-name': name }, options);
   }
+}
+
+/** Removes a node of ours; one that is gone already counts as removed. Rejects with `hypervisor`. */
+export async function removeNode(qmp: QmpClient, name: string): Promise<void> {
+  if ((await ownNodes(qmp)).includes(name)) await qmp.execute('blockdev-del', { 'node-name': name });
+}
+
+async function ownNodes(qmp: QmpClient, options: CallOptions = {}): Promise<readonly string[]> {
+  const nodes = objectsOf(
+    await qmp.execute('query-named-block-nodes', { flat: true }, options),
+    'block nodes',
+  );
+  return nodes.map((node) => String(node['node-name'])).filter((name) => name.startsWith(OWN_PREFIX));
 }

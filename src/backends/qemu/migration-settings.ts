@@ -9,6 +9,33 @@ const DOWNTIME_MS_SWITCHOVER = 2_000_000;
 
 const CAPABILITIES_ON: readonly string[] = ['return-path', 'switchover-ack', 'auto-converge'];
 
+/** What is set for the whole of a migration and nobody else is likely to set all of: by it an engine that died is known. */
+const OWN_MARK: QmpObject = {
+  'max-bandwidth': 100_000_000_000,
+  // Armed at the least it can be: later it can be turned up and down, but not switched on.
+  'throttle-trigger-threshold': 1,
+  'cpu-throttle-increment': 99,
+};
+
+/** What a migration to a socket of ours has to be. */
+const PLAIN: QmpObject = {
+  'tls-creds': '',
+  'tls-hostname': '',
+  mode: 'normal',
+  'avail-switchover-bandwidth': 0,
+};
+
+/** As QEMU has them unless somebody sets them (8.1 to 10.0). */
+const DEFAULTS: QmpObject = {
+  'max-bandwidth': 128 * 1024 * 1024,
+  'downtime-limit': 300,
+  'throttle-trigger-threshold': 50,
+  'cpu-throttle-increment': 10,
+  'cpu-throttle-initial': 20,
+  'max-cpu-throttle': 99,
+  'cpu-throttle-tailslow': false,
+};
+
 /** QEMU's throttle in percent; it cannot be less than 1 while it is armed. */
 const THROTTLE_PERCENT_MIN = 1;
 const THROTTLE_PERCENT_MAX = 99;
@@ -28,11 +55,18 @@ export class MigrationSettings {
 
   private constructor(qmp: QmpClient, capabilities: ReadonlyMap<string, boolean>, parameters: QmpObject) {
     this.#qmp = qmp;
-    this.#capabilities = capabilities;
-    this.#parameters = parameters;
+    const isOurs = Object.entries(OWN_MARK).every(([name, value]) => parameters[name] === value);
+    this.#capabilities = isOurs
+      ? new Map([...capabilities.keys()].map((name) => [name, false]))
+      : capabilities;
+    this.#parameters = isOurs ? { ...parameters, ...DEFAULTS } : parameters;
+    this.#changed = isOurs;
   }
 
-  /** Remembers how they are now. Rejects with `unsupported` if this QEMU lacks what the switchover needs. */
+  /**
+   * Remembers how they are now; where an engine that died has left its own, QEMU's defaults, as nobody knows any more what was
+   * before. Rejects with `unsupported` if this QEMU lacks what the switchover needs.
+   */
   static async read(qmp: QmpClient, signal?: AbortSignal): Promise<MigrationSettings> {
     const list = await qmp.execute('query-migrate-capabilities', undefined, { signal });
     const capabilities = new Map<string, boolean>();
@@ -52,30 +86,23 @@ export class MigrationSettings {
   /** Makes everything ready for a `migrate`; only while none is under way. */
   async apply(signal?: AbortSignal): Promise<void> {
     this.#changed = true;
-    const on = new Set(CAPABILITIES_ON);
-    const wanted = [...this.#capabilities].filter(([name, state]) => state || on.has(name));
-    await this.#setCapabilities(
-      wanted.map(([name]) => [name, on.has(name)]),
-      signal,
-    );
     const throttle = this.#throttlePercent;
     await this.#set(
       {
-        ...this.#foreign({
-          'tls-creds': '',
-          'tls-hostname': '',
-          mode: 'normal',
-          'avail-switchover-bandwidth': 0,
-        }),
-        'max-bandwidth': 100_000_000_000,
+        ...foreign(this.#parameters, PLAIN),
+        ...OWN_MARK,
         'downtime-limit': DOWNTIME_MS_RUNNING,
-        // Armed at the least it can be: later it can be turned up and down, but not switched on.
-        'throttle-trigger-threshold': 1,
-        'cpu-throttle-increment': 99,
         'cpu-throttle-initial': throttle,
         'max-cpu-throttle': throttle,
         'cpu-throttle-tailslow': false,
       },
+      signal,
+    );
+    // After the mark, and put back before it: so whoever finds them finds the mark as well.
+    const on = new Set(CAPABILITIES_ON);
+    const wanted = [...this.#capabilities].filter(([name, state]) => state || on.has(name));
+    await this.#setCapabilities(
+      wanted.map(([name]) => [name, on.has(name)]),
       signal,
     );
   }
@@ -121,15 +148,29 @@ export class MigrationSettings {
   async #set(parameters: QmpObject, signal?: AbortSignal): Promise<void> {
     await this.#qmp.execute('migrate-set-parameters', parameters, { signal });
   }
+}
 
-  /** Those of the values that this QEMU knows and has set otherwise. */
-  #foreign(values: QmpObject): QmpObject {
-    return Object.fromEntries(
-      Object.entries(values).filter(
-        ([name, value]) => this.#parameters[name] !== undefined && this.#parameters[name] !== value,
-      ),
-    );
-  }
+/**
+ * Makes a QEMU ready that waits for a migration: it is to take the plain stream over one connection, whatever it was prepared for.
+ * Nothing is put back, as it takes no other. Rejects with `hypervisor`, `aborted`.
+ */
+export async function expectPlainStream(qmp: QmpClient, signal?: AbortSignal): Promise<void> {
+  const list = await qmp.execute('query-migrate-capabilities', undefined, { signal });
+  const on = objectsOf(list, 'migration capabilities').filter(({ state }) => state === true);
+  const capabilities = on.map(({ capability }) => ({ capability, state: false }));
+  if (on.length > 0) await qmp.execute('migrate-set-capabilities', { capabilities }, { signal });
+  const parameters = await qmp.execute('query-migrate-parameters', undefined, { signal });
+  const values = foreign(objectOf(parameters, 'migration parameters'), PLAIN);
+  if (Object.keys(values).length > 0) await qmp.execute('migrate-set-parameters', values, { signal });
+}
+
+/** Those of the values that this QEMU knows and has set otherwise. */
+function foreign(parameters: QmpObject, values: QmpObject): QmpObject {
+  return Object.fromEntries(
+    Object.entries(values).filter(
+      ([name, value]) => parameters[name] !== undefined && parameters[name] !== value,
+    ),
+  );
 }
 
 const RESTORED: ReadonlySet<string> = new Set([

@@ -1,4 +1,4 @@
-import { MigrationError } from '../../errors.ts';
+import { asMigrationError, type ErrorCode, MigrationError } from '../../errors.ts';
 import { nodeEnvironment } from '../../util/node-environment.ts';
 import { delay } from '../../util/promises.ts';
 import type { QmpClient } from './qmp.ts';
@@ -17,6 +17,8 @@ const SETTLED: ReadonlySet<string> = new Set(['none', 'completed', 'failed', 'ca
 
 /** How long to wait for a change that takes QEMU a few milliseconds, before it is called stuck. */
 const SETTLE_MS_MAX = 15_000;
+/** In its last pass QEMU may be deaf, and what it would say is not worth waiting for. */
+const EXPLAIN_MS_MAX = 500;
 /** QEMU tells of these changes by event only if asked to, and then also of each pass, of which there may be thousands a second. */
 const POLL_MS = 1;
 
@@ -37,6 +39,19 @@ export async function queryRunState(qmp: QmpClient, signal?: AbortSignal): Promi
   return optionalString(answer.status) ?? 'unknown';
 }
 
+/** An error with that code, and with what QEMU says of its migration, if it can be asked. What is no failure of QEMU's stays as it is. */
+export async function explain(qmp: QmpClient, error: unknown, code: ErrorCode): Promise<MigrationError> {
+  const known = asMigrationError(error, code);
+  if (known.code !== 'hypervisor') return known;
+  const reason = await within(
+    EXPLAIN_MS_MAX,
+    () => 'QEMU does not answer',
+    async (signal) => (await queryMigration(qmp, signal)).error,
+  ).catch(() => undefined);
+  const message = reason === undefined ? known.message : `${known.message} (${reason})`;
+  return new MigrationError(code, message, { cause: error });
+}
+
 /** Asks until the migration is over. Rejects with `hypervisor` if that takes longer than anything that is not stuck. */
 export async function settledMigration(qmp: QmpClient): Promise<MigrationStatus> {
   return await pollUntil(
@@ -46,6 +61,23 @@ export async function settledMigration(qmp: QmpClient): Promise<MigrationStatus>
   );
 }
 
+/** Does what has to be done within a time. Past it the signal is aborted with `hypervisor` and the complaint. */
+export async function within<T>(
+  limitMs: number,
+  complaint: () => string,
+  work: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  const limit = new AbortController();
+  const cancel = nodeEnvironment.setTimer(limitMs, () =>
+    limit.abort(new MigrationError('hypervisor', complaint())),
+  );
+  try {
+    return await work(limit.signal);
+  } finally {
+    cancel();
+  }
+}
+
 /** Asks until the answer is as wanted. Rejects with `hypervisor` past the limit, also when QEMU does not answer at all. */
 export async function pollUntil<T>(
   ask: (signal: AbortSignal) => Promise<T>,
@@ -53,19 +85,17 @@ export async function pollUntil<T>(
   stuck: (answer: T) => string,
   limitMs: number = SETTLE_MS_MAX,
 ): Promise<T> {
-  const limit = new AbortController();
   let complaint = 'QEMU does not answer';
-  const cancel = nodeEnvironment.setTimer(limitMs, () =>
-    limit.abort(new MigrationError('hypervisor', complaint)),
+  return await within(
+    limitMs,
+    () => complaint,
+    async (signal) => {
+      for (;;) {
+        const answer = await ask(signal);
+        if (wanted(answer)) return answer;
+        complaint = stuck(answer);
+        await delay(nodeEnvironment, POLL_MS, signal);
+      }
+    },
   );
-  try {
-    for (;;) {
-      const answer = await ask(limit.signal);
-      if (wanted(answer)) return answer;
-      complaint = stuck(answer);
-      await delay(nodeEnvironment, POLL_MS, limit.signal);
-    }
-  } finally {
-    cancel();
-  }
 }

@@ -71,11 +71,13 @@ export interface NbdAgreement {
 }
 
 /**
- * Negotiates: structured replies and `base:allocation` if the server has them, then GO. Throws `hypervisor`
+ * Negotiates: structured replies and `base:allocation` if the server has them, then GO, with a question
+ * for block sizes unless requests are to be `unaligned`. Throws `hypervisor`
  * if the server refuses the export and `protocol` if it breaks the protocol.
  */
 export function* negotiate(
   exportName: string,
+  unaligned: boolean,
   send: (bytes: Buffer) => void,
 ): Generator<Wanted, NbdAgreement, Buffer> {
   const serverFlags = parseGreeting(yield NBD_GREETING_BYTES);
@@ -96,7 +98,7 @@ export function* negotiate(
 
   let info: NbdExportInfo | undefined;
   let blockBytes = DEFAULT_BLOCK_BYTES;
-  send(encodeOption(NbdOption.go, encodeInfoRequest(exportName, [NbdInfo.blockSize])));
+  send(encodeOption(NbdOption.go, encodeInfoRequest(exportName, unaligned ? [] : [NbdInfo.blockSize])));
   const refusal = yield* optionReplies(NbdOption.go, (type, data) => {
     const part = type === NbdOptionReply.info ? parseInfo(data) : undefined;
     if (part === undefined) return;

@@ -27,6 +27,11 @@ export interface NbdClientOptions {
    * on at once.
    */
   readonly inFlightMax?: number;
+  /**
+   * Not to ask for block sizes: who asks must keep to them. QEMU's server takes any offset and length then, whatever its disk is made of, and
+   * says so; others may refuse. Default false.
+   */
+  readonly unaligned?: boolean;
   /** Bounds the connecting and the handshake, which have no limit of their own. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -92,7 +97,7 @@ export class NbdClient {
     }
     const { signal } = options;
     throwIfAborted(signal);
-    const wire = new NbdWire(options.path, options.exportName, inFlightMax);
+    const wire = new NbdWire(options.path, options.exportName, inFlightMax, options.unaligned ?? false);
     const takeBack = signal && onAbort(signal, () => wire.fail(abortError(signal), true));
     try {
       return new NbdClient(wire, await wire.agreed);

@@ -1,4 +1,5 @@
 import { MigrationError } from '../../errors.ts';
+import type { CallOptions } from '../../interfaces/content.ts';
 import { raceAbort } from '../../util/promises.ts';
 import { pollUntil } from './migration-status.ts';
 import { NbdClient } from './nbd-client.ts';
@@ -15,7 +16,8 @@ export class NbdExports {
   readonly #path: string;
   readonly #clients = new Map<string, Promise<NbdClient>>();
   #started: Promise<void> | undefined;
-  #closed: Promise<void> | undefined;
+  #closed = false;
+  #closing: Promise<void> | undefined;
 
   /** `path` is where the server is to listen; nothing happens before the first `open()`. */
   constructor(qmp: QmpClient, path: string) {
@@ -28,7 +30,7 @@ export class NbdExports {
    * `hypervisor`, `invalid-state` if QEMU's NBD server is in use, `aborted`.
    */
   async open(name: string, nodeName: string, writable: boolean, signal?: AbortSignal): Promise<NbdClient> {
-    if (this.#closed !== undefined) throw new MigrationError('invalid-state', 'the exports were taken away');
+    if (this.#closed) throw new MigrationError('invalid-state', 'the exports were taken away');
     let client = this.#clients.get(name);
     if (client === undefined) {
       client = this.#open(name, nodeName, writable);
@@ -53,11 +55,15 @@ export class NbdExports {
 
   /**
    * Hangs up, removes the exports, and stops the server; resolves when QEMU has said that they are gone. Idempotent. Rejects with
-   * `hypervisor`; then a node may still be writable from outside.
+   * `hypervisor`; then a node may still be writable from outside, and the next call tries again.
    */
   close(): Promise<void> {
-    this.#closed ??= this.#close();
-    return this.#closed;
+    this.#closed = true;
+    this.#closing ??= this.#close().catch((error) => {
+      this.#closing = undefined;
+      throw error;
+    });
+    return this.#closing;
   }
 
   async #open(name: string, nodeName: string, writable: boolean): Promise<NbdClient> {
@@ -66,7 +72,7 @@ export class NbdExports {
     const options = { type: 'nbd', id, 'node-name': nodeName, name, writable };
     await this.#qmp.execute('block-export-add', options);
     try {
-      return await NbdClient.connect({ path: this.#path, exportName: name });
+      return await NbdClient.connect({ path: this.#path, exportName: name, unaligned: true });
     } catch (error) {
       await this.#qmp.execute('block-export-del', { id, mode: 'hard' }).catch(() => undefined);
       throw error;
@@ -97,9 +103,11 @@ export class NbdExports {
   }
 }
 
-/** Removes every export of ours, and resolves when QEMU has said that they are gone. Rejects with `hypervisor`. */
-export async function removeExports(qmp: QmpClient): Promise<void> {
-  for (const id of await ownExports(qmp)) await qmp.execute('block-export-del', { id, mode: 'hard' });
+/** Removes every export of ours, and resolves when QEMU has said that they are gone. Rejects with `hypervisor`, `aborted`. */
+export async function removeExports(qmp: QmpClient, options: CallOptions = {}): Promise<void> {
+  for (const id of await ownExports(qmp, options.signal)) {
+    await qmp.execute('block-export-del', { id, mode: 'hard' }, options);
+  }
   // An export is listed until QEMU says BLOCK_EXPORT_DELETED, and somebody else may have been told before we listened.
   await pollUntil(
     (signal) => ownExports(qmp, signal),

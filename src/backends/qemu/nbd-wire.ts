@@ -86,10 +86,10 @@ export class NbdWire {
   #idle: Deferred<void> | undefined;
 
   /** Starts to connect; {@link NbdWire.agreed} tells the rest. */
-  constructor(path: string, exportName: string, inFlightMax: number) {
+  constructor(path: string, exportName: string, inFlightMax: number, unaligned: boolean) {
     this.#path = path;
     this.#inFlightMax = inFlightMax;
-    this.#intake = new Intake(this.#parse(exportName));
+    this.#intake = new Intake(this.#parse(exportName, unaligned));
     this.#socket = connect({
       path,
       onread: {
@@ -156,8 +156,8 @@ export class NbdWire {
     this.#idle?.resolve();
   }
 
-  *#parse(exportName: string): Parser {
-    const agreement = yield* negotiate(exportName, (bytes) => this.#socket.write(bytes));
+  *#parse(exportName: string, unaligned: boolean): Parser {
+    const agreement = yield* negotiate(exportName, unaligned, (bytes) => this.#socket.write(bytes));
     this.#agreed.resolve(agreement);
     const find = (cookie: number): NbdPending | undefined => this.#pending.get(cookie);
     yield* readReplies(agreement, find, (cookie) => this.#settle(cookie));

@@ -65,7 +65,8 @@ export class OutgoingMigration {
         (socket) => socket.destroy(),
         () => {},
       );
-      await qmp.execute('migrate_cancel').catch(() => undefined);
+      // Answered in order, so what follows is bound to see its effect, and has a limit.
+      qmp.execute('migrate_cancel').catch(() => undefined);
       await settledMigration(qmp).catch(() => undefined);
       throw error;
     } finally {

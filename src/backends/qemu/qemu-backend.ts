@@ -1,15 +1,17 @@
-import { asMigrationError, MigrationError } from '../../errors.ts';
+import { MigrationError } from '../../errors.ts';
 import type { CallOptions } from '../../interfaces/content.ts';
 import type { DestinationVm, HypervisorBackend, VmDescription } from '../../interfaces/hypervisor.ts';
 import { QemuDestinationDisk } from './destination-disk.ts';
 import { QemuDestinationVm } from './destination-vm.ts';
 import { differences, findDisk } from './differences.ts';
 import { IncomingMigration } from './incoming-migration.ts';
-import { queryMigration, queryRunState } from './migration-status.ts';
+import { expectPlainStream } from './migration-settings.ts';
+import { explain, queryMigration, queryRunState } from './migration-status.ts';
 import { encodeStreamStart } from './migration-stream.ts';
 import { NbdExports } from './nbd-exports.ts';
 import { PrivateDirectory } from './private-directory.ts';
 import { QmpClient } from './qmp.ts';
+import { takeDown } from './take-down.ts';
 import { type DiskNode, readInventory } from './vm-inventory.ts';
 
 /** How to find the QEMU that is to take a VM. */
@@ -25,7 +27,8 @@ export interface QemuBackendOptions {
 
 /**
  * A QEMU as the destination of one migration. `prepare()` rejects with `connect-failed` if nobody listens, `incompatible`
- * with every difference, and `hypervisor`. Its VM's `discard()` leaves QEMU as it is, and `start()` needs nobody to have run the guest before.
+ * with every difference, and `hypervisor`. Migration capabilities that are on in it (multifd, say) and TLS are switched off.
+ * Its VM's `discard()` leaves QEMU as it is, and `start()` needs nobody to have run the guest before.
  */
 export function createQemuBackend(options: QemuBackendOptions): HypervisorBackend {
   return {
@@ -50,9 +53,12 @@ async function prepare(
     // That QEMU's only NBD server is in use is better known now than at the first write.
     await exports.start();
     const path = directory.socket('migrate');
-    // Not exit-on-error: a QEMU that stays can be asked why. `stop`, or it would run the guest once it is loaded.
-    await qmp.execute('migrate-incoming', { uri: `unix:${path}`, 'exit-on-error': false });
-    await qmp.execute('stop');
+    // Not exit-on-error, from 9.1 on: a QEMU that stays can be asked why. `stop`, or it would run the guest once it is loaded.
+    await expectPlainStream(qmp, signal);
+    const { major, minor } = qmp.version;
+    const stays = major > 9 || (major === 9 && minor >= 1) ? { 'exit-on-error': false } : {};
+    await qmp.execute('migrate-incoming', { uri: `unix:${path}`, ...stays }, { signal });
+    await qmp.execute('stop', undefined, { signal });
     incoming = await IncomingMigration.connect(path);
     await incoming.write(encodeStreamStart(description.machine, description.memory), { signal });
     await incoming.applied({ signal });
@@ -60,11 +66,12 @@ async function prepare(
     const disks = nodes.map((disk, index) => new QemuDestinationDisk(disksExports, disk, index));
     return new QemuDestinationVm({ qmp, directory, exports, incoming, description, disks });
   } catch (error) {
+    const reason = await explain(qmp, error, 'hypervisor');
     incoming?.close();
-    await exports?.close().catch(() => undefined);
+    await takeDown(qmp, [async () => exports?.close()]).catch(() => undefined);
     await directory?.remove();
-    qmp.abort(error);
-    throw asMigrationError(error, 'hypervisor');
+    qmp.abort(reason);
+    throw reason;
   }
 }
 

@@ -11,6 +11,7 @@ import { objectOf, optionalString } from './qmp-values.ts';
 import { QemuSourceDisk } from './source-disk.ts';
 import { QemuSourceMemory } from './source-memory.ts';
 import { QemuSourceVm } from './source-vm.ts';
+import { takeDown } from './take-down.ts';
 import { type DiskNode, readInventory, regionsOf } from './vm-inventory.ts';
 
 /** How to find a running QEMU, and what of it to offer. */
@@ -35,44 +36,54 @@ export interface QemuSourceOptions extends CallOptions {
    * stopped (`postmigrate`), with all of ours taken away.
    */
   readonly quitOnRelease?: boolean;
+  /**
+   * For `recover()`: the VM is opened to be resumed or released, not moved. What only a migration needs is not asked for then, it has no disks, and
+   * a guest that a migration has stopped is taken as it is. Default false.
+   */
+  readonly recovery?: boolean;
 }
 
 /** The first version that migrates a guest under emulation without losing writes. */
 const TCG_SAFE_MAJOR = 9;
 
 /**
- * Opens the VM that a QEMU runs, or has stopped, as the source of a migration. What an engine that died has left in it is taken away,
- * and a guest that was stopped by a migration that completed stays so until `resume()`.
+ * Opens the VM that a QEMU runs, or has stopped, as the source of a migration. What an engine that died has left in it is taken away.
  *
- * Rejects with `connect-failed` if nobody listens; `hypervisor-unsafe` for a guest under emulation (TCG) on a QEMU
- * before 9.0, which loses writes; `unsupported` for a QEMU before 8.1 or a guest that is not x86; `invalid-argument` if a disk is not
- * there or no identity is known; `invalid-state` if a migration is under way or QEMU itself waits for one; `guest-stopped` if
- * the guest has powered off. Then nothing has changed.
+ * Rejects with `connect-failed` if nobody listens, or another client holds the socket; `hypervisor-unsafe` for a guest under emulation (TCG) on a
+ * QEMU before 9.0, which loses writes; `unsupported` for a QEMU before 8.1, a guest that is not x86, one that is suspended to RAM, or one with a
+ * device that QEMU does not migrate; `invalid-argument` if a disk is not there or no identity is known; `invalid-state` if a migration is under way,
+ * QEMU itself waits for one, the guest was migrated away already, or QEMU's only NBD server is in use; `guest-stopped` if the guest has
+ * powered off. The guest was not touched then, and nothing of ours is left in QEMU.
+ *
+ * With `recovery` a guest that was stopped by a migration that completed is opened too, and stays so until `resume()`.
  */
 export async function openQemuSource(options: QemuSourceOptions): Promise<SourceVm> {
-  const qmp = await QmpClient.connect(options.qmp, { signal: options.signal });
+  const { recovery = false, signal } = options;
+  const qmp = await QmpClient.connect(options.qmp, { signal });
   let directory: PrivateDirectory | undefined;
+  let exports: NbdExports | undefined;
   try {
-    await refuseUnsafe(qmp, options.signal);
-    const settings = await MigrationSettings.read(qmp, options.signal);
-    const runState = await queryRunState(qmp, options.signal);
-    if (runState === 'inmigrate') {
-      throw new MigrationError('invalid-state', 'this QEMU waits for a migration itself');
-    }
-    if (runState === 'shutdown') throw new MigrationError('guest-stopped', 'the guest has powered off');
-    await cleanLeftovers(qmp);
-    const inventory = await readInventory(qmp, options.signal);
+    await refuseUnsafe(qmp, signal);
+    const settings = await MigrationSettings.read(qmp, signal);
+    refuseRunState(await queryRunState(qmp, signal), recovery);
+    if (!recovery) await refuseBlocked(qmp, signal);
+    await cleanLeftovers(qmp, { signal });
+    const inventory = await readInventory(qmp, signal);
     const { vmId, name } = await identify(qmp, options.vmId);
-    const nodes = choose(inventory.disks, options.disks);
+    const nodes = recovery ? [] : choose(inventory.disks, options.disks);
     directory = await PrivateDirectory.create(options.runtimeDir);
     const sockets = directory;
-    const exports = new NbdExports(qmp, sockets.socket('nbd'));
+    exports = new NbdExports(qmp, sockets.socket('nbd'));
+    const shared = exports;
     const { machine, cpus, deviceStateFormat } = inventory;
     const regions = regionsOf(inventory.ramBlocks);
     const disks = nodes.map((disk, index) => {
       const tapSocketPath = (attempt: number): string => sockets.socket(`tap-${index}-${attempt}`);
-      return new QemuSourceDisk({ qmp, exports, disk, index, tapSocketPath });
+      return new QemuSourceDisk({ qmp, exports: shared, disk, index, tapSocketPath });
     });
+    // That QEMU's only NBD server is in use is better known before a destination has been used up. And a server with an export of ours on it
+    // is known as ours, should we die.
+    if (!recovery) await disks[0]?.export(signal);
     return new QemuSourceVm({
       qmp,
       settings,
@@ -101,10 +112,11 @@ export async function openQemuSource(options: QemuSourceOptions): Promise<Source
         deviceStateFormat,
       },
       // Cleaning up may have set it free.
-      runState: await queryRunState(qmp, options.signal),
+      runState: await queryRunState(qmp, signal),
       quitOnRelease: options.quitOnRelease ?? true,
     });
   } catch (error) {
+    await takeDown(qmp, [async () => exports?.close()]).catch(() => undefined);
     await directory?.remove();
     qmp.abort(error);
     throw asMigrationError(error, 'hypervisor');
@@ -118,6 +130,31 @@ async function refuseUnsafe(qmp: QmpClient, signal?: AbortSignal): Promise<void>
   if (kvm.enabled === true) return;
   const message = `QEMU ${major}.${minor} loses writes when it migrates a guest without KVM; QEMU 9.0 does not`;
   throw new MigrationError('hypervisor-unsafe', message);
+}
+
+function refuseRunState(runState: string, recovery: boolean): void {
+  if (runState === 'inmigrate') {
+    throw new MigrationError('invalid-state', 'this QEMU waits for a migration itself');
+  }
+  if (runState === 'shutdown') throw new MigrationError('guest-stopped', 'the guest has powered off');
+  if (recovery) return;
+  if (runState === 'postmigrate') {
+    const message =
+      'the guest of this QEMU was migrated away, and may run elsewhere: recover() settles whether it is to run here';
+    throw new MigrationError('invalid-state', message);
+  }
+  // It would arrive as one that is paused, and nothing would wake it.
+  if (runState === 'suspended') {
+    throw new MigrationError('unsupported', 'the guest is suspended to RAM: wake it first');
+  }
+}
+
+/** What QEMU itself would say only once its migration begins, when a destination was prepared for it. */
+async function refuseBlocked(qmp: QmpClient, signal?: AbortSignal): Promise<void> {
+  const answer = objectOf(await qmp.execute('query-migrate', undefined, { signal }), 'migration');
+  const reasons: unknown = answer['blocked-reasons'];
+  if (!Array.isArray(reasons) || reasons.length === 0) return;
+  throw new MigrationError('unsupported', `QEMU cannot migrate this guest: ${reasons.join('; ')}`);
 }
 
 async function identify(qmp: QmpClient, given?: string): Promise<{ vmId: string; name: string }> {
@@ -144,5 +181,13 @@ function choose(disks: readonly DiskNode[], wanted: readonly string[] | undefine
   const result = chosen ?? disks;
   const twice = result.find(({ id }, index) => result.findIndex((other) => other.id === id) !== index);
   if (twice !== undefined) throw new MigrationError('invalid-argument', `two disks are called ${twice.id}`);
+  for (const [index, { id, nodeName }] of result.entries()) {
+    const same = result.slice(0, index).find((other) => other.nodeName === nodeName);
+    if (same === undefined) continue;
+    throw new MigrationError(
+      'invalid-argument',
+      `disks ${same.id} and ${id} are one and the same (${nodeName})`,
+    );
+  }
   return result;
 }

@@ -1,6 +1,7 @@
 import { connect, type Socket } from 'node:net';
 import { asMigrationError, MigrationError } from '../../errors.ts';
 import type { CallOptions } from '../../interfaces/content.ts';
+import { nodeEnvironment } from '../../util/node-environment.ts';
 import { onAbort } from '../../util/on-abort.ts';
 import { abortError, type Deferred, deferred, raceAbort, throwIfAborted } from '../../util/promises.ts';
 import { JsonLines } from './json-lines.ts';
@@ -20,6 +21,8 @@ import { JsonLines } from './json-lines.ts';
  * One reply. Large ones are lists of devices or of dirty bitmaps, some MiB; 64 MiB is none that we ask for.
  */
 const LINE_BYTES_MAX = 64 * 1024 * 1024;
+/** A QEMU that greets takes some milliseconds. One that does not serves another client, which may be about to go. */
+const GREETING_MS_MAX = 10_000;
 /** Commands without an answer. QEMU itself stops reading at eight, so more only wait in the socket. */
 const OUTSTANDING_MAX = 1024;
 
@@ -49,6 +52,8 @@ export interface QmpConnectOptions extends CallOptions {
    * The longest line that is taken, in bytes. Default 64 MiB; past it the connection fails with `protocol`.
    */
   readonly lineBytesMax?: number;
+  /** How long QEMU may take to greet, in ms. Default 10,000. */
+  readonly greetingMsMax?: number;
 }
 
 /**
@@ -81,11 +86,6 @@ export function qmpCommandError(error: unknown): QmpCommandError | undefined {
   return error instanceof MigrationError && error.cause instanceof QmpCommandError ? error.cause : undefined;
 }
 
-/** QEMU's class of an error of {@link QmpClient.execute}; `undefined` if it is not an answer of QEMU. */
-export function qmpErrorClass(error: unknown): string | undefined {
-  return qmpCommandError(error)?.errorClass;
-}
-
 /** True for a JSON object, which is what most commands return. */
 export function isQmpObject(value: unknown): value is QmpObject {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
@@ -104,8 +104,8 @@ interface Waiter {
 /**
  * One connection to a QEMU's QMP socket.
  *
- * QEMU carries commands out in the order in which they were called, and answers each before the next. Nothing
- * here has a time limit: a QEMU that is busy answers late, one that hangs not at all, and the caller's
+ * QEMU carries commands out in the order in which they were called, and answers each before the next. Once it is
+ * connected nothing here has a time limit: a QEMU that is busy answers late, one that hangs not at all, and the caller's
  * signals say how long is too long.
  *
  * When the socket dies, QEMU breaks the protocol, or {@link QmpClient.abort} is called, everything
@@ -127,6 +127,7 @@ export class QmpClient {
   #connected = false;
   #closing = false;
   #failure: MigrationError | undefined;
+  #failed: MigrationError | undefined;
 
   private constructor(path: string, lineBytesMax: number) {
     this.#path = path;
@@ -143,14 +144,18 @@ export class QmpClient {
 
   /**
    * Connects, takes the greeting and leaves the negotiation mode. Rejects with `connect-failed` if nobody
-   * listens, `protocol` if it is not QMP, `hypervisor` if QEMU hangs up, `aborted`; then nothing is left
-   * open. While another client is connected QEMU accepts but does not greet: that is waited for.
+   * listens, or nobody greets in time, `protocol` if it is not QMP, `hypervisor` if QEMU hangs up, `aborted`; then
+   * nothing is left open. While another client is connected QEMU accepts but does not greet: that is waited for, for a while.
    */
   static async connect(path: string, options: QmpConnectOptions = {}): Promise<QmpClient> {
-    const { signal, lineBytesMax = LINE_BYTES_MAX } = options;
+    const { signal, lineBytesMax = LINE_BYTES_MAX, greetingMsMax = GREETING_MS_MAX } = options;
     throwIfAborted(signal);
     const client = new QmpClient(path, lineBytesMax);
     const takeBack = signal && onAbort(signal, () => client.#end(abortError(signal)));
+    const silent = `QMP at ${path}: no greeting in ${greetingMsMax} ms: another client holds it, or QEMU hangs`;
+    const cancel = nodeEnvironment.setTimer(greetingMsMax, () =>
+      client.#end(new MigrationError('connect-failed', silent)),
+    );
     try {
       client.#version = await client.#greeting.promise;
       await client.execute('qmp_capabilities');
@@ -159,6 +164,7 @@ export class QmpClient {
       client.abort(error);
       throw error;
     } finally {
+      cancel();
       takeBack?.();
     }
   }
@@ -167,6 +173,11 @@ export class QmpClient {
   get version(): QmpVersion {
     if (this.#version === undefined) throw new MigrationError('internal', 'QMP: no greeting yet');
     return this.#version;
+  }
+
+  /** Why the connection has ended; `undefined` while it stands, and after {@link QmpClient.close}. */
+  get failure(): MigrationError | undefined {
+    return this.#failed;
   }
 
   /**
@@ -179,7 +190,7 @@ export class QmpClient {
 
   /**
    * Sends a command and resolves with what it returned. Rejects with `hypervisor` if QEMU answers with an
-   * error ({@link qmpErrorClass} has the class) or goes away, `protocol` if it breaks the protocol,
+   * error ({@link qmpCommandError} has its words) or goes away, `protocol` if it breaks the protocol,
    * `aborted`, and `invalid-state` after `close()` or with 1024 commands unanswered. Whether a command whose
    * call was aborted is carried out is not known.
    */
@@ -279,6 +290,7 @@ export class QmpClient {
     if (this.#failure !== undefined) return;
     const failure = error ?? new MigrationError('invalid-state', 'QMP: closed');
     this.#failure = failure;
+    this.#failed = error;
     this.#greeting.reject(failure);
     this.#closed.resolve(error);
     for (const { reply } of this.#outstanding.values()) reply.reject(failure);

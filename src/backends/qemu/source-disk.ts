@@ -2,7 +2,7 @@ import { MigrationError } from '../../errors.ts';
 import type { Extent, SourceDisk, Tap, TapHandler } from '../../interfaces/block-device.ts';
 import type { CallOptions, Chunks } from '../../interfaces/content.ts';
 import { DiskTap } from './disk-tap.ts';
-import type { NbdClient } from './nbd-client.ts';
+import { type NbdClient, nbdErrorName } from './nbd-client.ts';
 import type { NbdExports } from './nbd-exports.ts';
 import type { QmpClient } from './qmp.ts';
 import type { DiskNode } from './vm-inventory.ts';
@@ -38,21 +38,36 @@ export class QemuSourceDisk implements SourceDisk {
     this.#options = options;
   }
 
+  /** Makes its export now, which else is made when it is first needed. Rejects with `hypervisor`, `invalid-state` if QEMU's NBD server is in use. */
+  async export(signal?: AbortSignal): Promise<void> {
+    await this.#client(signal);
+  }
+
   async read(offset: number, length: number, options: CallOptions = {}): Promise<Chunks> {
     const client = await this.#client(options.signal);
     return [await client.read(offset, length, options)];
   }
 
-  /** QEMU refuses to tell once the guest is stopped for good: ask before the switchover. */
+  /** Once QEMU has let go of its disks all of it counts as data. */
   async extents(offset: number, length: number, options: CallOptions = {}): Promise<readonly Extent[]> {
     const client = await this.#client(options.signal);
-    const extents = await client.blockStatus(offset, length, options);
-    return extents.map((extent) => ({ offset: extent.offset, length: extent.length, zero: extent.zero }));
+    try {
+      const extents = await client.blockStatus(offset, length, options);
+      return extents.map((extent) => ({ offset: extent.offset, length: extent.length, zero: extent.zero }));
+    } catch (error) {
+      if (isInactive(error)) return [{ offset, length, zero: false }];
+      throw error;
+    }
   }
 
+  /** Once QEMU has let go of its disks it has flushed them. */
   async flush(options: CallOptions = {}): Promise<void> {
     const client = await this.#client(options.signal);
-    await client.flush(options);
+    try {
+      await client.flush(options);
+    } catch (error) {
+      if (!isInactive(error)) throw error;
+    }
   }
 
   async tap(handler: TapHandler, options: CallOptions = {}): Promise<Tap> {
@@ -94,4 +109,12 @@ export class QemuSourceDisk implements SourceDisk {
     const { exports, disk, index } = this.#options;
     return exports.open(`disk-${index}`, disk.nodeName, false, signal);
   }
+}
+
+/**
+ * At the end of a migration QEMU flushes its disks and lets go of them (an inactive node), and then answers reads alone. Where the guest was
+ * paused that end comes by itself, maybe long before the switchover.
+ */
+function isInactive(error: unknown): boolean {
+  return nbdErrorName(error) === 'EPERM';
 }

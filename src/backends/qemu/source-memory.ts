@@ -1,10 +1,10 @@
-import { asMigrationError, MigrationError } from '../../errors.ts';
+import { type ErrorCode, MigrationError } from '../../errors.ts';
 import type { CallOptions } from '../../interfaces/content.ts';
 import type { MemoryRegion, MemorySource, PageBatch } from '../../interfaces/memory.ts';
 import { throwIfAborted } from '../../util/promises.ts';
 import { MigrationFeed } from './migration-feed.ts';
 import type { MigrationSettings } from './migration-settings.ts';
-import { queryMigration, settledMigration } from './migration-status.ts';
+import { explain, queryMigration, settledMigration } from './migration-status.ts';
 import { OutgoingMigration } from './outgoing-migration.ts';
 import type { QmpClient } from './qmp.ts';
 
@@ -17,9 +17,6 @@ export interface SourceMemoryOptions {
   readonly machine: string;
   readonly regions: readonly MemoryRegion[];
 }
-
-/** In its last pass QEMU may be deaf, and what it would say is not worth waiting for. */
-const EXPLAIN_MS_MAX = 500;
 
 interface Running {
   readonly feed: MigrationFeed;
@@ -189,19 +186,8 @@ export class QemuSourceMemory implements MemorySource {
     return this.#running;
   }
 
-  /** Adds what QEMU says of it to an error, if it can be asked. */
-  async #explain(error: unknown, code: 'memory' | 'hypervisor' | 'device-state'): Promise<MigrationError> {
-    const known = asMigrationError(error, code);
-    if (known.code !== 'hypervisor') return known;
-    const reason = await Promise.race([
-      queryMigration(this.#options.qmp).then(
-        (status) => status.error,
-        () => undefined,
-      ),
-      new Promise<undefined>((resolve) => setTimeout(resolve, EXPLAIN_MS_MAX, undefined)),
-    ]);
-    const message = reason === undefined ? known.message : `${known.message} (${reason})`;
-    return new MigrationError(code, message, { cause: error });
+  #explain(error: unknown, code: ErrorCode): Promise<MigrationError> {
+    return explain(this.#options.qmp, error, code);
   }
 }
 

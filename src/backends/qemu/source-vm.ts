@@ -8,6 +8,7 @@ import type { PrivateDirectory } from './private-directory.ts';
 import type { QmpClient, QmpEvent } from './qmp.ts';
 import type { QemuSourceDisk } from './source-disk.ts';
 import type { QemuSourceMemory } from './source-memory.ts';
+import { everyStep, everyStepAtOnce, type Step, takeDown } from './take-down.ts';
 
 /** What a {@link QemuSourceVm} is made of. */
 export interface SourceVmParts {
@@ -41,7 +42,6 @@ export class QemuSourceVm implements SourceVm {
   /** A stop that comes now is ours. */
   #stunning = false;
   #stopTold = false;
-  #gone = false;
   #released: Promise<void> | undefined;
   #detached: Promise<void> | undefined;
 
@@ -64,7 +64,9 @@ export class QemuSourceVm implements SourceVm {
       qmp.on('GUEST_PANICKED', () => this.#tell({ kind: 'shutdown', reason: 'the guest panicked' })),
     ];
     void qmp.closed.then((error) => {
-      if (error !== undefined) this.#tell({ kind: 'gone', reason: error.message });
+      // One that only does not answer any more may well run its guest.
+      if (error !== undefined && error.code !== 'timeout')
+        this.#tell({ kind: 'gone', reason: error.message });
     });
   }
 
@@ -165,47 +167,42 @@ export class QemuSourceVm implements SourceVm {
 
   async #release(): Promise<void> {
     const { qmp, quitOnRelease } = this.#parts;
-    if (quitOnRelease) {
-      this.#stopTold = true;
-      await this.#ifThere(() => this.#takeAway());
-      const closed = qmp.closed;
+    if (!quitOnRelease) return await this.detach();
+    this.#stopTold = true;
+    const quit = async (): Promise<void> => {
       // Its answer may come or not; that it hangs up is what shows that it has ended.
       await qmp.execute('quit').catch(() => undefined);
-      await closed;
-    }
-    await this.detach();
+      await qmp.closed;
+    };
+    await everyStep([() => takeDown(qmp, [...this.#takeAway(), quit]), () => this.detach()]);
   }
 
   async #detach(): Promise<void> {
     const { qmp, settings, directory } = this.#parts;
-    const sealed = this.memory.sealed;
+    const { sealed } = this.memory;
+    const steps: Step[] = [
+      ...this.#takeAway(),
+      async () => (sealed ? undefined : await this.memory.cancel()),
+      () => settings.restore(),
+      () => qmp.close(),
+    ];
     try {
-      await this.#ifThere(async () => {
-        await this.#takeAway();
-        if (!sealed) await this.memory.cancel();
-        await settings.restore();
-      });
+      await takeDown(qmp, steps);
+    } catch (error) {
+      throw asMigrationError(error, 'hypervisor');
     } finally {
       for (const off of this.#off) off();
       this.#listeners.clear();
-      await qmp.close();
       await directory.remove();
     }
   }
 
-  async #takeAway(): Promise<void> {
-    // All at once: a write that one tap holds would keep QEMU from taking away another.
-    await Promise.all(this.disks.map((disk) => disk.removeTap()));
-    await this.#parts.exports.close();
-  }
-
-  /** Where QEMU has ended there is nothing to take away. */
-  async #ifThere(step: () => Promise<void>): Promise<void> {
-    try {
-      await step();
-    } catch (error) {
-      if (!this.#gone) throw asMigrationError(error, 'hypervisor');
-    }
+  #takeAway(): readonly Step[] {
+    return [
+      // All at once: a write that one tap holds would keep QEMU from taking away another.
+      () => everyStepAtOnce(this.disks.map((disk) => () => disk.removeTap())),
+      () => this.#parts.exports.close(),
+    ];
   }
 
   #onStop(): void {
@@ -224,7 +221,6 @@ export class QemuSourceVm implements SourceVm {
 
   /** Once: what follows from a stop (a stop, then the end of QEMU, say) is no further news. */
   #tell(stop: UnexpectedStop): void {
-    if (stop.kind === 'gone') this.#gone = true;
     if (stop.kind !== 'paused') this.#running = false;
     if (this.#stopTold) return;
     this.#stopTold = stop.kind !== 'paused';

@@ -16,7 +16,7 @@ export const receive: Command = {
     'Waits for one `longhaul send` and takes its VM over into a QEMU that was started with `-incoming ' +
       'defer` and otherwise with the same devices. The address that is bound is printed on stderr as ' +
       '`listening on HOST:PORT`.',
-    'SIGINT or SIGTERM gives up, and the guest stays on the source, unless the VM is handed over ' +
+    'SIGINT, SIGTERM or SIGHUP gives up, and the guest stays on the source, unless the VM is handed over ' +
       'already.',
     'While it waits it also answers `longhaul recover --ask` for migrations whose `receive` has died, ' +
       'from the register.',

@@ -1,4 +1,11 @@
-import { askDecision, fileRegister, type RecoveryReport, recover, type SourceVm } from '../../index.ts';
+import {
+  askDecision,
+  fileRegister,
+  type RecoveryReport,
+  type RunState,
+  recover,
+  type SourceVm,
+} from '../../index.ts';
 import { tcp } from '../../transports/index.ts';
 import type { Command, Context } from '../command.ts';
 import { insecureOption, jsonOption, registerOption } from '../common-options.ts';
@@ -7,7 +14,7 @@ import type { Endpoint } from '../endpoint.ts';
 import { exitCodeOfFailure, exitCodes } from '../exit-code.ts';
 import type { Options } from '../options.ts';
 import { reportJson } from '../report-json.ts';
-import { renderError, renderRecovery } from '../report-view.ts';
+import { recoveryRows, renderError, renderRecovery, renderRows } from '../report-view.ts';
 import { interruptible } from '../signals.ts';
 import { UsageError } from '../usage-error.ts';
 
@@ -25,6 +32,9 @@ export const recoverCommand: Command = {
   description: [
     'Settles who has the VM after `send` or `receive` has died, or has ended with an undecided owner. ' +
       'It never runs a guest that this end may not run, and may be called again at any time.',
+    'What counts is what the register says: it has to be the one that `send` or `receive` used on this host, ' +
+      'and the VM has to be called what it was called there (--register, --vm-id). In another one nothing is ' +
+      'found of the attempt, and what is not found looks as if it had never been.',
     'At the source, with --qmp: runs the guest on, or ends QEMU where the destination owns the VM. ' +
       'Where the VM was given and the answer never came, --ask puts the question to the destination, ' +
       'where a `longhaul receive` with the register of that attempt has to listen.',
@@ -63,7 +73,13 @@ export const recoverCommand: Command = {
   },
 };
 
-type Work = (signal: AbortSignal) => Promise<RecoveryReport>;
+type Work = (signal: AbortSignal) => Promise<Settled>;
+
+interface Settled {
+  readonly report: RecoveryReport;
+  /** How the guest is now, where there is one. */
+  readonly guest: RunState | undefined;
+}
 
 function prepareSource(common: Common, qmp: string | undefined, ask: Endpoint | undefined): Work {
   if (qmp === undefined && common.vmId === undefined) {
@@ -72,7 +88,8 @@ function prepareSource(common: Common, qmp: string | undefined, ask: Endpoint | 
   return async (signal) => {
     const vm = qmp === undefined ? undefined : await openSource(qmp, common.vmId, signal);
     try {
-      return await recoverSource(common, vm, ask, signal);
+      const report = await recoverSource(common, vm, ask, signal);
+      return { report, guest: vm?.runState() };
     } finally {
       // What it did stands, whether or not QEMU lets go of us.
       await vm?.detach().catch(() => {});
@@ -83,7 +100,7 @@ function prepareSource(common: Common, qmp: string | undefined, ask: Endpoint | 
 async function openSource(qmp: string, vmId: string | undefined, signal: AbortSignal): Promise<SourceVm> {
   const { openQemuSource } = await import('../../backends/qemu/index.ts');
   try {
-    return await openQemuSource({ qmp, signal, ...(vmId === undefined ? {} : { vmId }) });
+    return await openQemuSource({ qmp, signal, recovery: true, ...(vmId === undefined ? {} : { vmId }) });
   } catch (error) {
     // The register was not read, and whose the VM is stands there alone.
     throw foreseen(error).with({ owner: 'undecided' });
@@ -113,7 +130,16 @@ function prepareDestination(common: Common, qmp: string | undefined, ask: Endpoi
     throw new UsageError('--vm-id is missing: --role destination cannot tell the VM otherwise');
   if (qmp !== undefined) throw new UsageError('--qmp goes with --role source only');
   if (ask !== undefined) throw new UsageError('--ask goes with --role source only');
-  return (signal) => recover({ role: 'destination', vmId, register: fileRegister(register), epoch, signal });
+  return async (signal) => {
+    const report = await recover({
+      role: 'destination',
+      vmId,
+      register: fileRegister(register),
+      epoch,
+      signal,
+    });
+    return { report, guest: undefined };
+  };
 }
 
 async function settle(
@@ -123,21 +149,23 @@ async function settle(
   work: Work,
 ): Promise<number> {
   const json = options.flag('json');
+  const register = options.registerDirectory(context.env);
   const interruption = interruptible(context.signals, 'what was begun is finished', (line) =>
     context.screen.log(line),
   );
   try {
-    const report = await work(interruption.signal);
-    if (json) context.print(reportJson(report, undefined));
-    else for (const line of renderRecovery(report)) context.print(line);
+    const { report, guest } = await work(interruption.signal);
+    if (json) context.print(reportJson(report, undefined, { register }));
+    else for (const line of renderRecovery(report, { register, guest })) context.print(line);
     return report.owner === 'undecided' ? exitCodes.undecided : exitCodes.completed;
   } catch (thrown) {
     const error = foreseen(thrown);
+    const { vmId, epoch, owner } = notBegun(error, role, options.text('vm-id'));
     if (json) {
-      const { vmId, epoch, owner } = notBegun(error, role, options.text('vm-id'));
-      context.print(reportJson({ vmId, epoch, owner, action: 'none' }, error));
+      context.print(reportJson({ vmId, epoch, owner, action: 'none' }, error, { register }));
     } else {
-      for (const line of renderError(error, role)) context.print(line);
+      const rows = renderRows(recoveryRows(vmId, register));
+      for (const line of [...renderError(error, role), '', ...rows]) context.print(line);
     }
     return exitCodeOfFailure(error.owner);
   } finally {

@@ -18,17 +18,24 @@ export const send: Command = {
     'Moves the VM of a running QEMU, memory and disks, to the QEMU of a `longhaul receive`. The guest ' +
       'runs on meanwhile; at the end it stands still for the downtime and 1.5 round trips. QEMU here is ' +
       'ended once the VM runs there.',
-    'SIGINT or SIGTERM ends the migration, and the guest stays here, unless the VM is handed over ' +
+    'SIGINT, SIGTERM or SIGHUP ends the migration, and the guest stays here, unless the VM is handed over ' +
       'already.',
   ],
   options: {
     qmp: { value: 'SOCKET', help: 'QMP socket of the QEMU that runs the VM' },
     to: { value: 'HOST:PORT', help: 'where `longhaul receive` listens' },
     connections: { value: 'N', help: 'connections for data, 1 to 64 (default 4)' },
-    'downtime-ms': { value: 'N', help: 'downtime to aim for, 1 to 60000 (default 300)' },
+    'downtime-ms': { value: 'N', help: 'downtime to aim for, 30 to 60000 (default 300)' },
     'stun-ms': {
       value: 'N',
       help: 'longest pause before the guest runs on here, 100 to 600000 (default 10000)',
+    },
+    disk: {
+      value: 'ID=MODE',
+      repeatable: true,
+      help:
+        'what becomes of a disk, once for each: copy, shared (both hosts have it open, and nothing is copied) or ' +
+        'leave (it does not go along) (default copy; shared where the guest cannot write it)',
     },
     'vm-id': { value: 'ID', help: "the VM's identity in registers (default: QEMU's -uuid, else its -name)" },
     register: registerOption,
@@ -74,11 +81,12 @@ export const send: Command = {
 
 function readPolicy(options: Options): MigrationPolicy {
   const connections = options.number('connections', { min: 1, max: 64, whole: true });
-  const downtimeMsMax = options.number('downtime-ms', { min: 1, max: 60_000 });
+  const downtimeMsMax = options.number('downtime-ms', { min: 30, max: 60_000 });
   const stunMsMax = options.number('stun-ms', { min: 100, max: 600_000 });
   return {
     ...(connections === undefined ? {} : { connections }),
     ...(downtimeMsMax === undefined ? {} : { downtimeMsMax }),
     ...(stunMsMax === undefined ? {} : { stunMsMax }),
+    disks: options.choices('disk', ['copy', 'shared', 'leave']),
   };
 }

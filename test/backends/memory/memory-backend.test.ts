@@ -231,15 +231,6 @@ describe('a prepared VM', () => {
     expect(await failureCode(destination.loadDeviceState(await stateOf(vm)))).toBe('device-state');
   });
 
-  test('is not started without a device state, nor twice', async () => {
-    const { destination, state } = await prepared();
-    expect(await failureCode(destination.start({ run: true }))).toBe('invalid-state');
-    await destination.loadDeviceState(state);
-    expect(await failureCode(destination.loadDeviceState(state))).toBe('invalid-state');
-    await destination.start({ run: true });
-    expect(await failureCode(destination.start({ run: true }))).toBe('invalid-state');
-  });
-
   test('takes no device state before its disks were flushed, and no content after it', async () => {
     const { destination, state } = await prepared();
     const [disk] = destination.disks;

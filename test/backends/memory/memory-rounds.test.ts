@@ -206,15 +206,6 @@ describe('an unfinished round', () => {
 });
 
 describe('a memory source', () => {
-  test('allows one round at a time', async () => {
-    const vm = createMemoryVm({ vmId: 'vm', memoryBytes: 2 * MIB });
-    const first = vm.source().memory.round()[Symbol.asyncIterator]();
-    await first.next();
-    expect(await failureCode(readRound(vm))).toBe('invalid-state');
-    await first.return?.();
-    expect(pagesOf(await readRound(vm)).length).toBe(512);
-  });
-
   test('begins anew after stop(), also when a round was left lying', async () => {
     const vm = createMemoryVm({ vmId: 'vm', memoryBytes: 2 * MIB });
     const left = vm.source().memory.round()[Symbol.asyncIterator]();

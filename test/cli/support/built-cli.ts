@@ -76,31 +76,39 @@ export interface BuiltCli extends Disposable {
   readonly script: string;
   start(args: readonly string[], env?: NodeJS.ProcessEnv): CliProcess;
   run(args: readonly string[], env?: NodeJS.ProcessEnv): Promise<CliResult>;
+  /** Starts one of the programs beside this file, by its name. */
+  startSupport(name: 'mortal' | 'slow-link', args: readonly string[]): CliProcess;
 }
 
 /**
  * Bundles the program as it is now, as the project's build does, into a package of its own. What was started
- * is killed when it is disposed of.
+ * is killed when it is disposed of. `environment` is for all of it.
  */
-export async function buildCli(): Promise<BuiltCli> {
+export async function buildCli(environment: NodeJS.ProcessEnv = {}): Promise<BuiltCli> {
   const cache = join(repository, '.cache');
   mkdirSync(cache, { recursive: true });
   const directory = mkdtempSync(join(cache, 'cli-'));
   copyFileSync(join(repository, 'package.json'), join(directory, 'package.json'));
-  const entry = { 'cli/main': join(repository, 'src/cli/main.ts') };
+  const entry = {
+    'cli/main': join(repository, 'src/cli/main.ts'),
+    'cli/mortal': join(repository, 'test/cli/support/mortal.ts'),
+    'cli/slow-link': join(repository, 'test/cli/support/slow-link.ts'),
+  };
   const outDir = join(directory, 'dist');
   await build({ entry, outDir, dts: false, sourcemap: false, clean: false, silent: true });
   const script = join(outDir, 'cli/main.js');
   const started: CliProcess[] = [];
-  const start: BuiltCli['start'] = (args, env = {}) => {
-    const process = new CliProcess(script, args, env);
+  const startScript = (path: string, args: readonly string[], env: NodeJS.ProcessEnv = {}): CliProcess => {
+    const process = new CliProcess(path, args, { ...environment, ...env });
     started.push(process);
     return process;
   };
+  const start: BuiltCli['start'] = (args, env) => startScript(script, args, env);
   return {
     script,
     start,
     run: (args, env) => start(args, env).ended,
+    startSupport: (name, args) => startScript(join(outDir, `cli/${name}.js`), args),
     [Symbol.dispose]() {
       for (const { child } of started) child.kill('SIGKILL');
       rmSync(directory, { recursive: true, force: true });

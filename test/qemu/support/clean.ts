@@ -16,7 +16,9 @@ export async function migrationSettings(guest: Guest): Promise<MigrationSettings
   };
 }
 
-/** Nothing of ours is left: no node, no job, no export, no NBD server, no migration under way. */
+/**
+ * Nothing of ours is left: no node, no job, no export, no NBD server, no migration under way, no throttle.
+ */
 export async function expectClean(guest: Guest): Promise<void> {
   const nodes = (await guest.qmp('query-named-block-nodes', { flat: true })) as { 'node-name': string }[];
   expect(nodes.map((node) => node['node-name']).filter((name) => name.startsWith('longhaul-'))).toEqual([]);
@@ -25,4 +27,11 @@ export async function expectClean(guest: Guest): Promise<void> {
   await expect(guest.qmp('nbd-server-stop')).rejects.toThrow(/not running/);
   const { status = 'none' } = (await guest.qmp('query-migrate')) as { status?: string };
   expect(['none', 'completed', 'cancelled', 'failed']).toContain(status);
+  expect(await throttlePercent(guest)).toBe(0);
+}
+
+/** By how much QEMU slows the guest's CPUs now. */
+export async function throttlePercent(guest: Guest): Promise<number> {
+  const migration = (await guest.qmp('query-migrate')) as { 'cpu-throttle-percentage'?: number };
+  return migration['cpu-throttle-percentage'] ?? 0;
 }

@@ -1,8 +1,17 @@
 /** A QMP server that answers from a table, for QEMUs that are not here: old ones, and other architectures. */
 import { createServer, type Server, type Socket } from 'node:net';
 
-/** What each command returns; a command that is not listed fails, as an unknown one does. */
+/** Tells of an event. */
+export type Tell = (event: string, data: object) => void;
+
+/** What each command returns, or does to return it; a command that is not listed fails, as an unknown one does. */
 export type QmpScript = Readonly<Record<string, unknown>>;
+
+/** Does something with a command's arguments, and returns what QEMU does; may throw QEMU's words, or promise. */
+export type ScriptedCommand = (args: Readonly<Record<string, unknown>>, tell: Tell) => unknown;
+
+/** What a QEMU that hangs answers. */
+export const NEVER: ScriptedCommand = () => new Promise(() => {});
 
 /** A version, what KVM is said to be, and the rest as QEMU 10 says it. */
 export interface ScriptedQemu {
@@ -36,6 +45,8 @@ export const ANSWERS: QmpScript = {
 export class ScriptedQmp implements AsyncDisposable {
   /** Every command that came. */
   readonly commands: string[] = [];
+  /** And with what. */
+  readonly calls: { readonly execute: string; readonly args: Readonly<Record<string, unknown>> }[] = [];
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
 
@@ -46,17 +57,25 @@ export class ScriptedQmp implements AsyncDisposable {
       const send = (message: object): void => {
         socket.write(`${JSON.stringify(message)}\n`);
       };
+      const tell: Tell = (event, data) => send({ event, data, timestamp: {} });
       send({ QMP: { version: { qemu: { major, minor, micro: 0 }, package: '' }, capabilities: [] } });
       let partial = '';
       socket.setEncoding('utf8').on('data', (text) => {
         const lines = (partial + String(text)).split('\n');
         partial = lines.pop() ?? '';
         for (const line of lines) {
-          const { execute, id } = JSON.parse(line) as { execute: string; id: number };
+          const command = JSON.parse(line) as { execute: string; arguments?: object; id: number };
+          const { execute, id } = command;
+          const args = { ...command.arguments };
           this.commands.push(execute);
+          this.calls.push({ execute, args });
+          const fail = (error: unknown): void => {
+            send({ error: { class: 'GenericError', desc: String(error) }, id });
+          };
           if (execute === 'qmp_capabilities') send({ return: {}, id });
-          else if (execute in answers) send({ return: answers[execute], id });
-          else send({ error: { class: 'CommandNotFound', desc: `no ${execute}` }, id });
+          else if (execute in answers) {
+            void answer(answers[execute], args, tell).then((value) => send({ return: value, id }), fail);
+          } else fail(`no ${execute}`);
         }
       });
     });
@@ -74,4 +93,12 @@ export class ScriptedQmp implements AsyncDisposable {
       this.#server.close(() => resolve());
     });
   }
+}
+
+async function answer(
+  scripted: unknown,
+  args: Readonly<Record<string, unknown>>,
+  tell: Tell,
+): Promise<unknown> {
+  return typeof scripted === 'function' ? await (scripted as ScriptedCommand)(args, tell) : scripted;
 }

@@ -7,7 +7,7 @@ import type { MigrationError } from '../../../src/errors.ts';
 import type { GuestWrite, Tap } from '../../../src/interfaces/block-device.ts';
 import type { SourceVm } from '../../../src/interfaces/hypervisor.ts';
 import { expectClean, type MigrationSettingsSeen, migrationSettings } from './clean.ts';
-import { bootGuest, createDisk, type DiskSpec, type Guest, guestDirectory } from './guest.ts';
+import { bootGuest, createDisk, type DiskSpec, type Guest, type GuestLoad, guestDirectory } from './guest.ts';
 
 const MIB = 1024 * 1024;
 
@@ -26,11 +26,11 @@ export class SourceFixture {
   #others = 0;
 
   /** Boots it before the tests of the suite in which this is called, and ends it after them. */
-  constructor() {
+  constructor(load: GuestLoad = {}) {
     beforeAll(async () => {
       this.#directory = guestDirectory();
       const disks = await this.disks('a');
-      this.#guest = await bootGuest({ name: 'vm', dir: this.path, disks });
+      this.#guest = await bootGuest({ name: 'vm', dir: this.path, disks, load });
       this.#settings = await migrationSettings(this.#guest);
     });
     afterAll(async () => {
@@ -88,8 +88,8 @@ export class SourceFixture {
   }
 }
 
-/** Taps a disk, and takes in what comes. */
-export async function tapDisk(vm: SourceVm, index = 0): Promise<CollectingTap> {
+/** Taps a disk, and takes in what comes; `onBroken` is told at once. */
+export async function tapDisk(vm: SourceVm, index = 0, onBroken?: () => void): Promise<CollectingTap> {
   const writes: GuestWrite[] = [];
   const broken: MigrationError[] = [];
   const disk = vm.disks[index];
@@ -99,7 +99,10 @@ export async function tapDisk(vm: SourceVm, index = 0): Promise<CollectingTap> {
       writes.push(write);
     },
     invalidate: () => {},
-    broken: (error) => broken.push(error),
+    broken: (error) => {
+      broken.push(error);
+      onBroken?.();
+    },
   });
   return { tap, writes, broken };
 }
