@@ -271,6 +271,7 @@ export class Channel {
         continue;
       }
       this.#sendStreams.get(frame.stream)?.left(frame.payloadBytes);
+      this.#estimate.sent(this.#environment.now());
       await lane.sendKept(frame);
     }
   }
@@ -435,8 +436,9 @@ export class Channel {
       stream.positioned(position);
     }
     if (bytes > 0) {
-      this.#estimate.acknowledged(bytes, this.#environment.now());
-      if (this.backlogBytes === 0) this.#estimate.idle();
+      const inFlightBytes = this.#lanes.reduce((sum, lane) => sum + lane.inFlightBytes, 0);
+      this.#estimate.acknowledged(bytes, this.#environment.now(), inFlightBytes);
+      if (this.backlogBytes === 0) this.#estimate.idle(this.#environment.now());
     }
     this.#dataWake.notify();
   }

@@ -5,6 +5,11 @@ interface Sample {
 
 /** The least time between two rate samples: acknowledgements come in bursts a few milliseconds apart. */
 const sampleMsMin = 20;
+/**
+ * What can only show how much the link can do at least is looked at from the pause before it, or over so long: of frames that arrive close
+ * together the last ones alone would look far too fast.
+ */
+const busyMsMax = 1000;
 /** For how long a rate sample counts towards the window. */
 const sampleLifeMs = 1000;
 /**
@@ -35,6 +40,9 @@ export class LinkEstimate {
   #pendingBytes = 0;
   #sampleStartMs: number | undefined;
   #starved = false;
+  /** What was sent since the last pause, or in the last {@link busyMsMax}, and has arrived. */
+  #busyStartMs = 0;
+  #busyBytes = 0;
 
   constructor(windowBytesMax: number) {
     this.#windowBytesMax = windowBytesMax;
@@ -62,32 +70,28 @@ export class LinkEstimate {
     this.#roundTripMs = Math.min(this.#roundTripMs, Math.max(0.01, ms));
   }
 
-  /** `newBytes` were acknowledged. */
-  acknowledged(newBytes: number, nowMs: number): void {
-    // The first ones after a pause have been on their way since before the sample began.
-    if (this.#sampleStartMs === undefined) {
-      this.#sampleStartMs = nowMs;
-      return;
-    }
-    this.#pendingBytes += newBytes;
-    const elapsedMs = nowMs - this.#sampleStartMs;
-    if (elapsedMs < Math.max(sampleMsMin, this.roundTripMs / 4)) return;
-    const bytes = this.#pendingBytes;
-    const bytesPerSecond = (bytes / elapsedMs) * 1000;
-    this.#pendingBytes = 0;
+  /**
+   * Something was sent. After a pause the sample begins here, not at the first acknowledgement: frames that share a slow link arrive close
+   * together, and their time on it would be missing. (So a short burst looks slower than the link, by its round trip, never faster.)
+   */
+  sent(nowMs: number): void {
+    if (this.#sampleStartMs !== undefined) return;
     this.#sampleStartMs = nowMs;
-    const lifeMs = Math.max(sampleLifeMs, 10 * this.roundTripMs);
-    this.#samples = this.#samples.filter((sample) => nowMs - sample.atMs < lifeMs);
-    this.#samples.push({ atMs: nowMs, bytesPerSecond });
-    const starved = this.#starved;
-    this.#starved = false;
-    // Of a link that had room the sample tells what we sent, and no more than that the link can do as much. A guest that writes a little
-    // all the time must not make it look slow: it would never have enough to send to show the contrary.
-    if (starved && bytesPerSecond <= (this.bytesPerSecond ?? bytesPerSecondAssumed)) return;
-    // Bytes and time each for itself: on a slow link whole frames are acknowledged, some close together and some far apart, and the mean
-    // of their rates would be far above the rate.
-    this.#carriedBytes = rateDecay * this.#carriedBytes + bytes;
-    this.#carriedMs = rateDecay * this.#carriedMs + elapsedMs;
+    this.#busyStartMs = nowMs;
+    this.#busyBytes = 0;
+  }
+
+  /** `newBytes` were acknowledged; `inFlightBytes` are on their way still. */
+  acknowledged(newBytes: number, nowMs: number, inFlightBytes: number): void {
+    this.sent(nowMs);
+    this.#pendingBytes += newBytes;
+    this.#busyBytes += newBytes;
+    const elapsedMs = nowMs - (this.#sampleStartMs ?? nowMs);
+    if (elapsedMs < Math.max(sampleMsMin, this.roundTripMs / 4)) return;
+    this.#endSample(nowMs, elapsedMs);
+    if (nowMs - this.#busyStartMs < busyMsMax) return;
+    this.#busyStartMs = nowMs;
+    this.#busyBytes = -inFlightBytes;
   }
 
   /** There was room on the link and nothing to send. */
@@ -95,10 +99,42 @@ export class LinkEstimate {
     this.#starved = true;
   }
 
-  /** Nothing is on its way: the time until the next acknowledgement says nothing of the link. */
-  idle(): void {
+  /** Everything has arrived: the time until the next is sent says nothing of the link. */
+  idle(nowMs: number): void {
+    const elapsedMs = nowMs - (this.#sampleStartMs ?? nowMs);
+    if (elapsedMs >= sampleMsMin) this.#endSample(nowMs, elapsedMs);
     this.#sampleStartMs = undefined;
     this.#pendingBytes = 0;
     this.#starved = false;
+  }
+
+  #endSample(nowMs: number, elapsedMs: number): void {
+    const bytes = this.#pendingBytes;
+    const lifeMs = Math.max(sampleLifeMs, 10 * this.roundTripMs);
+    this.#samples = this.#samples.filter((sample) => nowMs - sample.atMs < lifeMs);
+    this.#samples.push({ atMs: nowMs, bytesPerSecond: (bytes / elapsedMs) * 1000 });
+    if (this.#starved) this.#atLeast(nowMs - this.#busyStartMs);
+    else this.#carried(bytes, elapsedMs);
+    this.#pendingBytes = 0;
+    this.#sampleStartMs = nowMs;
+    this.#starved = false;
+  }
+
+  /**
+   * Of a link that had room we see what we sent, and no more than that it can do as much. A guest that writes a little all the time must
+   * not make it look slow: it would never have enough to send to show the contrary.
+   */
+  #atLeast(busyMs: number): void {
+    const known = this.bytesPerSecond ?? bytesPerSecondAssumed;
+    if ((this.#busyBytes / busyMs) * 1000 > known) this.#carried(this.#busyBytes, busyMs);
+  }
+
+  /**
+   * Bytes and time each for itself: on a slow link whole frames are acknowledged, some close together and some far apart, and the mean of
+   * their rates would be far above the rate.
+   */
+  #carried(bytes: number, ms: number): void {
+    this.#carriedBytes = rateDecay * this.#carriedBytes + bytes;
+    this.#carriedMs = rateDecay * this.#carriedMs + ms;
   }
 }

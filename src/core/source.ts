@@ -525,7 +525,7 @@ function diskModes(vm: SourceVm, policy: ResolvedPolicy): ReadonlyMap<string, Di
   }
   const modes = new Map<string, DiskMode>();
   for (const disk of vm.disks) {
-    const mode = wanted.get(disk.id) ?? 'copy';
+    const mode = wanted.get(disk.id) ?? (disk.readOnly ? 'shared' : 'copy');
     if (mode === 'copy' && !disk.readOnly && disk.tapCapability !== 'ordered') {
       throw new MigrationError(
         'unsupported',

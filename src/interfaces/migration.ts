@@ -28,7 +28,10 @@ export interface MigrationPolicy {
   readonly connectMsMax?: number;
   /** After commit, how long to ask for the destination's decision: 100 to 3,600,000. Default 30,000. */
   readonly decideMsMax?: number;
-  /** What happens to each disk, by id. Default: every disk is copied. */
+  /**
+   * What happens to each disk, by id. Default: `copy`, but `shared` for one that the guest cannot write: its content has to be at the
+   * destination already, as an installation medium's is.
+   */
   readonly disks?: Readonly<Record<string, DiskMode>>;
 }
 

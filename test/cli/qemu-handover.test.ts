@@ -30,7 +30,11 @@ describe.skipIf(!qemu.available)(suite, { timeout: 120_000 }, () => {
     expect(await source.guest.runState()).toBe('postmigrate');
     while ((await claims(destination))[0] !== 'declined');
 
-    const recovered = await stage.recoverSource(source).ended;
+    // No claim says that this register is the one: the operator has to.
+    const unsure = await stage.recoverSource(source).ended;
+    expect(unsure.code, unsure.stdout + unsure.stderr).toBe(2);
+    expect(JSON.parse(unsure.stdout)).toMatchObject({ owner: 'undecided', action: 'none' });
+    const recovered = await stage.recoverSource(source, '--epoch', '1').ended;
     expect(recovered.code, recovered.stdout + recovered.stderr).toBe(0);
     expect(JSON.parse(recovered.stdout)).toMatchObject({ owner: 'source', action: 'resumed' });
     await expectSound(source);

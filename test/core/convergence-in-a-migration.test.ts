@@ -68,6 +68,24 @@ describe('a guest that outruns its link', () => {
     w.backend.vm?.destroy();
   });
 
+  it('in memory, within a few pages, is slowed until what is left fits, and not for longer', async () => {
+    const { environment, vm } = slowLink(200);
+    vm.startWorkload(memoryDirtier({ bytesPerSecond: 50 * mebibyte, hotBytes: 4 * mebibyte }));
+    const w = createWorld({
+      environment,
+      vm,
+      link: { rttMs: 5, rateMbit: 200 },
+      policy: { downtimeMsMax: 50 },
+    });
+    const { source } = await runWithin(w, 60_000);
+    expect(source.error?.message).toBeUndefined();
+    expect(source.throttleMax).toBeGreaterThan(0.4);
+    expect(source.rounds).toBeLessThan(60);
+    expect(source.downtimeMs).toBeLessThanOrEqual(60);
+    expect(w.comparison()?.equal).toBe(true);
+    w.backend.vm?.destroy();
+  });
+
   it('in memory switches over all the same where the downtime allows for what is left', async () => {
     const { environment, vm, link } = slowLink(10);
     vm.startWorkload(memoryDirtier({ bytesPerSecond: 10 * mebibyte, hotBytes: 3 * mebibyte }));

@@ -1,6 +1,10 @@
 import { MigrationError } from '../../errors.ts';
-import type { CallOptions } from '../../interfaces/content.ts';
-import type { DestinationVm, HypervisorBackend, VmDescription } from '../../interfaces/hypervisor.ts';
+import type {
+  DestinationVm,
+  HypervisorBackend,
+  PrepareOptions,
+  VmDescription,
+} from '../../interfaces/hypervisor.ts';
 import { QemuDestinationDisk } from './destination-disk.ts';
 import { QemuDestinationVm } from './destination-vm.ts';
 import { differences, findDisk } from './differences.ts';
@@ -40,14 +44,14 @@ export function createQemuBackend(options: QemuBackendOptions): HypervisorBacken
 async function prepare(
   options: QemuBackendOptions,
   description: VmDescription,
-  { signal }: CallOptions = {},
+  { signal, shared }: PrepareOptions = {},
 ): Promise<DestinationVm> {
   const qmp = await QmpClient.connect(options.qmp, { signal });
   let directory: PrivateDirectory | undefined;
   let exports: NbdExports | undefined;
   let incoming: IncomingMigration | undefined;
   try {
-    const nodes = await compare(qmp, description, signal);
+    const nodes = await compare(qmp, description, shared ?? new Set(), signal);
     directory = await PrivateDirectory.create(options.runtimeDir);
     exports = new NbdExports(qmp, directory.socket('nbd'));
     // That QEMU's only NBD server is in use is better known now than at the first write.
@@ -79,6 +83,7 @@ async function prepare(
 async function compare(
   qmp: QmpClient,
   description: VmDescription,
+  shared: ReadonlySet<string>,
   signal?: AbortSignal,
 ): Promise<readonly DiskNode[]> {
   const found: string[] = [];
@@ -90,6 +95,10 @@ async function compare(
   }
   const inventory = await readInventory(qmp, signal);
   found.push(...differences(description, inventory));
+  for (const { id, readOnly } of description.disks) {
+    if (readOnly && !shared.has(id))
+      found.push(`disk ${id} is read-only and cannot be filled here: share it, or leave it`);
+  }
   if (found.length > 0) {
     throw new MigrationError('incompatible', `the destination cannot take the VM: ${found.join('; ')}`);
   }

@@ -1,6 +1,8 @@
 import {
   askDecision,
   fileRegister,
+  MigrationError,
+  type OwnershipRegister,
   type RecoveryReport,
   type RunState,
   recover,
@@ -118,10 +120,25 @@ async function recoverSource(
   const transport = endpoint === undefined ? undefined : tcp({ connect: endpoint });
   const ask = transport === undefined ? undefined : askDecision({ transport, vmId });
   try {
+    if (vm?.runState() === 'paused' && epoch === undefined) await requireClaims(register, vmId, directory);
     return await recover({ role: 'source', vmId, register, epoch, vm, ask, signal });
   } finally {
     await transport?.close();
   }
+}
+
+/**
+ * A guest that stands still may have been given away under another name, or by the word of another register: with no claim at all, the
+ * operator has to say that this is the right one.
+ */
+async function requireClaims(register: OwnershipRegister, vmId: string, directory: string): Promise<void> {
+  if ((await register.read(vmId)).length > 0) return;
+  throw new MigrationError(
+    'invalid-argument',
+    `the register ${directory} knows nothing of ${vmId}, and its guest stands still: it may run elsewhere. If these are the register and ` +
+      'the name of the migration that died, nothing was given away: say so with --epoch 1',
+    { owner: 'undecided', guest: 'paused' },
+  );
 }
 
 function prepareDestination(common: Common, qmp: string | undefined, ask: Endpoint | undefined): Work {

@@ -125,11 +125,13 @@ function ratePerSecond(bytes: number, durationMs: number): number {
   return durationMs > 0 ? (1000 * bytes) / durationMs : 0;
 }
 
-/** Whether the rest shrinks by a useful factor, as far as the last rounds show. */
-function shrinks({ dirtyBytes, history }: ConvergenceStatistics): boolean {
-  const rests = dirtyBytes === undefined ? history : [...history, dirtyBytes];
-  const best = Math.min(...rests.slice(-1 - lookBackRounds, -1));
-  return (rests.at(-1) ?? 0) * usefulShrink <= best;
+/**
+ * Whether the rest shrinks by a useful factor, as far as the last rounds show. What is dirty now does not count: after a round that took no
+ * time it is next to nothing, whatever the guest does.
+ */
+function shrinks({ history }: ConvergenceStatistics): boolean {
+  const best = Math.min(...history.slice(-1 - lookBackRounds, -1));
+  return (history.at(-1) ?? 0) * usefulShrink <= best;
 }
 
 function explain(

@@ -144,9 +144,10 @@ describe('convergence', () => {
   });
 
   it('does not throttle while the rest shrinks by a useful factor', () => {
-    const shrinking = { ...idle, round: 3, dirtyBytes: 1e9, roundMs: 10_000, history: [4e9, 2e9, 1.4e9] };
-    expect(convergence(shrinking, policy)).toMatchObject({ decision: 'continue', throttle: 0 });
-    expect(convergence({ ...shrinking, dirtyBytes: 1.2e9 }, policy)).toMatchObject({
+    const shrinking = { ...idle, round: 4, roundBytes: 4e9, dirtyBytes: 4e9, roundMs: 10_000 };
+    const useful = { ...shrinking, history: [4e9, 2e9, 1.4e9, 1e9] };
+    expect(convergence(useful, policy)).toMatchObject({ decision: 'continue', throttle: 0 });
+    expect(convergence({ ...shrinking, history: [4e9, 2e9, 1.4e9, 1.2e9] }, policy)).toMatchObject({
       decision: 'throttle',
       throttle: 0.2,
     });
