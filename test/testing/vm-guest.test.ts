@@ -183,7 +183,7 @@ test('shared, left and read-only disks, and memory in regions, move as the polic
     backend: { sharedDisks: [shared] },
     compare: { exceptDisks: ['scratch'] },
   });
-  const { source } = await world.migrate({ disks: { shared: 'shared', scratch: 'leave' } });
+  const { source } = await world.migrate({ disks: { rom: 'copy', shared: 'shared', scratch: 'leave' } });
   expect(source.error).toBeUndefined();
   expect(world.comparison()).toMatchObject({ equal: true });
   const there = world.backend.vm;

@@ -29,8 +29,8 @@ export interface PreCopyOptions {
 const queueBytesMax = 1 << 20;
 /** Time between two rounds at least: what a guest dirties in less is not worth a pass over its dirty log. */
 const pauseMs = 5;
-/** Device state before any was seen: what a small machine model has. */
-const stateBytesExpected = 256 << 10;
+/** Device state before any was seen: what a small machine model of QEMU has. */
+const stateBytesExpected = 160 << 10;
 /** What the destination needs to load it and start, over its flush, before any was seen: some milliseconds in a hypervisor. */
 const loadMsExpected = 20;
 /** How many rounds the rule looks back on. */

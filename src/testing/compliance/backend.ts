@@ -28,6 +28,10 @@ export interface BackendFixture extends Fixture {
    * Opens the VM for a migration; its guest runs. Called again after `detach()`, and after a `kill` never.
    */
   source(): Promise<SourceVm>;
+  /**
+   * Opens the VM for `recover()`: it may be sealed, and its engine gone. Left out where `source()` opens such a VM too.
+   */
+  recover?(): Promise<SourceVm>;
   /** What happens to the VM that no migration asks for. */
   readonly control: VmControl;
   /** Makes a destination, new each time. */

@@ -208,14 +208,17 @@ function sealTests(test: FixtureTest<BackendFixture>): void {
     await vm.detach();
   });
 
-  test('a sealed VM stays so when its engine is gone, until another one resumes it', async ({ source }) => {
-    const vm = await source();
+  test('a sealed VM stays so when its engine is gone, until it is recovered', async (fixture) => {
+    const vm = await fixture.source();
     await sealed(vm);
     await vm.detach();
-    const again = await source();
-    checkEqual(again.runState(), 'paused', 'how the guest is when it is opened again');
-    await again.resume();
-    checkEqual(again.runState(), 'running', 'how the guest is after resume()');
+    const recovered = await (fixture.recover ?? fixture.source)();
+    checkEqual(recovered.runState(), 'paused', 'how the guest is when it is opened again');
+    await recovered.resume();
+    checkEqual(recovered.runState(), 'running', 'how the guest is after resume()');
+    await recovered.detach();
+    const again = await fixture.source();
+    checkEqual(again.runState(), 'running', 'how the guest is when it is opened for a migration');
     await readRound(again.memory);
     await again.detach();
   });

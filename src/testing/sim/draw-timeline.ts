@@ -16,16 +16,23 @@ export interface Targets {
 
 const ends = ['source', 'destination'] as const;
 const claims: readonly ClaimValue[] = ['given', 'owner', 'declined', 'reclaimed'];
-const phases: readonly Phase[] = [
-  'connect',
-  'prepare',
-  'copyDisks',
-  'copyMemory',
-  'stun',
-  'verify',
-  'handover',
-  'release',
-  'done',
+/** There is no `declined` before something else has gone wrong. */
+const claimWeights: readonly (readonly [ClaimValue, number])[] = [
+  ['given', 4],
+  ['owner', 4],
+  ['declined', 1],
+  ['reclaimed', 1],
+];
+const phases: readonly (readonly [Phase, number])[] = [
+  ['connect', 1],
+  ['prepare', 1],
+  ['copyDisks', 2],
+  ['copyMemory', 2],
+  ['stun', 2],
+  ['verify', 2],
+  ['handover', 4],
+  ['release', 2],
+  ['done', 1],
 ];
 const sourceSteps: readonly StepName[] = [
   'claim',
@@ -99,19 +106,21 @@ export function drawTimeline(chance: Chance, targets: Targets): readonly Timelin
 
 function drawTrigger(chance: Chance): Trigger {
   const end = chance.one(ends);
-  const afterMs = chance.of(0.3) ? 0 : chance.delay(400);
-  switch (chance.weighted<'ms' | 'phase' | 'step' | 'any' | 'state' | 'claim'>([
-    ['ms', 3],
-    ['phase', 4],
-    ['step', 4],
-    ['any', 2],
-    ['state', 2],
-    ['claim', 2],
-  ])) {
+  const afterMs = chance.of(0.4) ? 0 : chance.delay(300);
+  switch (
+    chance.weighted<'ms' | 'phase' | 'step' | 'any' | 'state' | 'claim'>([
+      ['ms', 2],
+      ['phase', 4],
+      ['step', 4],
+      ['any', 2],
+      ['state', 3],
+      ['claim', 4],
+    ])
+  ) {
     case 'ms':
       return { ms: chance.delay(chance.one([500, 5000])) };
     case 'phase':
-      return { end, phase: chance.one(phases), afterMs };
+      return { end, phase: chance.weighted(phases), afterMs };
     case 'step':
       return {
         end,
@@ -121,6 +130,7 @@ function drawTrigger(chance: Chance): Trigger {
           [2, 2],
           [chance.integer(3, 12), 1],
         ]),
+        ...(chance.of(0.4) && { afterMs: chance.delay(60) }),
       };
     case 'any':
       return { end, step: 'any', nth: 1 + Math.floor(chance.delay(300)) };
@@ -131,7 +141,7 @@ function drawTrigger(chance: Chance): Trigger {
         afterMs,
       };
     case 'claim':
-      return { claim: chance.one(claims), afterMs };
+      return { claim: chance.weighted(claimWeights), afterMs };
   }
 }
 
@@ -139,7 +149,7 @@ function drawTrigger(chance: Chance): Trigger {
 function later(chance: Chance, at: Trigger): Trigger {
   const more = chance.delay(chance.one([300, 8000]));
   if ('ms' in at) return { ms: at.ms + more };
-  if ('step' in at) return { ms: more };
+  if ('step' in at && at.afterMs === undefined) return { ms: more };
   return { ...at, afterMs: (at.afterMs ?? 0) + more };
 }
 
@@ -249,7 +259,7 @@ function drawFault(chance: Chance, points: readonly VmFaultPoint[]): VmFault {
   return {
     point,
     effect: point === 'clock' && (effect === 'fail' || effect === 'none') ? 'break-tap' : effect,
-    ...(effect !== 'fail' && { delayMs: chance.one([1, 50, 700, 6000]) }),
+    ...(effect === 'none' && { delayMs: chance.one([1, 50, 700, 6000]) }),
     ...(isDisk && { skip: chance.integer(0, 20), times: chance.integer(1, 3) }),
     ...(isDisk && chance.of(0.5) && { by: chance.one(['guest', 'engine'] as const) }),
     ...(point === 'disk-write' && chance.of(0.5) && { tornBytes: 4096 }),

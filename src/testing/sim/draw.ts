@@ -25,10 +25,13 @@ export function drawScenario(seed: number): Scenario {
     policy: drawPolicy(chance, vm),
     acceptMsMax: chance.one([2000, 5000, 10_000]),
     registers: chance.one(['own', 'shared']),
-    registerMs: chance.one([0.2, 1, 5, 20]),
+    registerMs: chance.one([0.2, 2, 10, 40]),
     answers: chance.of(0.7),
     namesAttempt: chance.of(0.3),
-    timeline: drawTimeline(chance, { paths: paths.map(({ name }) => name), disks: vm.disks.map(({ id }) => id) }),
+    timeline: drawTimeline(chance, {
+      paths: paths.map(({ name }) => name),
+      disks: vm.disks.map(({ id }) => id),
+    }),
   };
 }
 
@@ -66,8 +69,8 @@ function drawDisk(chance: Chance, id: string): SimulatedDiskOptions {
     allocatedFraction: chance.one([0, 0.2, 0.6, 1]),
     tellsZeros: chance.of(0.85),
     ...(slow && {
-      latencyMs: chance.one([0.1, 0.5, 3]),
-      bytesPerSecond: chance.one([5, 30, 200]) * mebibyte,
+      latencyMs: chance.one([0.1, 1, 8]),
+      bytesPerSecond: chance.one([10, 30, 200]) * mebibyte,
       flushMs: chance.one([0, 1, 20]),
     }),
   };
@@ -86,7 +89,7 @@ function drawWorkloads(
     const cold = Math.floor((pages - hot) / 2);
     workloads.push(
       simulatedDirtier({
-        bytesPerSecond: chance.one([0.1, 1, 4, 16]) * mebibyte,
+        bytesPerSecond: chance.one([0.1, 1, 4]) * mebibyte,
         hotBytes: hot * pageBytes,
         hotFraction: cold > 0 ? chance.one([0.5, 0.9, 1]) : 1,
         coldBytes: cold * pageBytes,
@@ -101,7 +104,7 @@ function drawWorkloads(
         oltp({
           disk: id,
           readFraction: chance.one([0, 0.3, 0.8]),
-          iops: chance.one([20, 100, 400]),
+          iops: chance.one([20, 100, 500]),
           burst: chance.one([1, 1, 8]),
           ioBytes: blockBytes * chance.one([1, 2, 4]),
           queueDepth: chance.one([1, 4, 16]),
@@ -113,7 +116,7 @@ function drawWorkloads(
       workloads.push(
         simulatedWriter({
           disk: id,
-          bytesPerSecond: chance.one([0.2, 2, 10]) * mebibyte,
+          bytesPerSecond: chance.one([0.2, 2, 5]) * mebibyte,
           ioBytes: chance.one([4096, 16_384, 65_536]),
           queueDepth: chance.one([1, 4]),
         }),
@@ -126,8 +129,8 @@ function drawWorkloads(
 function drawPaths(chance: Chance): readonly PathOptions[] {
   const count = chance.of(0.2) ? 2 : 1;
   return Array.from({ length: count }, (_, index) => {
-    const rateMbit = chance.one([20, 100, 500, 2000, 10_000]);
-    const delayMs = chance.one([0.05, 0.5, 5, 20, 80]);
+    const rateMbit = chance.one([50, 200, 1000, 10_000]);
+    const delayMs = chance.one([0.05, 0.5, 5, 20, 50]);
     return {
       name: index === 0 ? 'wan' : 'lan',
       rateMbit,
@@ -136,7 +139,7 @@ function drawPaths(chance: Chance): readonly PathOptions[] {
       queueMs: chance.one([5, 25, 100]),
       lossProbability: chance.of(0.3) ? (delayMs > 5 ? 0.0002 : 0.005) : 0,
       congestion: chance.one(['cubic', 'bbr', 'reno'] as const),
-      ...(chance.of(0.2) && { back: { rateMbit: rateMbit / 10, delayMs: delayMs * 2 } }),
+      ...(chance.of(0.2) && { back: { rateMbit: rateMbit / 4, delayMs: delayMs * 2 } }),
     };
   });
 }
@@ -159,7 +162,7 @@ function drawHosts(chance: Chance): ScenarioHosts {
       tellsZeros: chance.of(0.8),
       ...(chance.of(0.4) && {
         latencyMs: chance.one([0.1, 1, 5]),
-        bytesPerSecond: chance.one([4, 40, 400]) * mebibyte,
+        bytesPerSecond: chance.one([10, 40, 400]) * mebibyte,
         flushMs: chance.one([0, 5, 50]),
       }),
     },
@@ -168,21 +171,21 @@ function drawHosts(chance: Chance): ScenarioHosts {
 
 function drawPolicy(chance: Chance, { disks }: ScenarioVm): MigrationPolicy {
   const modes: Record<string, DiskMode> = {};
-  for (const { id } of disks) {
+  for (const { id, readOnly } of disks) {
     const mode = chance.weighted<DiskMode>([
       ['copy', 14],
       ['shared', 1],
       ['leave', 1],
     ]);
-    if (mode !== 'copy') modes[id] = mode;
+    if (mode !== 'copy' || (readOnly && chance.of(0.7))) modes[id] = mode;
   }
   return {
     connections: chance.integer(1, 4),
     downtimeMsMax: chance.one([30, 100, 300, 1000]),
-    stunMsMax: chance.one([300, 2000, 5000]),
+    stunMsMax: chance.one([300, 5000, 10_000]),
     guestWriteHoldMsMax: chance.one([0, 0, 20, 500]),
     throttleMax: chance.one([0, 0.5, 0.8, 0.99]),
-    roundsMax: chance.one([5, 40, 200]),
+    roundsMax: chance.one([5, 15, 30]),
     mirrorBufferBytesMax: mebibyte,
     windowBytesMax: chance.one([1, 2, 8]) * mebibyte,
     connectMsMax: chance.one([1000, 3000]),

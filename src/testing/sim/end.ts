@@ -1,8 +1,8 @@
 import type { RecoveryReport } from '../../core/handover/recover.ts';
 import type { Migration } from '../../core/migration.ts';
-import { asMigrationError, type MigrationError, type Phase } from '../../errors.ts';
+import { asMigrationError, MigrationError, type Phase } from '../../errors.ts';
 import type { MigrationReport } from '../../interfaces/migration.ts';
-import { type Deferred, deferred, delay } from '../../util/promises.ts';
+import { type Deferred, deferred, delay, withTimeout } from '../../util/promises.ts';
 import type { EventLog } from './event-log.ts';
 import type { Oracle } from './oracle.ts';
 import type { SimulatedProcess } from './process.ts';
@@ -29,7 +29,7 @@ export interface Role {
   start(): SimulatedProcess;
   migration(process: SimulatedProcess): Migration;
   /** Whether it is for `recover()` to bring the VM to where the report says that it belongs. */
-  needsRecovery(report: MigrationReport): boolean;
+  needsRecovery(process: SimulatedProcess, report: MigrationReport): boolean;
   recover(process: SimulatedProcess): Promise<RecoveryReport>;
   /** Whether a failed recovery says that there is nothing to recover. */
   nothingToRecover(error: MigrationError): boolean;
@@ -51,6 +51,8 @@ export interface EndWitness {
 
 /** Before an end that failed to recover tries again, in ms. */
 const againMs = 500;
+/** A try that takes longer hangs, and another one is made. */
+const tryMsMax = 20_000;
 
 /** One end of a migration through the lives of all its processes. */
 export class SimulatedEnd {
@@ -107,7 +109,8 @@ export class SimulatedEnd {
       timeline.phase(this.name, phase);
     });
     migration.on('round', ({ round, bytes, decision, throttle }) => {
-      if (!process.dead) log.add(this.name, `round ${round}: ${bytes} bytes, ${decision}, throttle ${throttle}`);
+      if (!process.dead)
+        log.add(this.name, `round ${round}: ${bytes} bytes, ${decision}, throttle ${throttle}`);
     });
     void migration.run({ signal: process.caller.signal }).then((report) => {
       if (!process.dead) this.#ended(process, report);
@@ -154,7 +157,7 @@ export class SimulatedEnd {
     noteReport(this.#witness.log, report);
     this.#witness.oracle.ended(report);
     if (this.#answersAtOnce) this.#answer(process);
-    if (this.#role.needsRecovery(report)) void this.#recover(process);
+    if (this.#role.needsRecovery(process, report)) void this.#recover(process);
     else this.#settled = true;
     this.#over.resolve();
   }
@@ -187,7 +190,9 @@ export class SimulatedEnd {
   async #try(process: SimulatedProcess): Promise<RecoveryRecord> {
     const common = { end: this.name, atMs: process.environment.now() };
     try {
-      return { ...common, report: await this.#role.recover(process) };
+      const late = () => new MigrationError('timeout', 'it takes too long');
+      const recovering = this.#role.recover(process);
+      return { ...common, report: await withTimeout(process.environment, tryMsMax, recovering, late) };
     } catch (error) {
       return { ...common, error: asMigrationError(error, 'internal') };
     }

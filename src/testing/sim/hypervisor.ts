@@ -150,6 +150,7 @@ class Backend implements SimulatedBackend {
           `${this.name} cannot take ${description.vmId}: ${problems.join('; ')}`,
         );
       }
+      if (tie.dead) throw new MigrationError('hypervisor', 'the process that asked for it is dead');
       this.#discardLeftovers(description.vmId);
       const core = this.#make(description);
       this.#prepared.push({ core, vm: new SimulatedVm(core) });

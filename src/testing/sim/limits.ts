@@ -1,24 +1,48 @@
 import { resolvePolicy } from '../../core/policy.ts';
 import type { Scenario } from './scenario.ts';
 
+/** Silence on a data connection, clean-up steps, greetings: the limits of the engine's own, and room for some of them. */
+const ownMs = 120_000;
+
 /**
  * After which time a run must be over, in virtual ms: everything that waits has its limit in the policy or in the engine, and what is copied
- * moves as fast as the slowest path that the scenario makes.
+ * moves as fast as the slowest path and disk that the scenario makes.
  */
-export function runMsMax({ vm, paths, policy, acceptMsMax = 10_000, timeline }: Scenario): number {
-  const { connectMsMax, stunMsMax, decideMsMax, roundsMax } = resolvePolicy(policy);
-  const bytes = vm.memory.sizeBytes + vm.disks.reduce((sum, disk) => sum + disk.sizeBytes, 0);
-  let rateMbit = 1000;
-  for (const { rateMbit: rate = 1000, back } of paths) rateMbit = Math.min(rateMbit, rate, back?.rateMbit ?? rate);
+export function runMsMax(scenario: Scenario): number {
+  const { vm, policy, acceptMsMax = 10_000, timeline } = scenario;
+  const { connectMsMax, stunMsMax, decideMsMax, roundsMax, windowBytesMax } = resolvePolicy(policy);
   let dueMs = 0;
-  for (const { at, do: action } of timeline) {
-    if ('change' in action) rateMbit = Math.min(rateMbit, action.to.rateMbit ?? rateMbit);
+  for (const { at } of timeline) {
     dueMs = Math.max(dueMs, 'ms' in at ? at.ms : 'afterMs' in at ? (at.afterMs ?? 0) : 0);
   }
-  const copyMs = (bytes * 8) / (rateMbit * 1000);
-  // Silence on a data connection, clean-up steps, greetings: the engine's own limits.
-  const ownMs = 120_000;
-  return dueMs + acceptMsMax + 2 * connectMsMax + stunMsMax + 4 * decideMsMax + ownMs + 40 * copyMs + 50 * roundsMax;
+  const roundMs = 200 + sendMs(scenario, vm.memory.sizeBytes + windowBytesMax);
+  const copyMs = 4 * sendMs(scenario, vmBytes(scenario)) + roundsMax * roundMs;
+  return dueMs + acceptMsMax + 2 * connectMsMax + stunMsMax + 4 * decideMsMax + ownMs + copyMs;
+}
+
+/** Whether all of the VM could be moved within the time from stun to READY, with much to spare. */
+export function stunIsAmple(scenario: Scenario): boolean {
+  const { stunMsMax, downtimeMsMax } = resolvePolicy(scenario.policy);
+  return stunMsMax >= 2 * downtimeMsMax + 1000 + 5 * sendMs(scenario, vmBytes(scenario));
+}
+
+function vmBytes({ vm }: Scenario): number {
+  return vm.memory.sizeBytes + vm.disks.reduce((sum, disk) => sum + disk.sizeBytes, 0);
+}
+
+/** What so many bytes take at the most. */
+function sendMs({ paths, hosts, timeline }: Scenario, bytes: number): number {
+  let rateMbit = ((hosts?.disk?.bytesPerSecond ?? 1e9) * 8) / 1e6;
+  for (const { rateMbit: rate = 1e4, delayMs = 0, lossProbability = 0, back } of paths) {
+    const bothMs = delayMs + (back?.delayMs ?? delayMs);
+    rateMbit = Math.min(rateMbit, rate, back?.rateMbit ?? rate, lossyMbit(bothMs, lossProbability));
+  }
+  for (const { do: action } of timeline) {
+    if (!('change' in action)) continue;
+    const { rateMbit: rate = 1e4, lossProbability = 0 } = action.to;
+    rateMbit = Math.min(rateMbit, rate, lossyMbit(100, lossProbability));
+  }
+  return (bytes * 8) / (rateMbit * 1000);
 }
 
 /** After which time both ends must know who owns the VM, once all is mended. */
@@ -31,4 +55,10 @@ export function heldBytesMax({ policy }: Scenario): number {
   const { windowBytesMax, connections } = resolvePolicy(policy);
   const frameBytes = (1 << 20) + (64 << 10);
   return windowBytesMax + connections * 2 * frameBytes + (4 << 20);
+}
+
+/** What one connection makes of a lossy path: a window of about 1.2 packets over the root of the probability each round trip. */
+function lossyMbit(roundTripMs: number, probability: number): number {
+  if (probability === 0 || roundTripMs === 0) return 1e4;
+  return (1448 * 8 * 1.2) / Math.sqrt(probability) / (roundTripMs * 1000);
 }

@@ -8,14 +8,15 @@ import type { Claim } from '../../interfaces/register.ts';
 import { compareSimulatedVms } from './compare.ts';
 import type { SimulatedBackend } from './hypervisor.ts';
 import type { NetworkStatistics } from './network.ts';
-import { type EndName, type Scenario } from './scenario.ts';
+import type { EndName, Scenario } from './scenario.ts';
 import type { SimulatedVm } from './vm.ts';
 import type { VmEvent } from './vm-events.ts';
 
 /** Every rule, and what it asks for. */
 export const rules = {
   'one-runs': 'never do both ends run the guest',
-  'owner-runs': 'a guest starts at the destination only when owner stands there, and never runs at the source then',
+  'owner-runs':
+    'a guest starts at the destination only when owner stands there, and never runs at the source then',
   equal: 'when the destination takes possession, memory, disks and device state are those of the source',
   restored: 'after a failure before commit the source is as it was: running if it ran, no taps, no throttle',
   truth: 'reports say who owns the VM, how the guest is and how it ended, as it is',
@@ -106,6 +107,8 @@ export class Oracle {
     const there = backend.vm;
     if (there === undefined) return;
     if (this.#owner() === 'source') this.report('owner-runs', 'it starts without the claim of owner');
+    const given = this.#view.claims('source').some(({ value }) => value === 'given');
+    if (!given) this.report('owner-runs', 'it starts, and the source has not given it');
     const runs = scenario.vm.paused !== true && !this.#view.operatorPaused();
     if (run !== runs) this.report('truth', `the guest ${runs ? 'ran' : 'was paused'}, and starts ${run}`);
     const comparison = compareSimulatedVms(vm, there, { exceptDisks: leftDisks });
@@ -160,7 +163,8 @@ export class Oracle {
   }
 
   recovered(end: EndName, { action, owner, epoch }: RecoveryReport): void {
-    const say = (what: string) => this.report('truth', `${end}, recovered (${action}, owner ${owner}): ${what}`);
+    const say = (what: string) =>
+      this.report('truth', `${end}, recovered (${action}, owner ${owner}): ${what}`);
     const stands = this.#decision(epoch);
     if (owner === 'source' && stands === 'owner') say('owner stands at the destination');
     if (owner === 'destination' && stands !== 'owner') say('owner does not stand at the destination');

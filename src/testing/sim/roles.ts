@@ -1,11 +1,12 @@
 import { createDestination } from '../../core/destination.ts';
+import { unsettledAttempt } from '../../core/handover/ownership.ts';
 import { answerQuestions, askDecision } from '../../core/handover/questions.ts';
 import { recover } from '../../core/handover/recover.ts';
 import { createSource } from '../../core/source.ts';
 import type { MigrationError } from '../../errors.ts';
 import type { DestinationVm, SourceVm } from '../../interfaces/hypervisor.ts';
 import type { MigrationPolicy, MigrationReport } from '../../interfaces/migration.ts';
-import type { OwnershipRegister } from '../../interfaces/register.ts';
+import type { Claim, OwnershipRegister } from '../../interfaces/register.ts';
 import type { Role } from './end.ts';
 import type { SimulatedBackend } from './hypervisor.ts';
 import type { SimulatedProcess } from './process.ts';
@@ -25,6 +26,10 @@ export interface RoleOptions {
   /** A new process, with a transport that leads to the other end. */
   readonly start: (end: EndName) => SimulatedProcess;
   readonly register: (end: EndName, process: SimulatedProcess) => OwnershipRegister;
+  /** Whether the guest is to run where it goes. */
+  readonly run: () => boolean;
+  /** What stands in an end's register. */
+  readonly claims: (end: EndName) => readonly Claim[];
   /** The attempt that an end recovers; undefined where its own register tells. */
   readonly namedEpoch: (end: EndName) => number | undefined;
 }
@@ -56,11 +61,17 @@ export function sourceRole(options: RoleOptions, vm: SimulatedVm, policy: Migrat
     start: () => options.start('source'),
     migration: (process) =>
       createSource({ ...common(options, 'source', process), vm: attach(process), policy }),
-    needsRecovery: ({ outcome }: MigrationReport) =>
-      outcome === 'undecided' || ['stunning', 'stunned', 'sealed'].includes(vm.state),
+    needsRecovery: (process, { outcome }: MigrationReport) => {
+      if (outcome === 'undecided') return true;
+      // Its engine is done with the VM. Whoever brings what it left undone to its end takes hold of it anew.
+      if (outcome === 'failed') handles.delete(process);
+      const stuck = vm.state === 'stunning' || vm.state === 'stunned' || vm.state === 'sealed';
+      return stuck || (outcome === 'failed' && unsettledAttempt(options.claims('source')) > 0);
+    },
     recover: (process) => {
       const { transport, register, environment } = common(options, 'source', process);
-      const handle = isLost() || vm.state === 'released' ? undefined : (handles.get(process) ?? attach(process));
+      const handle =
+        isLost() || vm.state === 'released' ? undefined : (handles.get(process) ?? attach(process));
       return recover({
         role: 'source',
         vmId,
@@ -78,13 +89,11 @@ export function sourceRole(options: RoleOptions, vm: SimulatedVm, policy: Migrat
 }
 
 /** The end that a VM goes to. */
-export function destinationRole(
-  options: RoleOptions,
-  backend: SimulatedBackend,
-  connectMsMax: number,
-): Role {
+export function destinationRole(options: RoleOptions, backend: SimulatedBackend, connectMsMax: number): Role {
   const { vmId } = options;
   const handles = new WeakMap<SimulatedProcess, DestinationVm>();
+  /** The attempt by the report of the process, if it made one. */
+  const epochs = new WeakMap<SimulatedProcess, number>();
   /** The VM that waits here, if one does: taken hold of no sooner than something is to be done with it. */
   const waiting = (process: SimulatedProcess): Pick<DestinationVm, 'start' | 'discard'> | undefined => {
     if (!backend.vms.some(({ state }) => state === 'prepared' || state === 'loaded')) return undefined;
@@ -105,13 +114,22 @@ export function destinationRole(
         backend: steppingBackend(backend.attachProcess(), process.step, (vm) => handles.set(process, vm)),
         connectMsMax,
       }),
-    needsRecovery: ({ outcome, owner }: MigrationReport) =>
-      outcome === 'undecided' || (outcome === 'failed' && owner === 'destination'),
+    needsRecovery: (process, { outcome, owner, epoch }: MigrationReport) => {
+      epochs.set(process, epoch);
+      return outcome === 'undecided' || (outcome === 'failed' && owner === 'destination');
+    },
     recover: (process) => {
       const vm = waiting(process);
       const { register } = common(options, 'destination', process);
-      const epoch = options.namedEpoch('destination');
-      return recover({ role: 'destination', vmId, register, epoch, ...(vm === undefined ? {} : { vm }) });
+      const epoch = epochs.get(process) ?? options.namedEpoch('destination');
+      return recover({
+        role: 'destination',
+        vmId,
+        register,
+        epoch,
+        run: options.run(),
+        ...(vm === undefined ? {} : { vm }),
+      });
     },
     // Which attempt it is to decline its register does not say. Whoever asks about it says it.
     nothingToRecover: (error: MigrationError) => error.code === 'invalid-argument',

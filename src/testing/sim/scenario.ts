@@ -58,8 +58,16 @@ export type Trigger =
   | { readonly ms: number }
   /** So long after an end has entered a phase. */
   | { readonly end: EndName; readonly phase: Phase; readonly afterMs?: number }
-  /** Just before the nth (default 1) step of an end: the call of a plug point that it makes; counted over all its processes. */
-  | { readonly end: EndName; readonly step: StepName | 'any'; readonly nth?: number }
+  /**
+   * Just before the nth (default 1) step of an end: a call of a plug point that it makes; counted over all its processes. With `afterMs`
+   * so long after that call was made.
+   */
+  | {
+      readonly end: EndName;
+      readonly step: StepName | 'any';
+      readonly nth?: number;
+      readonly afterMs?: number;
+    }
   /** So long after the VM on a host has come into a state. */
   | { readonly host: EndName; readonly state: VmState; readonly afterMs?: number }
   /** So long after a claim stands. */

@@ -43,12 +43,7 @@ type Parts<T> = { readonly [K in keyof T]?: (part: never) => unknown };
  * The object itself, but that the methods named in `steps` tell of each call first, and that `parts` wrap what a property holds, or what a
  * method's promise resolves to.
  */
-function stepping<T extends object>(
-  target: T,
-  step: OnStep,
-  steps: Steps<T>,
-  parts: Parts<T> = {},
-): T {
+function stepping<T extends object>(target: T, step: OnStep, steps: Steps<T>, parts: Parts<T> = {}): T {
   const made = new Map<PropertyKey, unknown>();
   const make = (key: keyof T & string): unknown => {
     const value: unknown = target[key];
@@ -76,7 +71,12 @@ function stepping<T extends object>(
 export function steppingTransport(transport: Transport, step: OnStep): Transport {
   const connection = (one: Awaited<ReturnType<Transport['open']>>) =>
     stepping(one, step, { send: 'send', close: 'close', abort: 'abort' });
-  return stepping(transport, step, { open: 'open', accept: 'accept' }, { open: connection, accept: connection });
+  return stepping(
+    transport,
+    step,
+    { open: 'open', accept: 'accept' },
+    { open: connection, accept: connection },
+  );
 }
 
 export function steppingRegister(register: OwnershipRegister, step: OnStep): OwnershipRegister {

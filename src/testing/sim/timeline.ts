@@ -21,7 +21,11 @@ export class Timeline {
   #idle: () => void = () => {};
   #ended = false;
 
-  constructor(environment: Environment, entries: readonly TimelineEntry[], perform: (action: Action) => void) {
+  constructor(
+    environment: Environment,
+    entries: readonly TimelineEntry[],
+    perform: (action: Action) => void,
+  ) {
     this.#environment = environment;
     this.#perform = perform;
     this.#pending = entries.map((entry) => ({
@@ -76,7 +80,9 @@ export class Timeline {
       const { at } = one.entry;
       if (one.done || !('step' in at) || at.end !== end || (at.step !== 'any' && at.step !== step)) continue;
       one.stepsLeft--;
-      if (one.stepsLeft === 0) this.#do(one);
+      if (one.stepsLeft > 0) continue;
+      if (at.afterMs === undefined) this.#do(one);
+      else this.#arm(one, at.afterMs);
     }
   }
 

@@ -295,7 +295,10 @@ export class VmCore {
   async seal(): Promise<void> {
     this.require('seal', 'stunned');
     if (!this.#saved) throw this.violation('seal: the device state is not saved');
+    const tie = this.#tie;
     await this.step('seal', this.options.timings?.sealMs, 'hypervisor');
+    // A process that died meanwhile has broken no contract.
+    if (tie !== this.#tie) throw this.#refusal('seal');
     this.require('seal', 'stunned');
     this.#change('sealed');
   }

@@ -1,4 +1,4 @@
-import type { MigrationPolicy, MigrationReport } from '../../interfaces/migration.ts';
+import type { DiskMode, MigrationPolicy, MigrationReport } from '../../interfaces/migration.ts';
 import { createPrng, type Prng } from '../../util/prng.ts';
 import { delay } from '../../util/promises.ts';
 import type { VirtualEnvironment } from '../virtual-time.ts';
@@ -52,7 +52,12 @@ export class World {
       observe: (event) => this.#networkEvent(event),
     });
     this.#registers = this.#makeRegisters();
-    const modes = new Map(Object.entries(scenario.policy.disks ?? {}));
+    const modes = new Map<string, DiskMode>(
+      scenario.vm.disks.map(({ id, readOnly }) => [
+        id,
+        scenario.policy.disks?.[id] ?? (readOnly === true ? 'shared' : 'copy'),
+      ]),
+    );
     const disks = scenario.vm.disks.map((disk) =>
       modes.get(disk.id) === 'shared' ? createSimulatedDisk(disk, { environment, vmId }) : disk,
     );
@@ -135,10 +140,7 @@ export class World {
   async migrateAgain(policy: MigrationPolicy): Promise<readonly MigrationReport[]> {
     this.log.add('world', 'a second attempt');
     const options = { ...this.#roleOptions('second'), namedEpoch: () => undefined };
-    const roles = [
-      destinationRole(options, this.backend, 60_000),
-      sourceRole(options, this.vm, policy),
-    ];
+    const roles = [destinationRole(options, this.backend, 60_000), sourceRole(options, this.vm, policy)];
     return Promise.all(
       roles.map(async (role) => {
         const report = await role.migration(role.start()).run();
@@ -241,6 +243,8 @@ export class World {
     return {
       vmId,
       register: (end, process) => this.#registers[end].handle(end, process.tie),
+      claims: (end) => this.#registers[end].claims,
+      run: () => scenario.vm.paused !== true && !this.#operatorPaused,
       // One more than the highest that either register knew: nothing was claimed before.
       namedEpoch: () => (named ? 1 : undefined),
       start: (end) => {

@@ -1,0 +1,218 @@
+/** `npm run simulate`: many seeds, or one. */
+import { fork } from 'node:child_process';
+import { availableParallelism } from 'node:os';
+import { parseArgs } from 'node:util';
+import { EventLog } from './sim/event-log.ts';
+import type { Violation } from './sim/oracle.ts';
+import { rules } from './sim/oracle.ts';
+import type { Scenario } from './sim/scenario.ts';
+import { outcomeOf, runSeed, shrinkSeed } from './sim/swarm.ts';
+
+const help = `Runs migrations in simulated worlds, in virtual time, each from a seed: VM, network, policy, and what goes wrong.
+
+  npm run simulate -- [options]
+
+  --seeds N    how many (default 200)
+  --from S     the first one (default: by the clock)
+  --seed S     this one alone
+  --log        with --seed: every event
+  --jobs N     processes at once (default 2, or 1 where there is one core)
+  --first      stop at the first that breaks a rule
+  --no-shrink  do not look for a smaller timeline
+  --help       this text
+
+Ends with 1 if a rule is broken. The digest is the same for the same seeds, on every machine.
+The rules:
+
+${Object.entries(rules)
+  .map(([name, text]) => `  ${name.padEnd(12)} ${text}`)
+  .join('\n')}
+`;
+
+/** What a worker says of a seed. */
+interface SeedLine {
+  readonly seed: number;
+  readonly outcome: string;
+  readonly performed: readonly string[];
+  readonly digest: string;
+  readonly violations: readonly Violation[];
+  readonly shrunken?: Scenario;
+}
+
+interface Options {
+  readonly from: number;
+  readonly seeds: number;
+  readonly jobs: number;
+  readonly first: boolean;
+  readonly shrinks: boolean;
+}
+
+async function main(args: readonly string[]): Promise<number> {
+  const { values } = parseArgs({
+    args: [...args],
+    options: {
+      seeds: { type: 'string', default: '200' },
+      from: { type: 'string' },
+      seed: { type: 'string' },
+      log: { type: 'boolean', default: false },
+      jobs: { type: 'string' },
+      first: { type: 'boolean', default: false },
+      'no-shrink': { type: 'boolean', default: false },
+      /** Only for workers: of the seeds, each `jobs`th from this one on. */
+      share: { type: 'string' },
+      help: { type: 'boolean', default: false },
+    },
+  });
+  if (values.help) {
+    say(help);
+    return 0;
+  }
+  if (values.seed !== undefined) return one(whole('--seed', values.seed), values.log);
+  const from = values.from === undefined ? Date.now() % 1_000_000_000 : whole('--from', values.from);
+  const seeds = whole('--seeds', values.seeds);
+  const jobs = whole('--jobs', values.jobs ?? String(Math.min(2, availableParallelism())));
+  const options = {
+    from,
+    seeds,
+    jobs: Math.max(1, jobs),
+    first: values.first,
+    shrinks: !values['no-shrink'],
+  };
+  if (values.share === undefined) return many(options);
+  return share(options, whole('--share', values.share));
+}
+
+/** One seed, with its log if it is wanted. */
+async function one(seed: number, log: boolean): Promise<number> {
+  const run = await runSeed(seed, { log });
+  const { result, scenario } = run;
+  if (log) {
+    say(`${JSON.stringify(scenario, undefined, 2)}\n`);
+    for (const { atMs, who, what } of result.log ?? []) {
+      say(`${atMs.toFixed(3).padStart(12)}  ${who.padEnd(11)}  ${what}\n`);
+    }
+  }
+  say(
+    `seed ${seed}: ${outcomeOf(result)}, ${Math.round(result.endMs)} ms of virtual time, digest ${result.digest}\n`,
+  );
+  if (result.violations.length === 0) return 0;
+  sayBroken({ seed, ...summary(result), shrunken: await shrinkSeed(run) });
+  return 1;
+}
+
+/** Many seeds, in processes of their own. */
+async function many(options: Options): Promise<number> {
+  const { from, seeds, jobs, first } = options;
+  say(`seeds ${from} to ${from + seeds - 1}\n`);
+  const lines: SeedLine[] = [];
+  let over = false;
+  const took = (line: SeedLine) => {
+    if (over) return;
+    lines.push(line);
+    if (line.violations.length > 0) {
+      progress('');
+      sayBroken(line);
+      over = first;
+    }
+    const broken = lines.filter(({ violations }) => violations.length > 0).length;
+    progress(`${lines.length} of ${seeds}, ${broken} broke a rule`);
+  };
+  const done = await Promise.all(
+    Array.from({ length: jobs }, (_, index) => worker(options, index, took, () => over)),
+  );
+  progress('');
+  sayTotals(lines);
+  const failed = lines.some(({ violations }) => violations.length > 0);
+  return failed || done.includes(false) ? 1 : 0;
+}
+
+/** Resolves to whether the worker came to its end. */
+function worker(
+  { from, seeds, jobs, shrinks }: Options,
+  index: number,
+  took: (line: SeedLine) => void,
+  over: () => boolean,
+): Promise<boolean> {
+  const args = ['--from', String(from), '--seeds', String(seeds), '--jobs', String(jobs)];
+  const child = fork(process.argv[1] ?? '', [
+    ...args,
+    '--share',
+    String(index),
+    ...(shrinks ? [] : ['--no-shrink']),
+  ]);
+  child.on('message', (line) => {
+    took(line as SeedLine);
+    if (over()) child.kill();
+  });
+  return new Promise((resolve) => {
+    child.on('exit', (code) => resolve(over() || code === 0));
+  });
+}
+
+/** A worker's share. */
+async function share({ from, seeds, jobs, shrinks }: Options, index: number): Promise<number> {
+  for (let seed = from + index; seed < from + seeds; seed += jobs) {
+    const run = await runSeed(seed);
+    const broken = run.result.violations.length > 0;
+    const line = { seed, ...summary(run.result) };
+    process.send?.(broken && shrinks ? { ...line, shrunken: await shrinkSeed(run) } : line);
+  }
+  process.disconnect?.();
+  return 0;
+}
+
+function summary(result: Awaited<ReturnType<typeof runSeed>>['result']): Omit<SeedLine, 'seed'> {
+  const { performed, digest, violations } = result;
+  return { outcome: outcomeOf(result), performed: Object.keys(performed), digest, violations };
+}
+
+function sayBroken({ seed, violations, shrunken }: SeedLine): void {
+  for (const { rule, message, atMs } of violations) {
+    say(`seed ${seed} breaks ${rule} at ${atMs.toFixed(1)} ms: ${message}\n`);
+  }
+  say(`  replay: npm run simulate -- --seed ${seed} --log\n`);
+  if (shrunken === undefined) return;
+  const { timeline, ...world } = shrunken;
+  say(`  world: ${JSON.stringify(world)}\n  timeline: [\n`);
+  for (const entry of timeline) say(`    ${JSON.stringify(entry)},\n`);
+  say('  ]\n');
+}
+
+function sayTotals(lines: readonly SeedLine[]): void {
+  const outcomes = new Map<string, number>();
+  const classes = new Map<string, number>();
+  for (const { outcome, performed } of lines) {
+    outcomes.set(outcome, (outcomes.get(outcome) ?? 0) + 1);
+    for (const one of performed) classes.set(one, (classes.get(one) ?? 0) + 1);
+  }
+  const list = (counts: ReadonlyMap<string, number>) =>
+    [...counts]
+      .sort(([, a], [, b]) => b - a)
+      .map(([name, count]) => `${name} ${count}`)
+      .join(', ');
+  const sum = new EventLog(() => 0, false);
+  for (const { digest } of [...lines].sort((a, b) => a.seed - b.seed)) sum.add('world', digest);
+  say(`${lines.length} seeds: ${list(outcomes)}\n`);
+  say(`what went wrong: ${list(classes)}\n`);
+  say(`digest ${sum.digest()}\n`);
+}
+
+function whole(name: string, text: string): number {
+  const value = Number(text);
+  if (!Number.isSafeInteger(value) || value < 0) throw new RangeError(`${name} must be a whole number`);
+  return value;
+}
+
+function say(text: string): void {
+  process.stdout.write(text);
+}
+
+/** A line that is written over, on a terminal alone. */
+function progress(text: string): void {
+  if (process.stdout.isTTY) process.stdout.write(`\r\u001b[K${text}`);
+}
+
+process.exitCode = await main(process.argv.slice(2)).catch((error: unknown) => {
+  process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
+  return 2;
+});

@@ -1,0 +1,203 @@
+import { execFile } from 'node:child_process';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { build } from 'tsup';
+
+/** A bug that was made on purpose. */
+export interface Mutant {
+  readonly name: string;
+  /** The file, within `src`. */
+  readonly file: string;
+  /** What is replaced, and stands there once, and by what. */
+  readonly edits: readonly (readonly [string, string])[];
+  /** A seed that catches it, or one shortly before. */
+  readonly seed: number;
+  /** Rules that may catch it. */
+  readonly rules: readonly string[];
+}
+
+export const mutants: readonly Mutant[] = [
+  {
+    name: 'guest writes that waited for a bulk number are mirrored in reverse',
+    file: 'core/storage/disk-sender.ts',
+    edits: [
+      [
+        'for (const write of this.#regions.copyNumbered(range)) this.#mirror(write);',
+        'for (const write of [...this.#regions.copyNumbered(range)].reverse()) this.#mirror(write);',
+      ],
+    ],
+    seed: 1,
+    rules: ['equal'],
+  },
+  {
+    name: 'the bulk number is taken before the read',
+    file: 'core/storage/disk-sender.ts',
+    edits: [
+      [
+        'const chunks = await disk.read(offset, length, { signal });',
+        'this.#numbered({ offset, length });\nconst chunks = await disk.read(offset, length, { signal });',
+      ],
+      [
+        "stream.push('bulk', ranges, () => {});\n    this.#numbered({ offset, length });",
+        "stream.push('bulk', ranges, () => {});",
+      ],
+    ],
+    seed: 1,
+    rules: ['equal', 'sane'],
+  },
+  {
+    name: 'what a guest writes where the disk is copied is not mirrored',
+    file: 'core/storage/disk-sender.ts',
+    edits: [["case 'mirror':\n        this.#mirror(write);", "case 'mirror':\n        this.#letGo(write);"]],
+    seed: 1,
+    rules: ['equal'],
+  },
+  {
+    name: 'a dirty page is dropped',
+    file: 'core/memory/memory-sender.ts',
+    edits: [
+      ['splitIntoItems(batch.runs);', 'splitIntoItems(this.#rounds > 0 ? batch.runs.slice(1) : batch.runs);'],
+    ],
+    seed: 1,
+    rules: ['equal'],
+  },
+  {
+    name: 'GO is sent before given is claimed',
+    file: 'core/handover/commit.ts',
+    edits: [
+      ["channel.send({ type: 'go', epoch });", ''],
+      [
+        "const claiming = register.claim(vmId, epoch, 'source'",
+        "channel.send({ type: 'go', epoch });\nconst claiming = register.claim(vmId, epoch, 'source'",
+      ],
+    ],
+    seed: 1,
+    rules: ['one-runs', 'owner-runs', 'truth', 'somewhere'],
+  },
+  {
+    name: 'after commit the source resumes though nothing was declined',
+    file: 'core/handover/commit.ts',
+    edits: [
+      ["{ owner: 'undecided', guest: 'paused', cause: problem }", "{ owner: 'source', cause: problem }"],
+    ],
+    seed: 1,
+    rules: ['one-runs', 'owner-runs', 'truth'],
+  },
+  {
+    name: 'the destination starts though declined stands',
+    file: 'core/destination.ts',
+    edits: [
+      [
+        "if (verdictForDestination(claims, this.#epoch) === 'start') return;",
+        'if (claims.length > 0) return;',
+      ],
+    ],
+    seed: 1,
+    rules: ['one-runs', 'owner-runs', 'truth'],
+  },
+  {
+    name: 'FINAL is believed on arrival',
+    file: 'core/destination.ts',
+    edits: [
+      ['await raceAbort(Promise.all(applied), this.signal);', 'Promise.all(applied).catch(() => {});'],
+      ['if (end === undefined || stream.appliedThrough', 'if (false && stream.appliedThrough'],
+    ],
+    seed: 1,
+    rules: ['equal', 'contract', 'sane'],
+  },
+  {
+    name: 'the guest is not resumed after a failed switchover',
+    file: 'core/source.ts',
+    edits: [['() => this.#vm.resume()]', ']']],
+    seed: 1,
+    rules: ['restored', 'truth', 'somewhere'],
+  },
+  {
+    name: 'the source does not let go of its VM after a failure',
+    file: 'core/source.ts',
+    edits: [['() => this.#vm.detach(),', '']],
+    seed: 1,
+    rules: ['restored', 'progress'],
+  },
+  {
+    name: 'a lost connection is not noticed',
+    file: 'channel/channel.ts',
+    edits: [
+      [
+        'return lane.silentLooks() * pingMs >= this.#silenceMsMax * patience;',
+        'return lane.silentLooks() < 0 && patience > 0;',
+      ],
+    ],
+    seed: 1,
+    rules: ['settles', 'recovers'],
+  },
+  {
+    name: 'a tap loses a write, and nobody is told',
+    file: 'testing/sim/draw.ts',
+    edits: [
+      [
+        'timeline: drawTimeline(',
+        "timeline: [{ at: { ms: 0 }, do: { vm: 'source', fault: { point: 'tap-write', effect: 'drop', skip: 3 } } }] as never ?? drawTimeline(",
+      ],
+    ],
+    seed: 1,
+    rules: ['equal'],
+  },
+];
+
+const cache = new URL('../../../node_modules/.cache/longhaul/', import.meta.url).pathname;
+const sources = new URL('../../../src/', import.meta.url).pathname;
+
+/** Builds the simulator's command, with a mutant in it. Resolves to its file. Rejects if what is to be replaced is not there once. */
+export async function buildSimulator(mutant: Mutant | undefined, name: string): Promise<string> {
+  const outDir = join(cache, name);
+  await build({
+    config: false,
+    silent: true,
+    clean: false,
+    entry: { simulate: join(sources, 'testing/simulate-cli.ts') },
+    format: ['esm'],
+    target: 'node20',
+    platform: 'node',
+    outDir,
+    esbuildPlugins:
+      mutant === undefined ? [] : [{ name: 'mutant', setup: (esbuild) => mutate(esbuild, mutant) }],
+  });
+  return join(outDir, 'simulate.js');
+}
+
+type Setup = Parameters<
+  NonNullable<NonNullable<Parameters<typeof build>[0]['esbuildPlugins']>[number]>['setup']
+>[0];
+
+function mutate(esbuild: Setup, { file, edits, name }: Mutant): void {
+  const path = join(sources, file);
+  esbuild.onLoad({ filter: new RegExp(`${file.replaceAll(/[./]/g, '\\$&')}$`) }, async (args) => {
+    if (args.path !== path) return undefined;
+    let contents = await readFile(path, 'utf8');
+    for (const [from, to] of edits) {
+      if (contents.split(from).length !== 2) throw new Error(`${name}: ${file} has not once: ${from}`);
+      contents = contents.replace(from, () => to);
+    }
+    return { contents, loader: 'ts' };
+  });
+}
+
+/** What caught a mutant. */
+export interface Catch {
+  readonly seed: number;
+  readonly rule: string;
+  readonly message: string;
+}
+
+/** Runs seeds until one breaks a rule. */
+export function firstCatch(simulator: string, from: number, seeds: number): Promise<Catch | undefined> {
+  const args = ['--from', String(from), '--seeds', String(seeds), '--jobs', '1', '--first', '--no-shrink'];
+  return new Promise((resolve) => {
+    execFile(process.execPath, [simulator, ...args], { maxBuffer: 1 << 26 }, (_, stdout) => {
+      const found = /^seed (\d+) breaks ([\w-]+) at [\d.]+ ms: (.*)$/m.exec(stdout);
+      if (found === null) resolve(undefined);
+      else resolve({ seed: Number(found[1]), rule: found[2] ?? '', message: found[3] ?? '' });
+    });
+  });
+}
