@@ -40,7 +40,7 @@ export interface ChannelOptions {
 /** How long positions wait for more to say, unless much has arrived. */
 const positionsDelayMs = 2;
 /** ... and how much is much. */
-const positionsBytes = 256 << 10;
+const positionsBytes = 2 << 20;
 /** How often the round trip is measured, and silence is looked for. */
 const pingMs = 250;
 /** See {@link ChannelOptions.silenceMsMax}. */
