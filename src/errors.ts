@@ -132,8 +132,17 @@ export class MigrationError extends Error {
 /** Any thrown value as a {@link MigrationError}: itself if it is one, else wrapped under `code`. */
 export function asMigrationError(error: unknown, code: ErrorCode, context?: string): MigrationError {
   if (error instanceof MigrationError) return error;
-  const message = error instanceof Error ? error.message : String(error);
+  const message = messageOf(error);
   return new MigrationError(code, context === undefined ? message : `${context}: ${message}`, {
     cause: error,
   });
+}
+
+/** What any thrown value says of itself. Never throws, whatever it is: what depends on it is a roll-back. */
+export function messageOf(thrown: unknown): string {
+  try {
+    return thrown instanceof Error ? thrown.message : String(thrown);
+  } catch {
+    return 'something without a message was thrown';
+  }
 }

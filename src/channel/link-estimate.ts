@@ -79,6 +79,8 @@ export class LinkEstimate {
     this.#sampleStartMs = nowMs;
     this.#busyStartMs = nowMs;
     this.#busyBytes = 0;
+    // The pause itself says nothing of what comes now.
+    this.#starved = false;
   }
 
   /** `newBytes` were acknowledged; `inFlightBytes` are on their way still. */

@@ -4,7 +4,8 @@
  * itself stopped for a while does not blame its peer when it wakes up.
  */
 export class Silence {
-  #progress = 0;
+  /** What no progress is: the first look only remembers. */
+  #progress = -1;
   #looks = 0;
 
   /**

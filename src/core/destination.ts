@@ -55,8 +55,15 @@ const receiveBytesMax = 256 << 20;
 const streamBytesMax = 32 << 20;
 /** Less than this would not let a single frame through; with more disks than fit, they add up to more than `receiveBytesMax`. */
 const streamBytesMin = framePayloadBytesMax;
-/** How long a connection may take over its greeting or its question, and a source over its first word. */
+/** How long a connection may take over its greeting or its question. */
 const greetingMsMax = 10_000;
+/**
+ * How long a source may take over its first word: it dials all its connections before, each by every path if need be. One that is dead is
+ * noticed much sooner, by its silence.
+ */
+const firstWordMsMax = 120_000;
+/** How long a hypervisor may take to start a guest that was loaded. */
+const startMsMax = 60_000;
 
 /**
  * The destination's end of one migration. Throws `invalid-argument`, and `unsupported` for a transport that cannot accept; nothing has
@@ -144,14 +151,16 @@ class Destination extends MigrationEnd {
       const silent = new MigrationError('timeout', 'the source said nothing of its VM');
       const word = raceAbort(channel.mailbox.take('prepare', 'abort'), this.signal);
       try {
-        const said = await withTimeout(this.environment, greetingMsMax, word, () => silent);
+        const said = await withTimeout(this.environment, firstWordMsMax, word, () => silent);
         if (said.type === 'abort') throw endedBySource(said.reason);
         this.#prepare = said;
         return this.#adopt(channel);
       } catch (error) {
+        const wentSilent = error === silent || isTimeout(channel.signal.reason);
         channel.abort(asMigrationError(error, 'internal'));
+        throwIfAborted(this.signal);
         // Whoever connects and says nothing leaves the place to the next.
-        if (error !== silent) throw error;
+        if (!wentSilent) throw error;
         acceptor.again();
       }
     }
@@ -289,8 +298,15 @@ class Destination extends MigrationEnd {
     this.commit();
     this.#owner = 'undecided';
     await this.#claimOwner();
+    await this.#start();
+  }
+
+  /** *owner* stands: the guest runs here, and nowhere else. */
+  async #start(): Promise<void> {
     this.#owner = 'destination';
-    await this.#vm?.start({ run: this.#final?.run ?? true });
+    const starting = this.#vm?.start({ run: this.#final?.run ?? true }) ?? Promise.resolve();
+    const late = () => new MigrationError('timeout', `the guest did not start within ${startMsMax} ms`);
+    await withTimeout(this.environment, startMsMax, starting, late);
     this.#started = true;
     this.#downtimeMs = this.environment.now() - this.#finalMs;
     this.#channel?.send({ type: 'decided', value: 'owner', reason: '' });
@@ -315,12 +331,15 @@ class Destination extends MigrationEnd {
     throw new MigrationError('declined', `attempt ${this.#epoch} had been declined before GO arrived`);
   }
 
-  /** Resolves to the value that stands. Rejects with `register` if that cannot be learned in time. */
+  /**
+   * Resolves to the value that stands. Rejects with `register` if that cannot be learned in time: a part of what the source waits, so that
+   * a claim of *owner* that hangs, one of *declined* behind it, and the answer all fit.
+   */
   #claim(value: 'owner' | 'declined'): Promise<ClaimValue> {
     const claiming = this.#register.claim(this.#vmId(), this.#epoch, 'destination', value);
     return withTimeout(
       this.environment,
-      this.#prepare?.decideMsMax ?? 0,
+      (this.#prepare?.decideMsMax ?? 0) / 3,
       claiming,
       () => new MigrationError('register', `the claim of ${value} took too long`),
     );
@@ -387,13 +406,21 @@ class Destination extends MigrationEnd {
       this.#channel?.send({ type: 'decided', value: 'owner', reason: error.message });
       await this.#untilSourceKnows();
       await tidy(this.environment, [() => this.#closeChannel(error)]);
-      return this.#report('failed', error.with({ phase, owner: 'destination', guest: 'paused' }));
+      return this.#report(
+        'failed',
+        error.with({ phase, owner: 'destination', guest: isTimeout(error) ? 'unknown' : 'paused' }),
+      );
     }
-    if (this.#saidReady && !(await this.#declined())) {
-      this.#owner = 'undecided';
-      error = error.with({ phase, owner: 'undecided', guest: 'paused' });
-      await tidy(this.environment, [() => this.#closeChannel(error)]);
-      return this.#report('undecided', error);
+    if (this.#saidReady) {
+      // The source may have given the VM: that it never starts here must stand.
+      const value = await this.#claim('declined').catch(() => undefined);
+      if (value === 'owner' && this.committed) return this.#startAfterAll();
+      if (value !== 'declined') {
+        this.#owner = 'undecided';
+        error = error.with({ phase, owner: 'undecided', guest: 'paused' });
+        await tidy(this.environment, [() => this.#closeChannel(error)]);
+        return this.#report('undecided', error);
+      }
     }
     const { code, message } = error;
     if (this.#saidReady) {
@@ -413,12 +440,14 @@ class Destination extends MigrationEnd {
     return this.#report('failed', error.with({ phase, owner: 'source', guest: this.#guestAtSource() }));
   }
 
-  /** After READY the source may have given the VM: that it never starts here must stand. False if that could not be made sure. */
-  async #declined(): Promise<boolean> {
+  /** Our claim of *owner* stands, though its call failed. */
+  async #startAfterAll(): Promise<MigrationReport> {
     try {
-      return (await this.#claim('declined')) === 'declined';
-    } catch {
-      return false;
+      await this.#start();
+      await this.#release();
+      return this.#report('completed');
+    } catch (error) {
+      return this.#failed(asMigrationError(error, 'internal'));
     }
   }
 
@@ -517,4 +546,8 @@ class Destination extends MigrationEnd {
 
 function endedBySource(reason: string): MigrationError {
   return new MigrationError('peer-failed', `the source ended the migration: ${reason}`);
+}
+
+function isTimeout(error: unknown): boolean {
+  return error instanceof MigrationError && error.code === 'timeout';
 }

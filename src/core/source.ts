@@ -2,7 +2,14 @@
 import type { Channel } from '../channel/channel.ts';
 import { connectChannel } from '../channel/connect.ts';
 import type { SendStream } from '../channel/send-stream.ts';
-import { asMigrationError, errorCodes, type GuestState, MigrationError, type Owner } from '../errors.ts';
+import {
+  asMigrationError,
+  errorCodes,
+  type GuestState,
+  MigrationError,
+  messageOf,
+  type Owner,
+} from '../errors.ts';
 import type { Environment } from '../interfaces/environment.ts';
 import type { SourceVm, UnexpectedStop, VmDescription } from '../interfaces/hypervisor.ts';
 import type { DiskMode, MigrationPolicy, MigrationReport, Outcome } from '../interfaces/migration.ts';
@@ -84,6 +91,8 @@ class Source extends MigrationEnd {
   #stunStartMs: number | undefined;
   #sealing: Promise<void> | undefined;
   #downtimeMs = 0;
+  /** The destination owns it: whatever fails from here on, it never runs here. */
+  #gone = false;
 
   constructor(options: SourceOptions) {
     super(options.environment ?? nodeEnvironment);
@@ -243,10 +252,10 @@ class Source extends MigrationEnd {
 
   /** Makes durable what has been written so far, so that little is left to flush during the stun. Resolves to the destination's time for it, in ms. */
   async #flushBothEnds(channel: Channel): Promise<number> {
-    const answer = this.#take('flushed');
+    throwIfAborted(this.signal);
     channel.send({ type: 'flush', token: 0 });
-    const flushing = this.#disks.map(({ disk }) => disk.flush({ signal: this.signal }));
-    const [flushed] = await Promise.all([answer, ...flushing]);
+    const flushing = this.#disks.map(async ({ disk }) => disk.flush({ signal: this.signal }));
+    const [flushed] = await Promise.all([this.#take('flushed'), ...flushing]);
     return flushed.durationMs;
   }
 
@@ -325,10 +334,11 @@ class Source extends MigrationEnd {
       this.#sealing = this.#vm.seal();
       return raceAbort(this.#sealing, this.signal);
     });
-    // That was the last moment at which an abort, a stopped guest or a lost link counts.
+    // This is the last moment at which an abort, a stopped guest or a lost link counts.
+    const channel = this.#live();
     this.commit();
     await commit({
-      channel: this.#live(),
+      channel,
       transport: this.#transport,
       environment: this.environment,
       register: this.#register,
@@ -336,8 +346,8 @@ class Source extends MigrationEnd {
       epoch: this.#epoch,
       decideMsMax: this.#policy.decideMsMax,
     });
-    this.#downtimeMs =
-      this.environment.now() - (this.#stunStartMs ?? 0) - this.#live().statistics.roundTripMs / 2;
+    this.#gone = true;
+    this.#downtimeMs = this.environment.now() - (this.#stunStartMs ?? 0) - channel.statistics.roundTripMs / 2;
   }
 
   /** The destination runs it: let go of everything here. Resolves to what could not be let go of. */
@@ -357,9 +367,12 @@ class Source extends MigrationEnd {
 
   async #failed(error: MigrationError): Promise<MigrationReport> {
     if (!this.committed) return this.#rollBack(error);
-    // `commit` throws only with the decision in the error: declined (reclaimed), or none.
     const { phase } = this.clock;
-    if (error.owner === 'source') {
+    if (this.#gone) {
+      return this.#report('completed', 'destination', error.with({ phase, owner: 'destination' }));
+    }
+    // Nothing but the destination's word that it declined, and never will run it, lets the guest run here again.
+    if (error.code === 'declined') {
       this.#channel?.send({ type: 'bye' });
       const problems = await this.#restoreSource(error);
       this.#downtimeMs = this.environment.now() - (this.#stunStartMs ?? 0);
@@ -385,7 +398,7 @@ class Source extends MigrationEnd {
     // What ended the migration may have surfaced as a consequence elsewhere: the first reason counts.
     this.stop(thrown);
     const error: MigrationError = this.signal.reason;
-    if (error.owner === 'undecided') {
+    if (error.owner === 'undecided' && this.#epoch === 0) {
       this.#channel?.send({ type: 'abort', code: error.code, reason: error.message });
       await tidy(this.environment, [() => this.#closeChannel(error)]);
       return this.#report('undecided', 'undecided', error.with({ phase }));
@@ -562,7 +575,7 @@ function leftBehind(problems: readonly unknown[]): MigrationError | undefined {
 }
 
 function messages(problems: readonly unknown[]): string {
-  return problems.map((problem) => (problem instanceof Error ? problem.message : String(problem))).join('; ');
+  return problems.map(messageOf).join('; ');
 }
 
 /** The error as the caller gets it: with where things stand, and with what could not be put right. */

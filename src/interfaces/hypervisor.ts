@@ -99,7 +99,8 @@ export interface SourceVm {
 
   /**
    * Runs the guest on at the source (unless it was paused from the start), from any state but `released`, also half-way through a failed
-   * `stun()` or `saveDeviceState()`, and after the process that stunned it died. Idempotent. Rejects with `hypervisor`.
+   * `stun()` or `saveDeviceState()`, while a `seal()` that was given up has not settled (which must then not seal any more), and after the
+   * process that stunned it died. Idempotent. Rejects with `hypervisor`.
    */
   resume(): Promise<void>;
 

@@ -32,7 +32,7 @@ export type Message =
   | { readonly type: 'prepared'; readonly epoch: number; readonly backend: string }
   /** Source, for information: a phase begins. */
   | { readonly type: 'phase'; readonly phase: Phase }
-  /** Source: make durable what has been applied so far. Answered by `flushed`. */
+  /** Source: make durable what has arrived so far. Answered by `flushed`. */
   | { readonly type: 'flush'; readonly token: number }
   | { readonly type: 'flushed'; readonly token: number; readonly durationMs: number }
   /** Source: nothing more will be sent; where each stream ends, and whether the guest ran when it was stunned. */
@@ -135,10 +135,9 @@ class Fields {
     return value;
   }
 
-  milliseconds(name: string): number {
+  milliseconds(name: string, max = Number.MAX_SAFE_INTEGER): number {
     const value = this.#get(name);
-    if (typeof value !== 'number' || !Number.isFinite(value) || value < 0)
-      throw this.#bad(name, 'not a duration');
+    if (typeof value !== 'number' || !(value >= 0 && value <= max)) throw this.#bad(name, 'not a duration');
     return value;
   }
 
@@ -173,6 +172,9 @@ class Fields {
 }
 
 /** What a source can say it begins: before these there is no channel, or no VM; and what is over it does not say here. */
+/** The longest that a policy allows for a decision: an hour. */
+const decideMsMax = 3_600_000;
+
 const phases: readonly Phase[] = ['copyDisks', 'copyMemory', 'stun', 'verify', 'handover', 'release'];
 
 function powerOfTwo(value: number, path: string): number {
@@ -223,7 +225,7 @@ const readers: { readonly [T in MessageType]: (fields: Fields) => MessageOf<T> }
     disks: f.record('disks', ['copy', 'shared', 'leave']),
     highest: f.integer('highest', 0),
     digestKey: f.integer('digestKey', 0, 0xffff_ffff),
-    decideMsMax: f.milliseconds('decideMsMax'),
+    decideMsMax: f.milliseconds('decideMsMax', decideMsMax),
   }),
   prepared: (f) => ({ type: 'prepared', epoch: f.integer('epoch', 1), backend: f.string('backend') }),
   phase: (f) => ({ type: 'phase', phase: f.oneOf('phase', phases) }),

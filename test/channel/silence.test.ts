@@ -113,7 +113,7 @@ describe('a channel', () => {
 describe('silence', () => {
   it('is counted in looks without progress, and forgotten when nothing is expected', () => {
     const silence = new Silence();
-    expect([0, 0, 5, 5, 5, 6].map((progress) => silence.look(progress))).toEqual([1, 2, 0, 1, 2, 0]);
+    expect([0, 0, 5, 5, 5, 6].map((progress) => silence.look(progress))).toEqual([0, 1, 0, 1, 2, 0]);
     silence.look(6);
     silence.reset();
     expect(silence.look(6)).toBe(1);

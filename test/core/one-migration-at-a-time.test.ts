@@ -90,7 +90,12 @@ describe('a second migration of a VM', () => {
         return claim(...args);
       },
     };
-    const world = createWorld({ environment, vm, registers: { ...registers, destination: slow } });
+    const world = createWorld({
+      environment,
+      vm,
+      registers: { ...registers, destination: slow },
+      policy: { decideMsMax: 4000 },
+    });
     const second = startIn('handover', world);
     const two = watchForTwo(world);
     const { source, destination } = await world.run();

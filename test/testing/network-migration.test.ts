@@ -102,7 +102,7 @@ describe('before commit', () => {
       heal: (w) => w.network.blackHole(false),
     },
     'a reset of everything': { strike: (w) => w.network.resetAll() },
-    'a reset in mid-frame': { strike: (w) => w.network.resetAfter(1000, { from: 'source' }) },
+    'a reset in mid-frame': { strike: (w) => w.network.resetAfter(100, { from: 'source' }) },
     'a reset of an answer': { strike: (w) => w.network.resetAfter(3, { from: 'destination' }) },
     'a flipped bit on the way there': { strike: (w) => w.network.flipNextByte({ from: 'source' }) },
     'a flipped bit on the way back': { strike: (w) => w.network.flipNextByte({ from: 'destination' }) },

@@ -136,6 +136,9 @@ export class QemuSourceMemory implements MemorySource {
     if (status !== 'completed') {
       throw new MigrationError('hypervisor', `QEMU's migration is ${status}: ${error ?? 'no reason given'}`);
     }
+    // It may have been cancelled meanwhile: then the guest runs, and nothing is sealed.
+    if (this.#running !== running)
+      throw new MigrationError('invalid-state', 'it was resumed while it was being sealed');
     this.#state = 'sealed';
     running.migration.close();
   }

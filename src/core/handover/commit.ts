@@ -105,9 +105,11 @@ async function learnDecision(options: CommitOptions): Promise<Learned> {
   return { decision: undefined, reason: '' };
 }
 
-async function readDecision({ register, vmId, epoch }: CommitOptions): Promise<Decision | undefined> {
+async function readDecision(options: CommitOptions): Promise<Decision | undefined> {
+  const { environment, register, vmId, epoch } = options;
+  const late = () => new MigrationError('register', 'reading took too long');
   try {
-    return claimsAt(await register.read(vmId), epoch).decision;
+    return claimsAt(await withTimeout(environment, askMsMax, register.read(vmId), late), epoch).decision;
   } catch {
     return undefined;
   }

@@ -72,13 +72,17 @@ export function nextEpoch(highestAtSource: number, highestAtDestination: number)
 /** Further ahead than this of all that a register knows no honest peer is: every attempt is one more than the last. */
 const epochLeapMax = 2 ** 20;
 
+function isFarAhead(epoch: number, claims: readonly Claim[]): boolean {
+  return epoch > highestEpoch(claims) + epochLeapMax;
+}
+
 /**
  * Throws `protocol` for an epoch, named by the peer, that is implausibly far ahead: once it was claimed there would be no higher number
  * left for this VM.
  */
 export function checkEpoch(epoch: number, claims: readonly Claim[]): void {
   const highest = highestEpoch(claims);
-  if (epoch <= highest + epochLeapMax) return;
+  if (!isFarAhead(epoch, claims)) return;
   throw new MigrationError('protocol', `attempt ${epoch} is too far ahead of ${highest}, the last one known`);
 }
 
@@ -218,6 +222,8 @@ export type End = 'source' | 'destination';
 export function attemptToRecover(end: End, claims: readonly Claim[], named?: number): number {
   const moved = lastMove(claims);
   if (named !== undefined) {
+    if (isFarAhead(named, claims))
+      throw refusal(`attempt ${named} is far ahead of all that the register knows`);
     if (named < moved.epoch) throw refusal(`attempt ${named} is over: attempt ${moved.epoch} came after it`);
     return (end === 'source' && unsettledAttempt(claims)) || named;
   }

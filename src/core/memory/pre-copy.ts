@@ -33,6 +33,10 @@ const pauseMs = 5;
 const stateBytesExpected = 160 << 10;
 /** What the destination needs to load it and start, over its flush, before any was seen: some milliseconds in a hypervisor. */
 const loadMsExpected = 20;
+/** What the verdict may rest on while the link's rate is no more than assumed: so little takes a moment on any link. */
+const unmeasuredBytesMax = 256 << 10;
+/** ... and how long a round waits for a measurement: on a link that carries more than was assumed there may be none. */
+const rateWaitMsMax = 1000;
 /** How many rounds the rule looks back on. */
 const historyRounds = 8;
 
@@ -67,6 +71,7 @@ export class PreCopy {
       const startMs = environment.now();
       const bytes = await memory.sendRound({ signal });
       await memory.queueBelow(queueBytesMax);
+      await this.#untilRateIsKnown();
       const durationMs = environment.now() - startMs;
       const dirtyingMs = previousStartMs === undefined ? undefined : startMs - previousStartMs;
       previousStartMs = startMs;
@@ -97,6 +102,19 @@ export class PreCopy {
           await delay(environment, Math.max(pauseMs, verdict.waitMs), signal);
           break;
       }
+    }
+  }
+
+  /** What is on its way tells how fast the link is; until it has arrived there is but a guess, and the stun would wait for all of it. */
+  async #untilRateIsKnown(): Promise<void> {
+    const { channel, environment, signal } = this.#options;
+    const deadlineMs = environment.now() + rateWaitMsMax;
+    while (
+      channel.statistics.bytesPerSecond === undefined &&
+      channel.backlogBytes > unmeasuredBytesMax &&
+      environment.now() < deadlineMs
+    ) {
+      await delay(environment, pauseMs, signal);
     }
   }
 
