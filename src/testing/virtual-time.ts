@@ -11,6 +11,7 @@ export interface VirtualEnvironment extends Environment {
    * promises that can settle do; the outside world (files, sockets) is not waited for.
    */
   run(until?: number): Promise<void>;
+  /** As above, until the promise settles. */
   run<T>(until: Promise<T>): Promise<T>;
   /**
    * Timers that are set and have neither fired nor been cancelled: what an oracle looks at when all is over.

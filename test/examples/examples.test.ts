@@ -34,6 +34,11 @@ const expected: Readonly<Record<string, readonly RegExp[]>> = {
     /^recover\(\): {3}released, the destination owns web-1; here it is released\n/m,
     /^ {2}ownership\/web-1\/1\/source = given\n {2}ownership\/web-1\/1\/destination = owner\n$/m,
   ],
+  'control-plane-test': [
+    /^a link that is cut during the memory copy: failed, the source owns the VM, connection-lost\n/,
+    /^a destination that dies after READY: failed, the source owns the VM, declined\n/m,
+    /^a cancel in the last second: failed, the source owns the VM, aborted\n$/m,
+  ],
   'own-hypervisor': [
     /^round 1: 1024 pages\nround 2: /,
     /^source: completed\ndestination: completed\nwrites mirrored: [1-9]\d*\n/m,

@@ -22,6 +22,7 @@ export interface SpaceDifference {
 
 /** How a VM that was moved differs from what it was. */
 export interface SimulatedComparison {
+  /** Whether there is no difference. */
   readonly equal: boolean;
   /** What differs in memory and on disks; empty if nothing. */
   readonly spaces: readonly SpaceDifference[];

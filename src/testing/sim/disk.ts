@@ -35,6 +35,7 @@ export interface SimulatedDiskOptions extends DiskLimits {
   readonly sizeBytes: number;
   /** A power of two from 512 to 65536; also the unit in which its content is told apart. Default 4096. */
   readonly blockBytes?: number;
+  /** Whether the guest cannot write it. Default false. */
   readonly readOnly?: boolean;
   /** How much of it holds something, from the start: 0 to 1. Default 0. */
   readonly allocatedFraction?: number;
@@ -51,6 +52,7 @@ export interface SimulatedDiskOptions extends DiskLimits {
 
 /** Where a disk works. */
 export interface DiskHost {
+  /** Time and chance. */
   readonly environment: Environment;
   /** Names the content: the same wherever the VM is. */
   readonly vmId: string;
@@ -60,7 +62,7 @@ export interface DiskHost {
   readonly onFault?: (fault: VmFault) => void;
   /** Default `full`. */
   readonly check?: ContentCheck;
-  /** Reads go into a {@link ContentRing} of so many bytes. Default: each into bytes of its own. */
+  /** Reads go into a `ContentRing` of so many bytes. Default: each into bytes of its own. */
   readonly ringBytes?: number;
 }
 
@@ -84,6 +86,7 @@ export class SimulatedDisk implements BlockDevice {
   readonly sizeBytes: number;
   readonly blockBytes: number;
   readonly readOnly: boolean;
+  /** What is on it, block by block. */
   readonly space: UnitSpace;
   readonly #host: DiskHost;
   readonly #faults: VmFaultPlan;

@@ -94,10 +94,12 @@ export function drawTimeline(chance: Chance, targets: Targets): readonly Timelin
     [3, 2],
     [4, 1],
   ]);
+  // In a part of the worlds all is well until the VM changes hands.
+  const late = chance.of(0.35);
   const timeline: TimelineEntry[] = [];
   for (let index = 0; index < count; index++) {
     const [action, end] = chance.weighted(mixture)(chance, targets);
-    const at = drawTrigger(chance);
+    const at = late ? drawLateTrigger(chance) : drawTrigger(chance);
     timeline.push({ at, do: action });
     if (end !== undefined) timeline.push({ at: later(chance, at), do: end });
   }
@@ -142,6 +144,35 @@ function drawTrigger(chance: Chance): Trigger {
       };
     case 'claim':
       return { claim: chance.weighted(claimWeights), afterMs };
+  }
+}
+
+/** From the stun on. */
+function drawLateTrigger(chance: Chance): Trigger {
+  const afterMs = chance.of(0.4) ? 0 : chance.delay(100);
+  const end = chance.one(ends);
+  switch (
+    chance.weighted<'claim' | 'step' | 'state' | 'phase'>([
+      ['claim', 4],
+      ['step', 4],
+      ['state', 2],
+      ['phase', 2],
+    ])
+  ) {
+    case 'claim':
+      return { claim: chance.weighted(claimWeights), afterMs };
+    case 'step': {
+      const step = chance.one(
+        end === 'source' ? (['seal', 'claim', 'release'] as const) : (['load', 'claim', 'start'] as const),
+      );
+      return chance.of(0.4) ? { end, step } : { end, step, afterMs };
+    }
+    case 'state':
+      return end === 'source'
+        ? { host: end, state: chance.one(['stunned', 'sealed'] as const), afterMs }
+        : { host: end, state: chance.one(['loaded', 'running'] as const), afterMs };
+    case 'phase':
+      return { end, phase: chance.one(['verify', 'handover', 'release'] as const), afterMs };
   }
 }
 
@@ -259,7 +290,8 @@ function drawFault(chance: Chance, points: readonly VmFaultPoint[]): VmFault {
   return {
     point,
     effect: point === 'clock' && (effect === 'fail' || effect === 'none') ? 'break-tap' : effect,
-    ...(effect === 'none' && { delayMs: chance.one([1, 50, 700, 6000]) }),
+    // A seal is waited for, for a second; one that takes longer has left the contract by itself.
+    ...(effect === 'none' && { delayMs: chance.one(point === 'seal' ? [1, 50, 700] : [1, 50, 700, 6000]) }),
     ...(isDisk && { skip: chance.integer(0, 20), times: chance.integer(1, 3) }),
     ...(isDisk && chance.of(0.5) && { by: chance.one(['guest', 'engine'] as const) }),
     ...(point === 'disk-write' && chance.of(0.5) && { tornBytes: 4096 }),

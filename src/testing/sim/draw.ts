@@ -44,8 +44,8 @@ function drawVm(chance: Chance): ScenarioVm {
   const memoryBytes = chance.of(0.05) ? 0 : chance.integer(2, 48) * 64 * kibibyte;
   const count = chance.weighted([
     [0, 1],
-    [1, 6],
-    [2, 3],
+    [1, 7],
+    [2, 4],
   ]);
   const disks = Array.from({ length: count }, (_, index) => drawDisk(chance, `disk${index}`));
   return {
@@ -70,7 +70,7 @@ function drawDisk(chance: Chance, id: string): SimulatedDiskOptions {
     tellsZeros: chance.of(0.85),
     ...(slow && {
       latencyMs: chance.one([0.1, 1, 8]),
-      bytesPerSecond: chance.one([10, 30, 200]) * mebibyte,
+      bytesPerSecond: chance.one([8, 20, 200]) * mebibyte,
       flushMs: chance.one([0, 1, 20]),
     }),
   };
@@ -99,16 +99,16 @@ function drawWorkloads(
   for (const { id, sizeBytes, readOnly, blockBytes = 4096 } of disks) {
     if (readOnly) continue;
     const wholeBytes = Math.floor(sizeBytes / 65_536) * 65_536;
-    if (chance.of(0.7)) {
+    if (chance.of(0.75)) {
       workloads.push(
         oltp({
           disk: id,
-          readFraction: chance.one([0, 0.3, 0.8]),
-          iops: chance.one([20, 100, 500]),
-          burst: chance.one([1, 1, 8]),
+          readFraction: chance.one([0, 0, 0.5]),
+          iops: chance.one([20, 100, 400]),
+          burst: chance.one([1, 4, 16]),
           ioBytes: blockBytes * chance.one([1, 2, 4]),
-          queueDepth: chance.one([1, 4, 16]),
-          hotBytes: chance.of(0.5) ? wholeBytes : Math.min(wholeBytes, 256 * kibibyte),
+          queueDepth: chance.one([1, 8, 16]),
+          hotBytes: Math.min(wholeBytes, chance.one([32, 128, 65_536]) * kibibyte),
         }),
       );
     }
@@ -116,7 +116,7 @@ function drawWorkloads(
       workloads.push(
         simulatedWriter({
           disk: id,
-          bytesPerSecond: chance.one([0.2, 2, 5]) * mebibyte,
+          bytesPerSecond: chance.one([0.2, 1, 4]) * mebibyte,
           ioBytes: chance.one([4096, 16_384, 65_536]),
           queueDepth: chance.one([1, 4]),
         }),

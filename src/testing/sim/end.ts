@@ -14,7 +14,9 @@ export type EndStage = 'new' | 'migrating' | 'ended' | 'restarted' | 'dead';
 
 /** One try of an end to learn who owns the VM. */
 export interface RecoveryRecord {
+  /** Which end recovered. */
   readonly end: EndName;
+  /** When it ended. */
   readonly atMs: number;
   /** What it came to, or ... */
   readonly report?: RecoveryReport;

@@ -1,5 +1,6 @@
 /** Something that happened in a simulation. */
 export interface SimulationEvent {
+  /** When, in virtual ms. */
   readonly atMs: number;
   /** Where: an end, or the part of the world that it happened to. */
   readonly who: 'source' | 'destination' | 'network' | 'world';

@@ -2,6 +2,7 @@
 export interface OperationStatistics {
   /** Operations that were completed, and those that failed. */
   readonly completed: number;
+  /** Operations that failed. */
   readonly failed: number;
   /** Bytes of the completed ones. */
   readonly bytes: number;
@@ -21,6 +22,7 @@ export interface OperationStatistics {
 export interface GuestWindow {
   /** As the mark says; `start` for the first. */
   readonly label: string;
+  /** When it began. */
   readonly fromMs: number;
   /** The next mark, or now. */
   readonly toMs: number;

@@ -117,7 +117,7 @@ function pass(data: Uint8Array, at: number, units: number, unitBytes: number, re
 }
 
 /**
- * From now on, all of this process's checksums of ring content are {@link knownChecksum}. Returns how to end
+ * From now on, all of this process's checksums of ring content are `knownChecksum`. Returns how to end
  * that.
  */
 export function useKnownChecksums(): () => void {

@@ -26,6 +26,16 @@ export function stunIsAmple(scenario: Scenario): boolean {
   return stunMsMax >= 2 * downtimeMsMax + 1000 + 5 * sendMs(scenario, vmBytes(scenario));
 }
 
+/** Whether the guest writes so much that the slowest path could hardly follow. */
+export function guestOutruns(scenario: Scenario): boolean {
+  let perSecond = 0;
+  for (const workload of scenario.vm.workloads) {
+    if (workload.kind === 'oltp') perSecond += workload.iops * (1 - workload.readFraction) * workload.ioBytes;
+    else if (workload.kind !== 'idle') perSecond += workload.bytesPerSecond;
+  }
+  return sendMs(scenario, perSecond) > 400;
+}
+
 function vmBytes({ vm }: Scenario): number {
   return vm.memory.sizeBytes + vm.disks.reduce((sum, disk) => sum + disk.sizeBytes, 0);
 }

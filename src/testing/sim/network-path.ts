@@ -8,6 +8,7 @@ import { Wire, type WireConditions } from './network-wire.ts';
 
 /** A path between two hosts: its conditions hold both ways, except where `back` says otherwise. */
 export interface PathOptions extends WireConditions {
+  /** What the path is called. */
   readonly name: string;
   /** The hosts at its ends. Default: `source` and `destination`. */
   readonly ends?: readonly [string, string];

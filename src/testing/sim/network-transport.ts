@@ -9,7 +9,9 @@ import { Link, type Path, type PathHost } from './network-path.ts';
 
 /** Where a transport listens, or dials to. */
 export interface NetworkAddress {
+  /** The host. */
   readonly host: string;
+  /** What is listened on there. */
   readonly name: string;
 }
 

@@ -32,7 +32,9 @@ export interface NetworkOptions {
 
 /** Something that happened in a network. */
 export interface NetworkEvent {
+  /** When. */
   readonly atMs: number;
+  /** What. */
   readonly kind: LinkEvent | NetworkFault;
   /** The path's name; empty where the event is not one path's. */
   readonly path: string;
@@ -60,7 +62,9 @@ export interface NetworkPlace {
 
 /** A connection with an end that is open. */
 export interface NetworkConnectionView {
+  /** Its number, 1 and up. */
   readonly id: number;
+  /** The path that it takes. */
   readonly path: string;
   /** The host that dialled and the host that was dialled, if their ends are open. */
   readonly openAt: readonly string[];
@@ -126,6 +130,7 @@ export interface Network {
   calm(place?: NetworkPlace): void;
   /** Connections with an end that is open. */
   connections(place?: NetworkPlace): readonly NetworkConnectionView[];
+  /** What it has done so far. */
   statistics(): NetworkStatistics;
   /** A sum over everything that happened and when: 16 hexadecimal digits. Equal runs have equal sums. */
   digest(): string;

@@ -37,9 +37,11 @@ export type RuleName = keyof typeof rules;
 
 /** A rule that did not hold. */
 export interface Violation {
+  /** Which rule did not hold. */
   readonly rule: RuleName;
   /** What was seen. */
   readonly message: string;
+  /** When, in virtual ms. */
   readonly atMs: number;
 }
 

@@ -28,9 +28,11 @@ export type EndName = 'source' | 'destination';
 
 /** The VM that moves. */
 export interface ScenarioVm {
+  /** Its memory. */
   readonly memory: SimulatedMemorySize;
   /** Made at the source; one whose mode in the policy is `shared` is reached from both hosts. */
   readonly disks: readonly SimulatedDiskOptions[];
+  /** What its guest does. */
   readonly workloads: readonly SimulatedWorkload[];
   /** Whether the guest is paused from the start. Default false. */
   readonly paused?: boolean;
@@ -112,16 +114,21 @@ export type Action =
 
 /** One entry of a timeline. */
 export interface TimelineEntry {
+  /** When. */
   readonly at: Trigger;
+  /** What. */
   readonly do: Action;
 }
 
 /** See the top of this file. */
 export interface Scenario {
+  /** What moves. */
   readonly vm: ScenarioVm;
   /** The paths between `source` and `destination`. */
   readonly paths: readonly PathOptions[];
+  /** How the hosts behave. Default: no step takes time. */
   readonly hosts?: ScenarioHosts;
+  /** The source's policy. */
   readonly policy: MigrationPolicy;
   /** How long the destination waits for a source, in ms. Default 10,000. */
   readonly acceptMsMax?: number;
@@ -133,6 +140,7 @@ export interface Scenario {
   readonly answers?: boolean;
   /** Whether an end that recovers is told the attempt's number where its own register would do without. Default false. */
   readonly namesAttempt?: boolean;
+  /** What goes wrong, and when. */
   readonly timeline: readonly TimelineEntry[];
 }
 

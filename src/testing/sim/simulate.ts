@@ -3,7 +3,7 @@ import { createVirtualEnvironment } from '../virtual-time.ts';
 import type { RecoveryRecord } from './end.ts';
 import type { SimulationEvent } from './event-log.ts';
 import type { GuestWindow } from './guest-meter.ts';
-import { heldBytesMax, mendMsMax, runMsMax, stunIsAmple } from './limits.ts';
+import { guestOutruns, heldBytesMax, mendMsMax, runMsMax, stunIsAmple } from './limits.ts';
 import type { Violation } from './oracle.ts';
 import type { EndName, Scenario } from './scenario.ts';
 import { World } from './world.ts';
@@ -12,6 +12,7 @@ import { World } from './world.ts';
 export interface SimulateOptions {
   /** All chance comes from it: a safe integer. */
   readonly seed: number;
+  /** What moves, and what goes wrong. */
   readonly scenario: Scenario;
   /** Whether to keep every event. Default false. */
   readonly log?: boolean;
@@ -86,16 +87,18 @@ export async function simulate({ seed, scenario, log = false }: SimulateOptions)
     oracle.mended();
     const owner = vm.state === 'running' || vm.state === 'paused';
     if (owner && oracle.violations.length === 0) {
-      const moving = world.migrateAgain(easyPolicy(scenario.policy)).then(
+      const policy = easyPolicy(scenario.policy);
+      if (guestOutruns(scenario)) vm.guest.stopWorkloads();
+      const moving = world.migrateAgain(policy).then(
         (reports) => {
           again = reports;
         },
         (error: unknown) => oracle.report('restored', `what the engine left: ${String(error)}`),
       );
-      if (!(await within(runMsMax(scenario), moving))) {
+      if (!(await within(runMsMax({ ...scenario, policy }), moving))) {
         oracle.report('settles', 'the second attempt is not at its end in time');
       }
-      for (const { outcome, role, error } of again ?? []) {
+      for (const { role, outcome, error } of again ?? []) {
         if (outcome !== 'completed') oracle.report('progress', `${role}: ${outcome}, ${error?.message}`);
       }
       oracle.mended();
@@ -141,7 +144,7 @@ function easyPolicy(policy: MigrationPolicy): MigrationPolicy {
     stunMsMax: 120_000,
     connectMsMax: 30_000,
     decideMsMax: 30_000,
-    roundsMax: 200,
+    roundsMax: 40,
     throttleMax: 0.95,
   };
 }

@@ -22,7 +22,9 @@ export type BadReason = 'damaged' | 'misplaced' | 'partial';
 
 /** A unit that does not hold what a guest wrote there. */
 export interface BadUnit {
+  /** Its index. */
   readonly unit: number;
+  /** What is wrong with it. */
   readonly reason: BadReason;
 }
 
@@ -60,9 +62,13 @@ const badListedMax = 1000;
  * A memory region's or a disk's content: the generation of each unit, and how that becomes bytes and back.
  */
 export class UnitSpace {
+  /** What it is called. */
   readonly name: string;
+  /** Its size. */
   readonly sizeBytes: number;
+  /** The size of a unit: of a page, or a block. */
   readonly unitBytes: number;
+  /** What each unit holds. */
   readonly generations: Generations;
   readonly #salt: number;
   readonly #filler: Uint8Array;
@@ -154,7 +160,7 @@ export class UnitSpace {
   }
 
   /**
-   * Looks at content that came for a range, and says what it is. Throws {@link UnitSpaceOptions.errorCode}
+   * Looks at content that came for a range, and says what it is. Throws `errorCode`
    * unless it has its length.
    */
   decode({ offset, length }: ByteRange, content: Content): DecodedContent {

@@ -298,7 +298,7 @@ export class VmCore {
     const tie = this.#tie;
     await this.step('seal', this.options.timings?.sealMs, 'hypervisor');
     // A process that died meanwhile has broken no contract.
-    if (tie !== this.#tie) throw this.#refusal('seal');
+    if (tie?.dead === true) throw this.#refusal('seal');
     this.require('seal', 'stunned');
     this.#change('sealed');
   }
@@ -324,7 +324,9 @@ export class VmCore {
   async load(state: Chunks, signal: AbortSignal | undefined): Promise<void> {
     this.requireFilling('loadDeviceState');
     this.#loadBegun = true;
+    const tie = this.#tie;
     await this.step('load', this.options.timings?.loadMs, 'device-state', signal);
+    if (tie?.dead === true) throw this.#refusal('loadDeviceState');
     this.require('loadDeviceState', 'prepared');
     try {
       const { token, guest } = decodeState(state);
@@ -340,7 +342,9 @@ export class VmCore {
 
   async start(run: boolean): Promise<void> {
     this.require('start', 'loaded');
+    const tie = this.#tie;
     await this.step('start', this.options.timings?.startMs, 'hypervisor');
+    if (tie?.dead === true) throw this.#refusal('start');
     this.require('start', 'loaded');
     this.#started = true;
     this.emit({ kind: 'started', run });

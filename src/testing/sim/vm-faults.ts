@@ -45,6 +45,7 @@ export type VmFaultEffect = 'none' | 'fail' | 'drop' | 'break-tap' | 'power-off'
 
 /** One thing that goes wrong. Plain data, so that plans of it can be drawn, printed and shrunk. */
 export interface VmFault {
+  /** Where. */
   readonly point: VmFaultPoint;
   /** Default `none`: only the delay. */
   readonly effect?: VmFaultEffect;

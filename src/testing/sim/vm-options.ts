@@ -7,20 +7,29 @@ import type { VmFault } from './vm-faults.ts';
 
 /** How long a simulated hypervisor's steps take when all is well, in ms. Each is 0 by default. */
 export interface VmTimings {
+  /** Default 0. */
   readonly stunMs?: number;
+  /** Default 0. */
   readonly saveMs?: number;
+  /** Default 0. */
   readonly sealMs?: number;
+  /** Default 0. */
   readonly resumeMs?: number;
+  /** Default 0. */
   readonly prepareMs?: number;
+  /** Default 0. */
   readonly loadMs?: number;
+  /** Default 0. */
   readonly startMs?: number;
 }
 
 /** What source and destination have in common. */
 export interface VmHostOptions {
+  /** Time and chance. */
   readonly environment: Environment;
   /** The host's name, for events. */
   readonly host?: string;
+  /** How long its steps take. Default: no time. */
   readonly timings?: VmTimings;
   /** What goes wrong, from the start. */
   readonly faults?: readonly VmFault[];

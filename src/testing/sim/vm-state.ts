@@ -11,7 +11,9 @@ const headerBytes = magic.byteLength + 8;
 
 /** Which save a device state came from: a state of an earlier stun is another one. */
 export interface StateToken {
+  /** Of which VM. */
   readonly vmId: string;
+  /** Where it was saved. */
   readonly host: string;
   /** Counts the saves of this VM on that host. */
   readonly save: number;

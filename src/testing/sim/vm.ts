@@ -37,6 +37,7 @@ export interface SimulatedVmOptions extends VmHostOptions {
   readonly memory?: SimulatedMemorySize | readonly MemoryRegion[];
   /** To be made, or as they are, for example shared with another host. Default: none. */
   readonly disks?: readonly (SimulatedDiskOptions | SimulatedDisk)[];
+  /** What its guest does from the start. Default: nothing. */
   readonly workloads?: readonly SimulatedWorkload[];
   /** Whether it waits for {@link SimulatedVm.run}. Default false. */
   readonly paused?: boolean;
@@ -77,14 +78,17 @@ export class SimulatedVm {
     this.#core = core;
   }
 
+  /** The host that it is on. */
   get host(): string {
     return this.#core.options.host;
   }
 
+  /** Its identity. */
   get vmId(): string {
     return this.#core.description.vmId;
   }
 
+  /** What it is. */
   get description(): VmDescription {
     return this.#core.description;
   }
@@ -94,10 +98,12 @@ export class SimulatedVm {
     return this.#core.state;
   }
 
+  /** What its guest can be told to do, and has noticed. */
   get guest(): GuestControl {
     return this.#core.guest;
   }
 
+  /** Its disks, in their order. */
   get disks(): readonly SimulatedDisk[] {
     return this.#core.disks.map(({ medium }) => medium);
   }

@@ -1,6 +1,8 @@
 /** A database: small random reads and writes of a disk. */
 export interface OltpWorkload {
+  /** Which workload it is. */
   readonly kind: 'oltp';
+  /** The disk's id. */
   readonly disk: string;
   /** How many of the operations are reads: 0 to 1. */
   readonly readFraction: number;
@@ -20,6 +22,7 @@ export interface OltpWorkload {
 
 /** Memory that is written all over: in a hot part mostly, in a cold part sometimes. */
 export interface MemoryDirtierWorkload {
+  /** Which workload it is. */
   readonly kind: 'memory-dirtier';
   /** Whole pages, each touch counted by itself. */
   readonly bytesPerSecond: number;
@@ -33,16 +36,21 @@ export interface MemoryDirtierWorkload {
 
 /** Writes one behind the other, from the start again at the end. */
 export interface SequentialWriterWorkload {
+  /** Which workload it is. */
   readonly kind: 'sequential-writer';
+  /** The disk's id. */
   readonly disk: string;
+  /** Offered, in whole operations. */
   readonly bytesPerSecond: number;
   /** Length of each write, in whole blocks of the disk. */
   readonly ioBytes: number;
+  /** Operations in flight at most. */
   readonly queueDepth: number;
 }
 
 /** Does nothing but look at the clock a hundred times a second, so that it notices when it stood still. */
 export interface IdleWorkload {
+  /** Which workload it is. */
   readonly kind: 'idle';
 }
 
