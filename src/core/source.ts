@@ -254,8 +254,10 @@ class Source extends MigrationEnd {
   async #flushBothEnds(channel: Channel): Promise<number> {
     throwIfAborted(this.signal);
     channel.send({ type: 'flush', token: 0 });
+    // First: a flush may end the migration while it is called, and then there is nothing to take, and nobody to await the flushes.
+    const answer = this.#take('flushed');
     const flushing = this.#disks.map(async ({ disk }) => disk.flush({ signal: this.signal }));
-    const [flushed] = await Promise.all([this.#take('flushed'), ...flushing]);
+    const [flushed] = await Promise.all([answer, ...flushing]);
     return flushed.durationMs;
   }
 

@@ -6,7 +6,7 @@ import { afterAll, expect, test } from 'vitest';
 import { buildSimulator, firstCatch, mutants } from './support/mutants.ts';
 
 const seedsMax = Number(process.env.LONGHAUL_MUTANTS ?? 0);
-const nearby = 40;
+const nearby = 25;
 const built: string[] = [];
 const table: string[] = [];
 
