@@ -5,7 +5,7 @@ import { outcomeOf, runSeed } from '../../src/testing/sim/swarm.ts';
 
 const seeds = 200;
 /** Seeds that broke a rule when they were first run. */
-const kept: readonly number[] = [1931, 2557, 5317];
+const kept: readonly number[] = [1931, 5317];
 
 const outcomes = new Map<string, number>();
 const classes = new Set<string>();
