@@ -51,7 +51,9 @@ describe.skipIf(!qemu.available)(suite('the destination dies'), { timeout: 120_0
     const destination = await stage.waiting();
     const { process, to } = await stage.receiveMortal(destination, moment, destination.guest.pid);
     // Of all that was under way at the destination, what has failed first; nothing at the source has.
-    expect(await expectFailed(source, to)).not.toMatch(/^(?:internal|guest-stopped|tap-gap|disk-read|aborted)$/);
+    expect(await expectFailed(source, to)).not.toMatch(
+      /^(?:internal|guest-stopped|tap-gap|disk-read|aborted)$/,
+    );
     expect(await process.ended).toMatchObject({ code: 1, signal: null });
     expect(await destination.guest.exited).toEqual({ code: null, signal: 'SIGKILL' });
     stage.leaveGuest(await stage.move(source));
