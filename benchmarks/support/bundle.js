@@ -1,4 +1,4 @@
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { build } from 'tsup';
@@ -14,7 +14,9 @@ const repository = fileURLToPath(new URL('../../', import.meta.url));
  * @returns {Promise<{ paths: Record<Name, string>, remove: () => Promise<void> }>}
  */
 export async function bundle(files) {
-  const directory = await mkdtemp(join(repository, '.cache/benchmark-'));
+  const cache = join(repository, '.cache');
+  await mkdir(cache, { recursive: true });
+  const directory = await mkdtemp(join(cache, 'benchmark-'));
   const paths = /** @type {Record<Name, string>} */ ({});
   for (const name of /** @type {Name[]} */ (Object.keys(files))) {
     const file = join(repository, files[name]);
