@@ -18,13 +18,14 @@ import { parseArgs } from 'node:util';
 import { createDestination, createSource, memoryRegister } from '../dist/index.js';
 import { createMemoryBackend, createMemoryVm } from '../dist/memory.js';
 import { tcp } from '../dist/tcp.js';
+import { follow, startMeter, tell, told } from './support/ends.js';
 
 const usage = `Usage: node benchmarks/engine-throughput.js [options]
 
   --gib N      memory of the VM in GiB, and what the plain socket carries: 0.0625 to 64 (default 4);
                each end needs that much memory
   --runs N     runs of each, of which the median is shown: 1 to 99 (default 3)
-  --lanes N    data connections of the engine: 1 to 64 (default: the engine's own, 4)
+  --lanes N    data connections of the engine: 1 to 256, or 0 for as many as it likes (default 0)
   --help       this text
 
 Options of Node itself reach each end: node --cpu-prof benchmarks/engine-throughput.js --runs 1
@@ -34,7 +35,6 @@ const gibibyte = 2 ** 30;
 /** The simulated VM's regions are of 4 GiB at most. */
 const regionBytesMax = 4 * gibibyte;
 const writeBytes = 256 * 1024;
-const lanesDefault = 4;
 const host = '127.0.0.1';
 
 /**
@@ -43,9 +43,7 @@ const host = '127.0.0.1';
  * @property {number} lanes
  * @property {number} port Where the other end listens; 0 at the end that listens.
  *
- * @typedef {object} Usage What an end cost.
- * @property {number} cpuSeconds
- * @property {number} rssBytes
+ * @typedef {import('./support/ends.js').Usage} Usage
  *
  * @typedef {{ seconds: number, copyMemorySeconds: number, sender: Usage, receiver: Usage }} Run
  */
@@ -59,7 +57,7 @@ const ends = {
       vm: vm.source(),
       transport,
       register: memoryRegister(),
-      policy: { connections: lanes },
+      policy: lanes === 0 ? {} : { connections: lanes },
     });
     await told({ ready: true });
     const meter = startMeter();
@@ -140,31 +138,6 @@ function shape(bytes) {
   return { vmId: 'throughput', regions };
 }
 
-/** @returns {() => Usage} */
-function startMeter() {
-  const before = process.cpuUsage();
-  return () => {
-    const { user, system } = process.cpuUsage(before);
-    return { cpuSeconds: (user + system) / 1e6, rssBytes: process.resourceUsage().maxRSS * 1024 };
-  };
-}
-
-/** From an end to the main process. @param {object} message @returns {Promise<void>} */
-function tell(message) {
-  return new Promise((resolve, reject) => {
-    process.send?.(message, (/** @type {Error | null} */ error) =>
-      error === null ? resolve() : reject(error),
-    );
-  });
-}
-
-/** Tells, and waits for the word to go. @param {object} message */
-async function told(message) {
-  const go = once(process, 'message');
-  await tell(message);
-  await go;
-}
-
 /** @param {string} end @param {Task} task */
 async function runEnd(end, task) {
   const run = ends[end];
@@ -175,33 +148,7 @@ async function runEnd(end, task) {
 
 /** An end in a process of its own. @param {string} end @param {Task} task */
 function startEnd(end, task) {
-  const child = fork(fileURLToPath(import.meta.url), [end, JSON.stringify(task)]);
-  /** @type {any[]} */
-  const messages = [];
-  let wake = () => {};
-  child.on('message', (message) => {
-    messages.push(message);
-    wake();
-  });
-  child.on('exit', () => wake());
-  return {
-    go: () => child.send('go'),
-    /** What it tells next. @returns {Promise<any>} */
-    next: async () => {
-      while (messages.length === 0) {
-        if (child.exitCode !== null || child.signalCode !== null)
-          throw new Error(`${end} ended with ${child.exitCode ?? child.signalCode}`);
-        await new Promise((resolve) => {
-          wake = () => resolve(undefined);
-        });
-      }
-      return messages.shift();
-    },
-    end: async () => {
-      if (child.exitCode === null && child.signalCode === null) await once(child, 'exit');
-    },
-    kill: () => child.kill('SIGKILL'),
-  };
+  return follow(end, fork(fileURLToPath(import.meta.url), [end, JSON.stringify(task)]));
 }
 
 /** One run between two ends. @param {string} from @param {string} to @param {Task} task @returns {Promise<Run>} */
@@ -261,7 +208,7 @@ function options() {
       options: {
         gib: { type: 'string', default: '4' },
         runs: { type: 'string', default: '3' },
-        lanes: { type: 'string', default: String(lanesDefault) },
+        lanes: { type: 'string', default: '0' },
         help: { type: 'boolean', default: false },
       },
     }).values;
@@ -279,7 +226,7 @@ async function main() {
   }
   const bytes = Math.round((number(gib, 1 / 16, 64, '--gib') * gibibyte) / writeBytes) * writeBytes;
   const runs = Math.floor(number(runsText, 1, 99, '--runs'));
-  const lanes = Math.floor(number(lanesText, 1, 64, '--lanes'));
+  const lanes = Math.floor(number(lanesText, 0, 256, '--lanes'));
   const load = loadavg()[0] ?? 0;
   const task = { bytes, lanes, port: 0 };
   /** @type {Run[]} */
@@ -306,7 +253,9 @@ async function main() {
     `node ${process.version}, ${availableParallelism()} cores, load ${load.toFixed(1)} at the start`,
   );
   console.log(`${bytes / gibibyte} GiB of random memory, no disk, idle guest; each end its own process`);
-  console.log(`TCP on loopback, TLS off; ${lanes} lanes and control; plain: 1 socket, 256 KiB writes`);
+  console.log(
+    `TCP on loopback, TLS off; ${lanes === 0 ? 'automatic' : lanes} lanes and control; plain: 1 socket, 256 KiB writes`,
+  );
   console.log(`median of ${runs}\n`);
   console.log(`${' '.repeat(22)}       rate   sender CPU receiver CPU sender RSS receiver RSS`);
   row('engine, copyMemory', bytes, copy.copyMemorySeconds);

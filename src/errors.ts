@@ -32,6 +32,12 @@ export const errorCodes = [
   'aborted',
   /** The transport could not open or accept a connection. */
   'connect-failed',
+  /** With TLS: a certificate has expired, or is not valid yet. */
+  'certificate-expired',
+  /** With TLS: a certificate is not of the CA that was given, or is not taken for another reason; or none was shown. */
+  'certificate-untrusted',
+  /** With TLS: a certificate is for another host. */
+  'certificate-host',
   /** Nobody answered, or nothing arrived, within the time that the policy allows. */
   'timeout',
   /** A connection of the migration was lost. */

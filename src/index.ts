@@ -4,6 +4,7 @@
  *
  * @packageDocumentation
  */
+export { type Listener, type ListenOptions, listen } from './channel/listen.ts';
 export { createDestination, type DestinationOptions } from './core/destination.ts';
 export {
   type AnswerQuestionsOptions,

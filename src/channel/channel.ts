@@ -8,20 +8,27 @@
  * ```
  *
  * Each lane takes the next frame when it has room for it, so a slow lane takes less. Frames are kept until the peer has
- * received them. A lane that is lost fails the channel.
+ * received them. A lane that is lost fails the channel. The end that dialled opens more lanes while they carry more, and closes those that do
+ * not; the other takes the end of a lane, between two frames, for that, and learns on the control connection if it was something else.
  */
 import { asMigrationError, MigrationError } from '../errors.ts';
 import type { CancelTimer, Environment } from '../interfaces/environment.ts';
+import type { LaneStatistics, LinkStatistics } from '../interfaces/migration.ts';
 import { crc32c } from '../util/checksum.ts';
 import { joinChunks } from '../util/chunks.ts';
 import { deferred, Signalled, withTimeout } from '../util/promises.ts';
 import type { IncomingFrame } from '../wire/frame.ts';
+import { connectionsMax } from '../wire/limits.ts';
 import { decodeMessage, encodeMessage, type Message } from '../wire/messages.ts';
 import { decodePositions, encodePositions } from '../wire/positions.ts';
+import type { CreditShare } from './credit-pool.ts';
 import type { GreetedConnection } from './handshake.ts';
 import { controlFrame, Lane } from './lane.ts';
+import { LaneCount } from './lane-count.ts';
 import { LinkEstimate } from './link-estimate.ts';
 import { Mailbox } from './mailbox.ts';
+import { Pacer } from './pacer.ts';
+import { Queueing } from './queueing.ts';
 import { type ItemHandler, ReceiveStream } from './receive-stream.ts';
 import { type QueuedFrame, Scheduler } from './scheduler.ts';
 import { SendStream } from './send-stream.ts';
@@ -35,6 +42,14 @@ export interface ChannelOptions {
    * an answer every 250 ms, so a link that lives is never silent for long. Default 5000.
    */
   readonly silenceMsMax?: number;
+  /** Data bytes per second at most. Undefined: as many as the link takes. */
+  readonly rateBytesPerSecondMax?: number | undefined;
+  /** How many paths there are; lane by lane they take turns. Default 1. */
+  readonly paths?: number;
+  /** This end was dialled, for this VM: the other may end a lane between two frames. */
+  readonly acceptedFor?: string;
+  /** Opens a further lane. Without it the lanes stay as many as were added. */
+  readonly dial?: (lane: number, signal: AbortSignal) => Promise<GreetedConnection>;
 }
 
 /** How long positions wait for more to say, unless much has arrived. */
@@ -43,6 +58,8 @@ const positionsDelayMs = 2;
 const positionsBytes = 2 << 20;
 /** How often the round trip is measured, and silence is looked for. */
 const pingMs = 250;
+/** Credit that was left over for so many round trips goes back. */
+const giveBackRoundTrips = 2;
 /** See {@link ChannelOptions.silenceMsMax}. */
 const silenceMsDefault = 5000;
 /**
@@ -58,6 +75,7 @@ export interface ChannelStatistics {
   readonly wireBytes: number;
   readonly roundTripMs: number;
   readonly bytesPerSecond: number | undefined;
+  readonly link: LinkStatistics;
 }
 
 /** See the top of this file. Made by {@link connectChannel} or {@link acceptChannel}. */
@@ -66,9 +84,21 @@ export class Channel {
   readonly #environment: Environment;
   readonly #silenceMsMax: number;
   readonly #control: Lane;
-  readonly #lanes: Lane[] = [];
+  #lanes: Lane[] = [];
+  /** Of a channel that was accepted: the VM that its greeting named. */
+  readonly greetedFor: string | undefined;
+  readonly #dial: ChannelOptions['dial'];
+  readonly #laneCount = new LaneCount(connectionsMax);
+  readonly #dialling = new AbortController();
   readonly #scheduler = new Scheduler();
-  readonly #estimate: LinkEstimate;
+  readonly #estimate = new LinkEstimate();
+  readonly #windowBytesMax: number;
+  readonly #paths: number;
+  readonly #pacer: Pacer | undefined;
+  readonly #queueing = new Queueing();
+  #cancelPace: CancelTimer | undefined;
+  /** Of lanes that are no more. */
+  #goneBytes = 0;
   readonly #sendStreams = new Map<number, SendStream>();
   readonly #receiveStreams = new Map<number, ReceiveStream>();
   readonly #failure = new AbortController();
@@ -79,6 +109,11 @@ export class Channel {
   readonly #loops: Promise<void>[] = [];
   readonly #controlIdle = new Signalled();
   readonly #controlEnded = deferred<void>();
+  /** Numbers of lanes, past and present. */
+  readonly #lanesSeen = new Set<number>();
+  #lanesDialled = 0;
+  /** There was room on the link and nothing to send, since it was last looked at. */
+  #starved = false;
   #sendingStopped = false;
   #controlSending = false;
   #controlSent = 0;
@@ -91,13 +126,19 @@ export class Channel {
   /** The one that is on its way. */
   #ping: { readonly number: number; readonly sentMs: number } | undefined;
   #pingNumber = 0;
+  #gaveBackMs = 0;
   #closing: Promise<void> | undefined;
   #ended = false;
 
   constructor(options: ChannelOptions, control: GreetedConnection) {
     this.#environment = options.environment;
     this.#silenceMsMax = options.silenceMsMax ?? silenceMsDefault;
-    this.#estimate = new LinkEstimate(options.windowBytesMax);
+    this.#windowBytesMax = options.windowBytesMax;
+    const { rateBytesPerSecondMax: rate } = options;
+    this.#pacer = rate === undefined ? undefined : new Pacer(rate);
+    this.#paths = options.paths ?? 1;
+    this.greetedFor = options.acceptedFor;
+    this.#dial = options.dial;
     this.#control = new Lane(0, control);
     if (control.roundTripMs > 0) this.#estimate.roundTrip(control.roundTripMs);
     this.#loops.push(this.#run(this.#readControl()), this.#run(this.#writeControl()));
@@ -110,12 +151,27 @@ export class Channel {
   }
 
   get statistics(): ChannelStatistics {
-    let wireBytes = 0;
+    let wireBytes = this.#goneBytes;
     for (const lane of [this.#control, ...this.#lanes]) wireBytes += lane.bytesSent + lane.bytesReceived;
     return {
       wireBytes,
       roundTripMs: this.#estimate.roundTripMs,
       bytesPerSecond: this.#estimate.bytesPerSecond,
+      link: {
+        lanes: this.#lanes.map((lane) => this.#laneStatistics(lane)).sort((a, b) => a.lane - b.lane),
+        classes: this.#queueing.statistics,
+      },
+    };
+  }
+
+  #laneStatistics({ index, window, bytesSent, bytesReceived, inFlightBytes }: Lane): LaneStatistics {
+    return {
+      lane: index,
+      path: index % this.#paths,
+      wireBytes: bytesSent + bytesReceived,
+      bytesPerSecond: window.bytesPerSecond,
+      roundTripMs: window.greetingMs,
+      inFlightBytes,
     };
   }
 
@@ -136,10 +192,11 @@ export class Channel {
 
   /** Takes a data connection into use. */
   addLane(index: number, greeted: GreetedConnection): void {
-    if (this.#ended || this.#lanes.some((lane) => lane.index === index)) {
+    if (this.#ended || this.#lanesSeen.has(index) || this.#lanes.length >= connectionsMax) {
       greeted.connection.abort();
       return;
     }
+    this.#lanesSeen.add(index);
     const lane = new Lane(index, greeted);
     if (greeted.roundTripMs > 0) this.#estimate.roundTrip(greeted.roundTripMs);
     this.#lanes.push(lane);
@@ -157,6 +214,7 @@ export class Channel {
         this.#scheduler.enqueue(frame);
         this.#dataWake.notify();
       },
+      now: () => this.#environment.now(),
       releaseFailed: (error: unknown) => {
         this.#fail(asMigrationError(error, 'hypervisor', 'content that was sent could not be given back'));
       },
@@ -168,8 +226,8 @@ export class Channel {
   }
 
   /** Opens the receiving side of a stream, before the peer may send on it. */
-  openReceive(id: number, digestKey: number, bufferBytes: number, handler: ItemHandler): ReceiveStream {
-    const stream = new ReceiveStream(id, digestKey, bufferBytes, handler, () => this.#positionsSoon(0));
+  openReceive(id: number, digestKey: number, credit: CreditShare, handler: ItemHandler): ReceiveStream {
+    const stream = new ReceiveStream(id, digestKey, credit, handler, () => this.#positionsSoon(0));
     this.#receiveStreams.set(id, stream);
     this.#positionsSoon(positionsBytes);
     return stream;
@@ -253,6 +311,8 @@ export class Channel {
     this.#ended = true;
     this.#cancelPositions?.();
     this.#cancelPing?.();
+    this.#cancelPace?.();
+    this.#dialling.abort(error);
     this.mailbox.fail(error);
     this.#dataWake.fail(error);
     this.#controlWake.fail(error);
@@ -261,19 +321,101 @@ export class Channel {
   }
 
   async #writeData(lane: Lane): Promise<void> {
-    while (!this.#ended) {
-      const room = lane.inFlightBytes < this.#estimate.windowBytes / this.#lanes.length;
-      const frame = room ? this.#scheduler.next() : undefined;
+    while (!this.#ended && !lane.retired) {
+      const room = lane.inFlightBytes < this.#windowOf(lane);
+      const frame = room && !this.#isPaced() && !this.#isSlow(lane) ? this.#scheduler.next() : undefined;
       if (frame === undefined) {
         // What waits for credit is work all the same: then the rate is that of the peer, and counts.
-        if (room && this.#scheduler.queuedBytes === 0) this.#estimate.starved();
+        if (room && this.#scheduler.queuedBytes === 0) this.#onStarved();
         await this.#dataWake.wait().catch(() => {});
         continue;
       }
       this.#sendStreams.get(frame.stream)?.left(frame.payloadBytes);
-      this.#estimate.sent(this.#environment.now());
-      await lane.sendKept(frame);
+      const nowMs = this.#environment.now();
+      this.#estimate.sent(nowMs);
+      this.#pacer?.sent(frame.payloadBytes, nowMs);
+      this.#queueing.left(frame.class, frame.payloadBytes, nowMs - frame.queuedMs);
+      await lane.sendKept(frame, nowMs);
     }
+    while (!this.#ended && lane.inFlightBytes > 0) await this.#dataWake.wait().catch(() => {});
+    if (!this.#ended) await lane.close();
+  }
+
+  /** Whether the policy's rate lets nothing out now. Then the lanes are told when it does. */
+  #isPaced(): boolean {
+    const waitMs = this.#pacer?.waitMs(this.#environment.now()) ?? 0;
+    if (waitMs === 0) return false;
+    // It is not for want of lanes that no more is carried.
+    this.#starved = true;
+    this.#cancelPace ??= this.#environment.setTimer(waitMs, () => {
+      this.#cancelPace = undefined;
+      this.#dataWake.notify();
+    });
+    return true;
+  }
+
+  #onStarved(): void {
+    this.#starved = true;
+    this.#estimate.starved();
+  }
+
+  /** Opens lanes, or closes the youngest, so that there are as many as carry more than fewer would. */
+  #adjustLanes(): void {
+    const dial = this.#dial;
+    if (dial === undefined) return;
+    const lanes = this.#lanes.filter(({ retired }) => !retired);
+    const there = lanes.length + this.#lanesDialled;
+    const wanted = this.#laneCount.look({
+      nowMs: this.#environment.now(),
+      lanes: there,
+      bytesPerSecond: this.#estimate.bytesPerSecond,
+      fastestBytesPerSecond: lanes.reduce((sum, { window }) => sum + window.bytesPerSecond, 0),
+      roundTripMs: this.#estimate.roundTripMs,
+      queueMs: this.#estimate.queueMs,
+      busy: !this.#starved,
+    });
+    this.#starved = false;
+    for (let more = there; more < wanted; more++) this.#loops.push(this.#dialLane(dial));
+    for (const lane of lanes.slice(wanted)) lane.retire();
+    this.#dataWake.notify();
+  }
+
+  /** One that cannot be had is done without. */
+  async #dialLane(dial: NonNullable<ChannelOptions['dial']>): Promise<void> {
+    const index = Math.max(...this.#lanesSeen, 0) + 1;
+    this.#lanesSeen.add(index);
+    this.#lanesDialled++;
+    try {
+      const greeted = await dial(index, this.#dialling.signal);
+      this.#lanesSeen.delete(index);
+      this.addLane(index, greeted);
+    } catch {
+      // Not opened: its number is not used again.
+    } finally {
+      this.#lanesDialled--;
+    }
+  }
+
+  /** What may be on its way on a lane: what it would take, or its share of what is allowed for all. */
+  #windowOf(lane: Lane): number {
+    let bytes = 0;
+    for (const { window, retired } of this.#lanes) if (!retired) bytes += window.bytes;
+    return lane.window.bytes * Math.min(1, this.#windowBytesMax / bytes);
+  }
+
+  /**
+   * Whether another lane would have delivered all that waits before this one delivers what is on its way already. Then what waits is left to it.
+   * (The lane that is the first to deliver is never slow, so there is always one that takes it.)
+   */
+  #isSlow(lane: Lane): boolean {
+    const { queuedBytes } = this.#scheduler;
+    const nowMs = this.#environment.now();
+    const mineMs = lane.window.deliveryMs(lane.inFlightBytes, nowMs) ?? lane.window.roundTripMs / 2;
+    return this.#lanes.some(({ window, inFlightBytes, retired }) => {
+      if (retired) return false;
+      const theirsMs = window.deliveryMs(inFlightBytes + queuedBytes, nowMs);
+      return window !== lane.window && theirsMs !== undefined && theirsMs < mineMs;
+    });
   }
 
   async #readData(lane: Lane): Promise<void> {
@@ -285,7 +427,13 @@ export class Channel {
       stream.accept(frame);
       this.#positionsSoon(frame.payloadBytes);
     }
-    if (!this.#ended) throw new MigrationError('connection-lost', `the peer ended ${lane.label}`);
+    if (this.#ended) return;
+    if (!lane.retired && (this.greetedFor === undefined || lane.inFlightBytes > 0)) {
+      throw new MigrationError('connection-lost', `the peer ended ${lane.label}`);
+    }
+    this.#goneBytes += lane.bytesSent + lane.bytesReceived;
+    this.#lanes = this.#lanes.filter((other) => other !== lane);
+    await lane.close();
   }
 
   /** Positions go out a moment after something has changed, or at once when much has. */
@@ -315,7 +463,16 @@ export class Channel {
     }
     this.#pingDue = true;
     this.#controlWake.notify();
+    this.#giveCreditBack();
+    this.#adjustLanes();
     this.#cancelPing = this.#environment.setTimer(pingMs, () => this.#armPing());
+  }
+
+  #giveCreditBack(): void {
+    const nowMs = this.#environment.now();
+    if (nowMs - this.#gaveBackMs < giveBackRoundTrips * this.#estimate.roundTripMs) return;
+    this.#gaveBackMs = nowMs;
+    if (this.#scheduler.giveBack()) this.#positionsNow();
   }
 
   #isSilent(lane: Lane): boolean {
@@ -369,6 +526,7 @@ export class Channel {
     return encodePositions({
       lanes: this.#lanes.map((lane) => ({ lane: lane.index, sequence: lane.receivedSequence })),
       streams: [...this.#receiveStreams.values()].map((stream) => stream.position),
+      returned: this.#scheduler.returned(),
     });
   }
 
@@ -425,15 +583,20 @@ export class Channel {
     for (const { lane: index, sequence } of positions.lanes) {
       const lane = this.#lanes.find((candidate) => candidate.index === index);
       // The peer may know of a lane a moment before we see its welcome.
-      if (lane === undefined && sequence === 0) continue;
+      if (lane === undefined && (sequence === 0 || this.#lanesSeen.has(index))) continue;
       if (lane === undefined) throw new MigrationError('protocol', 'a position of an unknown lane');
-      bytes += lane.received(sequence);
+      bytes += lane.received(sequence, this.#environment.now());
     }
     for (const position of positions.streams) {
       const stream = this.#sendStreams.get(position.stream);
       if (stream === undefined) throw new MigrationError('protocol', 'a position of an unknown stream');
       this.#scheduler.grant(position.stream, position.creditBytes, position.applied);
       stream.positioned(position);
+    }
+    for (const { stream: id, bytes: returned } of positions.returned) {
+      const stream = this.#receiveStreams.get(id);
+      if (stream === undefined) throw new MigrationError('protocol', 'an unknown stream gives credit back');
+      stream.returned(returned);
     }
     if (bytes > 0) {
       const inFlightBytes = this.#lanes.reduce((sum, lane) => sum + lane.inFlightBytes, 0);

@@ -5,14 +5,26 @@ import { onAbort } from '../util/on-abort.ts';
 import { type Deferred, deferred, delay, raceAbort } from '../util/promises.ts';
 import { sessionBytes } from '../wire/greeting.ts';
 import { Channel } from './channel.ts';
-import { childOf, dial, type GreetingConnection, readGreeting, refuse, welcome } from './handshake.ts';
+import {
+  childOf,
+  dial,
+  type GreetedConnection,
+  type GreetingConnection,
+  readGreeting,
+  refuse,
+  welcome,
+} from './handshake.ts';
+import { lanesAtFirst } from './lane-count.ts';
 
 export interface ConnectOptions {
   readonly transport: Transport;
+  /** Which VM the connections are for: a listener that serves several goes by it. */
+  readonly vmId: string;
   readonly environment: Environment;
-  /** Data connections. */
-  readonly connections: number;
+  /** Data connections. Undefined: some at first, and then as many as carry more than fewer would. */
+  readonly connections: number | undefined;
   readonly windowBytesMax: number;
+  readonly rateBytesPerSecondMax?: number | undefined;
   /** For each connection. */
   readonly limitMs: number;
   readonly signal: AbortSignal | undefined;
@@ -31,13 +43,17 @@ export async function connectChannel(options: ConnectOptions): Promise<Channel> 
 async function connect(options: ConnectOptions, attempt: ReturnType<typeof childOf>): Promise<Channel> {
   const { transport, environment, limitMs } = options;
   const session = environment.randomBytes(sessionBytes);
-  const common = { session, environment, limitMs, signal: attempt.signal };
+  const common = { session, vmId: options.vmId, environment, limitMs, signal: attempt.signal };
   const control = await dial(transport, { ...common, purpose: 'control', lane: 0 });
-  const channel = new Channel(options, control);
+  const dialLane = (lane: number, signal: AbortSignal): Promise<GreetedConnection> =>
+    dial(transport, { ...common, signal, purpose: 'data', lane });
+  const automatic = options.connections === undefined ? { dial: dialLane } : {};
+  const channel = new Channel({ ...options, ...automatic, paths: transport.paths }, control);
   const unlink = onAbort(channel.signal, () => attempt.abort(channel.signal.reason));
-  const dials = Array.from({ length: options.connections }, async (_, index) => {
+  const atFirst = Math.max(lanesAtFirst, transport.paths);
+  const dials = Array.from({ length: options.connections ?? atFirst }, async (_, index) => {
     const lane = index + 1;
-    channel.addLane(lane, await dial(transport, { ...common, purpose: 'data', lane }));
+    channel.addLane(lane, await dialLane(lane, attempt.signal));
   });
   try {
     await Promise.all(dials);
@@ -173,7 +189,7 @@ export class ChannelAcceptor {
       session.channel.reject(error);
       throw error;
     }
-    const channel = new Channel(this.#options, greeted);
+    const channel = new Channel({ ...this.#options, acceptedFor: greeted.greeting.vmId }, greeted);
     session.channel.resolve(channel);
     this.#next.resolve(channel);
   }

@@ -9,11 +9,12 @@ import {
   answerBytes,
   chooseVersion,
   decodeAnswer,
-  decodeGreeting,
+  decodeGreetingHead,
+  decodeGreetingTail,
   encodeAnswer,
   encodeGreeting,
   type Greeting,
-  greetingBytes,
+  greetingHeadBytes,
   type Purpose,
   versionMax,
   versionMin,
@@ -37,6 +38,8 @@ export interface DialOptions {
   readonly purpose: Purpose;
   readonly lane: number;
   readonly session: Uint8Array;
+  /** Which VM the connection is for. */
+  readonly vmId: string;
   readonly environment: Environment;
   readonly limitMs: number;
   readonly signal: AbortSignal | undefined;
@@ -105,8 +108,8 @@ export async function dial(transport: Transport, options: DialOptions): Promise<
     const reader = new ByteReader(connection);
     const start = environment.now();
     const greet = async (): Promise<Answer> => {
-      const { purpose, lane, session } = options;
-      await connection.send([encodeGreeting({ versionMin, versionMax, purpose, lane, session })]);
+      const { purpose, lane, session, vmId } = options;
+      await connection.send([encodeGreeting({ versionMin, versionMax, purpose, lane, session, vmId })]);
       return decodeAnswer(await reader.readExactly(answerBytes));
     };
     const answer = await withTimeout(environment, limitMs, raceAbort(greet(), signal), () =>
@@ -140,15 +143,22 @@ export async function readGreeting(
 ): Promise<GreetingConnection> {
   try {
     const reader = new ByteReader(connection);
-    const bytes = await withTimeout(environment, limitMs, reader.readExactly(greetingBytes), () =>
-      timeout(connection.label),
-    );
-    const greeting = decodeGreeting(bytes);
-    if (chooseVersion(greeting) === undefined) {
-      await refuse({ connection, reader, roundTripMs: 0, greeting }, environment, 'version');
+    const greeted = { connection, reader, roundTripMs: 0 };
+    const read = async (): Promise<GreetingConnection> => {
+      const { tailBytes, ...head } = decodeGreetingHead(await reader.readExactly(greetingHeadBytes));
+      // Another version's rest may be anything.
+      if (chooseVersion(head) === undefined) return { ...greeted, greeting: { ...head, vmId: '' } };
+      return {
+        ...greeted,
+        greeting: { ...head, vmId: decodeGreetingTail(await reader.readExactly(tailBytes)) },
+      };
+    };
+    const greeting = await withTimeout(environment, limitMs, read(), () => timeout(connection.label));
+    if (chooseVersion(greeting.greeting) === undefined) {
+      await refuse(greeting, environment, 'version');
       throw new MigrationError('version-mismatch', `${connection.label}: no protocol version in common`);
     }
-    return { connection, reader, roundTripMs: 0, greeting };
+    return greeting;
   } catch (error) {
     connection.abort(error);
     throw error;

@@ -8,6 +8,7 @@ import {
   type OutgoingFrame,
 } from '../wire/frame.ts';
 import type { GreetedConnection } from './handshake.ts';
+import { LaneWindow } from './lane-window.ts';
 import type { QueuedFrame } from './scheduler.ts';
 import { Silence } from './silence.ts';
 
@@ -21,11 +22,14 @@ interface KeptFrame {
 export class Lane {
   /** 0 is the control lane. */
   readonly index: number;
+  /** How fast it is. */
+  readonly window: LaneWindow;
   readonly #greeted: GreetedConnection;
   readonly #parser = new FrameParser();
   readonly #silence = new Silence();
   /** Sent and not yet received by the peer, in the order of their sequence numbers. */
   readonly #kept: KeptFrame[] = [];
+  #retired = false;
   #sentSequence = 0;
   #freedSequence = 0;
   #receivedSequence = 0;
@@ -35,6 +39,7 @@ export class Lane {
 
   constructor(index: number, greeted: GreetedConnection) {
     this.index = index;
+    this.window = new LaneWindow(greeted.roundTripMs);
     this.#greeted = greeted;
   }
 
@@ -46,6 +51,15 @@ export class Lane {
   /** Bytes sent that the peer has not said it received. */
   get inFlightBytes(): number {
     return this.#inFlightBytes;
+  }
+
+  /** Nothing more is sent on it; it is closed once the peer has what was. */
+  get retired(): boolean {
+    return this.#retired;
+  }
+
+  retire(): void {
+    this.#retired = true;
   }
 
   /** The last frame that arrived here, modulo 2^32. */
@@ -62,7 +76,8 @@ export class Lane {
   }
 
   /** Sends a data frame and keeps it until {@link Lane.received}. Resolves when there is room for the next. */
-  sendKept(frame: QueuedFrame): Promise<void> {
+  sendKept(frame: QueuedFrame, nowMs: number): Promise<void> {
+    if (this.#kept.length === 0) this.window.begin(nowMs);
     const bytes = frame.payloadBytes + frameHeaderBytes;
     this.#kept.push({ frame, bytes });
     this.#inFlightBytes += bytes;
@@ -81,7 +96,7 @@ export class Lane {
    * The peer has received everything up to `sequence`. Lets go of those frames and returns their bytes. Throws `protocol` if
    * that many were never sent.
    */
-  received(sequence: number): number {
+  received(sequence: number, nowMs: number): number {
     const newly = (sequence - this.#freedSequence) >>> 0;
     if (newly > this.#kept.length) {
       throw new MigrationError('protocol', 'the peer says it received what was never sent');
@@ -93,6 +108,7 @@ export class Lane {
     }
     this.#freedSequence = sequence;
     this.#inFlightBytes -= bytes;
+    if (bytes > 0) this.window.acknowledged(bytes, nowMs);
     return bytes;
   }
 

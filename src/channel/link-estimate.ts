@@ -1,8 +1,3 @@
-interface Sample {
-  readonly atMs: number;
-  readonly bytesPerSecond: number;
-}
-
 /** The least time between two rate samples: acknowledgements come in bursts a few milliseconds apart. */
 const sampleMsMin = 20;
 /**
@@ -10,8 +5,6 @@ const sampleMsMin = 20;
  * together the last ones alone would look far too fast.
  */
 const busyMsMax = 1000;
-/** For how long a rate sample counts towards the window. */
-const sampleLifeMs = 1000;
 /**
  * What is assumed of a link before anything was measured: 250 Mbit/s, the least that a long-distance migration is usually said to
  * need.
@@ -19,21 +12,13 @@ const sampleLifeMs = 1000;
 export const bytesPerSecondAssumed = 250e6 / 8;
 /** How much of what a sample weighs in the rate is left when the next one comes: it looks back over about eight of them. */
 const rateDecay = 0.88;
-/** What is always allowed on its way: a few frames for each connection, so that the first samples mean something. */
-export const windowBytesMin = 2 << 20;
-/**
- * The window over the bandwidth-delay product. Two, so that it doubles each round trip while the measured rate still grows (as BBR's
- * startup does), and half of it stands in queues afterwards.
- */
-const windowGain = 2;
-/** Acknowledgements are held back for a moment (see `positionsDelayMs` in the channel); that is part of the delay to fill. */
-const acknowledgementMs = 4;
+/** Over about so many round trips the recent one is a mean. */
+const recentRoundTrips = 3;
 
 /** What the channel knows of its link, from round trips and acknowledgements. Pure: the clock comes in as an argument. */
 export class LinkEstimate {
-  readonly #windowBytesMax: number;
   #roundTripMs = Number.POSITIVE_INFINITY;
-  #samples: Sample[] = [];
+  #recentRoundTripMs = 0;
   /** What the samples that count for the rate carried, and in what time, the older ones fading. */
   #carriedBytes = 0;
   #carriedMs = 0;
@@ -43,10 +28,6 @@ export class LinkEstimate {
   /** What was sent since the last pause, or in the last {@link busyMsMax}, and has arrived. */
   #busyStartMs = 0;
   #busyBytes = 0;
-
-  constructor(windowBytesMax: number) {
-    this.#windowBytesMax = windowBytesMax;
-  }
 
   /** The smallest round trip seen, in ms; 0 if none was. */
   get roundTripMs(): number {
@@ -58,16 +39,14 @@ export class LinkEstimate {
     return this.#carriedMs === 0 ? undefined : (this.#carriedBytes / this.#carriedMs) * 1000;
   }
 
-  /** How many bytes may be on their way. */
-  get windowBytes(): number {
-    let fastest = 0;
-    for (const sample of this.#samples) fastest = Math.max(fastest, sample.bytesPerSecond);
-    const product = (fastest / 1000) * (this.roundTripMs + acknowledgementMs);
-    return Math.min(this.#windowBytesMax, windowBytesMin + windowGain * product);
+  /** By how much round trips are longer now than the smallest, in ms: the queue in front of the link. */
+  get queueMs(): number {
+    return Math.max(0, this.#recentRoundTripMs - this.roundTripMs);
   }
 
   roundTrip(ms: number): void {
     this.#roundTripMs = Math.min(this.#roundTripMs, Math.max(0.01, ms));
+    this.#recentRoundTripMs += (ms - this.#recentRoundTripMs) / recentRoundTrips;
   }
 
   /**
@@ -112,9 +91,6 @@ export class LinkEstimate {
 
   #endSample(nowMs: number, elapsedMs: number): void {
     const bytes = this.#pendingBytes;
-    const lifeMs = Math.max(sampleLifeMs, 10 * this.roundTripMs);
-    this.#samples = this.#samples.filter((sample) => nowMs - sample.atMs < lifeMs);
-    this.#samples.push({ atMs: nowMs, bytesPerSecond: (bytes / elapsedMs) * 1000 });
     if (this.#starved) this.#atLeast(nowMs - this.#busyStartMs);
     else this.#carried(bytes, elapsedMs);
     this.#pendingBytes = 0;

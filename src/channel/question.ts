@@ -42,6 +42,7 @@ export async function ask(options: AskOptions): Promise<MessageOf<'answer'>['val
     purpose: 'question',
     lane: 0,
     session,
+    vmId,
     environment,
     limitMs,
     signal,

@@ -4,6 +4,7 @@ import type { FrameClass, IncomingFrame } from '../wire/frame.ts';
 import { creditOf, decodeItem, ItemDigest, type ItemRange } from '../wire/item.ts';
 import { numbersAheadMax } from '../wire/limits.ts';
 import type { StreamPosition } from '../wire/positions.ts';
+import type { CreditShare } from './credit-pool.ts';
 
 /** An item that arrived; it stays the receiver's to apply, and then to say so. */
 export interface ReceivedItem {
@@ -22,7 +23,7 @@ export type ItemHandler = (item: ReceivedItem) => void;
 export class ReceiveStream {
   readonly id: number;
   readonly #handler: ItemHandler;
-  readonly #bufferBytes: number;
+  readonly #credit: CreditShare;
   readonly #changed: () => void;
   readonly #received = new Watermark();
   readonly #applied = new Watermark();
@@ -31,14 +32,13 @@ export class ReceiveStream {
   #highest = 0;
   #end = Number.POSITIVE_INFINITY;
   #usedBytes = 0;
-  #appliedBytes = 0;
   #flushed = 0;
 
-  /** `bufferBytes`: credit that may be used by what is not applied; `changed` is called when a position moved. */
-  constructor(id: number, digestKey: number, bufferBytes: number, handler: ItemHandler, changed: () => void) {
+  /** `credit` bounds what is not applied; `changed` is called when a position moved. */
+  constructor(id: number, digestKey: number, credit: CreditShare, handler: ItemHandler, changed: () => void) {
     this.id = id;
     this.#digest = new ItemDigest(digestKey ^ id);
-    this.#bufferBytes = bufferBytes;
+    this.#credit = credit;
     this.#handler = handler;
     this.#changed = changed;
   }
@@ -59,7 +59,7 @@ export class ReceiveStream {
   }
 
   get position(): StreamPosition {
-    const creditBytes = this.#appliedBytes + this.#bufferBytes;
+    const { creditBytes } = this.#credit;
     return { stream: this.id, applied: this.#applied.through, creditBytes, flushed: this.#flushed };
   }
 
@@ -73,7 +73,7 @@ export class ReceiveStream {
     this.#highest = Math.max(this.#highest, number);
     this.#usedBytes += creditOf(payloadBytes);
     const far = number > this.#applied.through + numbersAheadMax;
-    if (far || this.#usedBytes > this.#appliedBytes + this.#bufferBytes) {
+    if (far || this.#usedBytes > this.#credit.creditBytes - this.#credit.returnedBytes) {
       throw new MigrationError('protocol', `stream ${this.id} was sent beyond its credit`);
     }
     const ranges = decodeItem(frame.payload, payloadBytes);
@@ -81,10 +81,17 @@ export class ReceiveStream {
     this.#handler({ number, class: frame.class, ranges, payloadBytes, payloadCrc });
   }
 
+  /** The channel's: the peer gives back what it will not use. Throws `protocol` if it has used it. */
+  returned(bytes: number): void {
+    if (!this.#credit.returned(bytes) || this.#usedBytes > this.#credit.creditBytes - bytes) {
+      throw new MigrationError('protocol', `stream ${this.id}: credit was given back that was used`);
+    }
+  }
+
   /** The item is where it belongs (or newer content is): its room is free again. */
   applied(item: ReceivedItem): void {
     this.#applied.add(item.number);
-    this.#appliedBytes += creditOf(item.payloadBytes);
+    this.#credit.applied(creditOf(item.payloadBytes));
     this.#digest.add(item.number, item.payloadCrc);
     this.#changed();
   }

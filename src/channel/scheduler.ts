@@ -5,6 +5,8 @@ import { framePayloadBytesMax, numbersAheadMax } from '../wire/limits.ts';
 /** A data frame on its way, with what is done when the peer has it. */
 export interface QueuedFrame extends OutgoingFrame {
   readonly class: FrameClass;
+  /** When it was queued. */
+  readonly queuedMs: number;
   /** Called once, when the peer has received the frame: its content may change again. */
   readonly release: () => void;
 }
@@ -26,6 +28,12 @@ interface StreamQueue {
   clock: number;
   usedBytes: number;
   creditBytes: number;
+  /** Of it, given back. */
+  returnedBytes: number;
+  /** What was granted first: so much is never given back. */
+  firstBytes: number;
+  /** The least that was left since {@link Scheduler.giveBack}. */
+  leastUnusedBytes: number;
   /** Every number up to this one has been applied by the peer. */
   applied: number;
 }
@@ -68,6 +76,9 @@ export class Scheduler {
         clock: 0,
         usedBytes: 0,
         creditBytes: 0,
+        returnedBytes: 0,
+        firstBytes: 0,
+        leastUnusedBytes: 0,
         applied: 0,
       };
       this.#streams.set(stream, queue);
@@ -93,7 +104,34 @@ export class Scheduler {
   grant(stream: number, creditBytes: number, applied: number): void {
     const queue = this.#queueOf(stream);
     queue.creditBytes = Math.max(queue.creditBytes, creditBytes);
+    queue.firstBytes ||= creditBytes;
     queue.applied = Math.max(queue.applied, applied);
+  }
+
+  /**
+   * Gives back the credit that was left all the time since the last call, but for as much as was granted first. True if there was any. To be
+   * called no oftener than once a round trip, for what is left within one says nothing.
+   */
+  giveBack(): boolean {
+    let gaveBack = false;
+    for (const queue of this.#streams.values()) {
+      const bytes = queue.leastUnusedBytes - queue.firstBytes;
+      if (bytes > 0) {
+        queue.returnedBytes += bytes;
+        gaveBack = true;
+      }
+      queue.leastUnusedBytes = unusedBytes(queue);
+    }
+    return gaveBack;
+  }
+
+  /** What each stream has given back in all, if anything. */
+  returned(): readonly { readonly stream: number; readonly bytes: number }[] {
+    const all = [...this.#streams.values()].map(({ stream, returnedBytes }) => ({
+      stream,
+      bytes: returnedBytes,
+    }));
+    return all.filter(({ bytes }) => bytes > 0);
   }
 
   /** The frame to send now, taken out of its queue; undefined if nothing waits that has credit. */
@@ -119,6 +157,7 @@ export class Scheduler {
     if (queue.frames[frameClass].length > 0) active.push(queue);
     const creditBytes = creditOf(frame.payloadBytes);
     queue.usedBytes += creditBytes;
+    queue.leastUnusedBytes = Math.min(queue.leastUnusedBytes, unusedBytes(queue));
     queue.clock = queue.virtual[frameClass];
     queue.virtual[frameClass] += creditBytes / weights[frameClass];
     this.#queuedBytes -= frame.payloadBytes;
@@ -154,11 +193,15 @@ function nextOf(queue: StreamQueue, frameClass: FrameClass): QueuedFrame | undef
   return first !== undefined && first.number <= queue.applied + numbersAheadMax ? first : undefined;
 }
 
+function unusedBytes({ creditBytes, returnedBytes, usedBytes }: StreamQueue): number {
+  return creditBytes - returnedBytes - usedBytes;
+}
+
 /** There is credit for the class's next frame, and for those whose turn comes before it. */
 function maySend(queue: StreamQueue, frameClass: FrameClass): boolean {
   const frame = nextOf(queue, frameClass);
   if (frame === undefined) return false;
-  const leftBytes = queue.creditBytes - queue.usedBytes - creditOf(frame.payloadBytes);
+  const leftBytes = unusedBytes(queue) - creditOf(frame.payloadBytes);
   if (leftBytes < 0) return false;
   // The common case, and it is asked for every frame: there is room for whatever waits.
   if (leftBytes >= framePayloadBytesMax) return true;

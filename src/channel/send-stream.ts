@@ -12,6 +12,7 @@ export const queueBytesMax = 4 << 20;
 /** What a stream needs of its channel. */
 export interface FrameSink {
   enqueue(frame: QueuedFrame): void;
+  now(): number;
   /** A `release` has thrown: whoever lent the content is broken. */
   releaseFailed(error: unknown): void;
 }
@@ -66,6 +67,7 @@ export class SendStream {
       payload,
       payloadBytes,
       payloadCrc,
+      queuedMs: this.#sink.now(),
       // It is called from within acknowledgements and abort listeners, where a throw would end the process.
       release: () => {
         try {

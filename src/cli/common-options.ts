@@ -1,4 +1,4 @@
-import type { OptionSpec } from './options.ts';
+import type { OptionSpec, OptionSpecs } from './options.ts';
 
 /** `--register` */
 export const registerOption: OptionSpec = {
@@ -8,10 +8,15 @@ export const registerOption: OptionSpec = {
     '~/.local/state/longhaul/register)',
 };
 
-/** `--insecure` */
-export const insecureOption: OptionSpec = {
-  help: 'allow plain TCP beyond loopback: anybody on the way can read and change the VM',
-};
+/** `--cert`, `--key`, `--ca` and `--no-tls` */
+export const tlsOptions = {
+  cert: { value: 'FILE', help: "TLS: this end's certificate, in PEM; needed beyond loopback" },
+  key: { value: 'FILE', help: 'TLS: the private key of --cert, in PEM' },
+  ca: { value: 'FILE', help: "TLS: the CA that the other end's certificate has to be of, in PEM" },
+  'no-tls': {
+    help: 'plain TCP also beyond loopback: anybody on the way can read and change the VM, and be the other end',
+  },
+} as const satisfies OptionSpecs;
 
 /** `--json` */
 export const jsonOption: OptionSpec = {

@@ -48,12 +48,12 @@ export function isLoopback({ host }: Endpoint): boolean {
 
 /**
  * Throws {@link UsageError} where the VM would be sent over a network unencrypted and nobody said that this
- * is well.
+ * is well. `secured`: TLS is used, or somebody did.
  */
-export function requireSecure(option: string, endpoint: Endpoint, insecure: boolean): void {
-  if (insecure || isLoopback(endpoint)) return;
+export function requireSecure(option: string, endpoint: Endpoint, secured: boolean): void {
+  if (secured || isLoopback(endpoint)) return;
   throw new UsageError(
-    `${option} ${formatEndpoint(endpoint)} is not loopback, and plain TCP neither encrypts nor ` +
-      'authenticates: give --insecure to use it all the same',
+    `${option} ${formatEndpoint(endpoint)} is not loopback, and plain TCP neither encrypts nor authenticates: ` +
+      'give --cert, --key and --ca for TLS, or --no-tls if the network is your own and secure',
   );
 }

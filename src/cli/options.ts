@@ -83,12 +83,12 @@ export class Options {
     throw new UsageError(`--${name} must be a ${whole ? 'whole ' : ''}number, ${range}, not '${text}'`);
   }
 
-  /** A `HOST:PORT`, which must be loopback unless the flag `insecure` is set. */
+  /** A `HOST:PORT`, which must be loopback unless there is a `cert`, or the flag `no-tls` is set. */
   endpoint(name: string, portMin: 0 | 1): Endpoint | undefined {
     const text = this.text(name);
     if (text === undefined) return undefined;
     const endpoint = parseEndpoint(`--${name}`, text, portMin);
-    requireSecure(`--${name}`, endpoint, this.flag('insecure'));
+    requireSecure(`--${name}`, endpoint, this.flag('no-tls') || this.text('cert') !== undefined);
     return endpoint;
   }
 

@@ -1,6 +1,7 @@
 /** The destination's end of a migration: `migrate()` reads as the list of phases. */
 import type { Channel } from '../channel/channel.ts';
 import { ChannelAcceptor, noSession } from '../channel/connect.ts';
+import { CreditPool } from '../channel/credit-pool.ts';
 import type { GreetedConnection } from '../channel/handshake.ts';
 import { answer } from '../channel/question.ts';
 import type { ReceiveStream } from '../channel/receive-stream.ts';
@@ -12,7 +13,6 @@ import type { ClaimValue, OwnershipRegister } from '../interfaces/register.ts';
 import type { Transport } from '../interfaces/transport.ts';
 import { nodeEnvironment } from '../util/node-environment.ts';
 import { deferred, delay, raceAbort, throwIfAborted, withTimeout } from '../util/promises.ts';
-import { framePayloadBytesMax } from '../wire/limits.ts';
 import {
   firstDiskStream,
   type MessageOf,
@@ -49,12 +49,10 @@ export interface DestinationOptions {
   readonly environment?: Environment;
 }
 
-/** What all streams together may hold that has arrived and is not applied ... */
+/** What all streams together may hold that has arrived and is not applied, and what is on its way. */
 const receiveBytesMax = 256 << 20;
-/** ... and one of them. */
-const streamBytesMax = 32 << 20;
-/** Less than this would not let a single frame through; with more disks than fit, they add up to more than `receiveBytesMax`. */
-const streamBytesMin = framePayloadBytesMax;
+/** What this end may have on its way: it sends next to nothing. */
+const windowBytesMax = 1 << 20;
 /** How long a connection may take over its greeting or its question. */
 const greetingMsMax = 10_000;
 /**
@@ -119,7 +117,7 @@ class Destination extends MigrationEnd {
     const acceptor = new ChannelAcceptor({
       transport: this.#transport,
       environment: this.environment,
-      windowBytesMax: streamBytesMax,
+      windowBytesMax,
       sessions: true,
       greetingMsMax,
       onQuestion: (greeted, closed) => this.#answer(greeted, closed),
@@ -153,6 +151,12 @@ class Destination extends MigrationEnd {
       try {
         const said = await withTimeout(this.environment, firstWordMsMax, word, () => silent);
         if (said.type === 'abort') throw endedBySource(said.reason);
+        if (said.vm.vmId !== channel.greetedFor) {
+          throw new MigrationError(
+            'protocol',
+            `the source greeted for ${channel.greetedFor} and sends ${said.vm.vmId}`,
+          );
+        }
         this.#prepare = said;
         return this.#adopt(channel);
       } catch (error) {
@@ -199,12 +203,14 @@ class Destination extends MigrationEnd {
     const failed = (error: MigrationError) => this.stop(error);
     const modes = new Map(Object.entries(prepare.disks));
     const copied = prepare.vm.disks.filter(({ id }) => modes.get(id) === 'copy');
-    const bufferBytes = Math.max(
-      streamBytesMin,
-      Math.min(streamBytesMax, receiveBytesMax / (copied.length + 2)),
-    );
+    const credit = new CreditPool({
+      totalBytes: receiveBytesMax,
+      streams: copied.length + 2,
+      now: () => this.environment.now(),
+      roundTripMs: () => channel.statistics.roundTripMs,
+    });
     const open = (id: number, handler: ApplyQueue['arrived']) => {
-      const stream = channel.openReceive(id, prepare.digestKey, bufferBytes, handler);
+      const stream = channel.openReceive(id, prepare.digestKey, credit.open(), handler);
       this.#streams.set(id, stream);
       return stream;
     };
@@ -506,6 +512,7 @@ class Destination extends MigrationEnd {
       streams: description === undefined ? [] : [...disks, memory],
       rounds: 0,
       throttle: 0,
+      ...(this.#channel === undefined ? {} : { link: this.#channel.statistics.link }),
     };
   }
 
@@ -540,6 +547,7 @@ class Destination extends MigrationEnd {
       guestWrites: { mirrored: 0, setBack: 0 },
       guestWriteHoldMs: 0,
       roundTripMs: statistics?.roundTripMs ?? 0,
+      ...(statistics === undefined ? {} : { link: statistics.link }),
     };
   }
 }

@@ -2,28 +2,35 @@ import { MigrationError } from '../errors.ts';
 import type { DiskMode, MigrationPolicy } from '../interfaces/migration.ts';
 
 /** A policy with every default filled in. */
-export type ResolvedPolicy = Required<MigrationPolicy>;
+export type ResolvedPolicy = Required<Omit<MigrationPolicy, 'connections' | 'rateBytesPerSecondMax'>> & {
+  /** Undefined: automatic. */
+  readonly connections: number | undefined;
+  /** Undefined: no limit. */
+  readonly rateBytesPerSecondMax: number | undefined;
+};
 
 interface Limits {
-  readonly default: number;
+  /** Undefined: without the field, there is no number. */
+  readonly default: number | undefined;
   readonly min: number;
   readonly max: number;
   readonly integer: boolean;
 }
 
 type NumberField = {
-  [K in keyof ResolvedPolicy]: ResolvedPolicy[K] extends number ? K : never;
+  [K in keyof ResolvedPolicy]: ResolvedPolicy[K] extends number | undefined ? K : never;
 }[keyof ResolvedPolicy];
 
 const limits: Readonly<Record<NumberField, Limits>> = {
-  connections: { default: 4, min: 1, max: 64, integer: true },
+  connections: { default: undefined, min: 1, max: 256, integer: true },
   downtimeMsMax: { default: 300, min: 30, max: 60_000, integer: false },
   stunMsMax: { default: 10_000, min: 100, max: 600_000, integer: false },
   guestWriteHoldMsMax: { default: 0, min: 0, max: 10_000, integer: false },
   throttleMax: { default: 0.8, min: 0, max: 0.99, integer: false },
   roundsMax: { default: 200, min: 2, max: 100_000, integer: true },
   mirrorBufferBytesMax: { default: 64 << 20, min: 1 << 20, max: 4 * 1024 ** 3, integer: true },
-  windowBytesMax: { default: 64 << 20, min: 1 << 20, max: 4 * 1024 ** 3, integer: true },
+  windowBytesMax: { default: 256 << 20, min: 1 << 20, max: 4 * 1024 ** 3, integer: true },
+  rateBytesPerSecondMax: { default: undefined, min: 65_536, max: 1e12, integer: false },
   connectMsMax: { default: 30_000, min: 100, max: 3_600_000, integer: false },
   decideMsMax: { default: 30_000, min: 100, max: 3_600_000, integer: false },
 };
@@ -35,6 +42,7 @@ export function resolvePolicy(policy: MigrationPolicy = {}): ResolvedPolicy {
   const resolved: Record<string, unknown> = {};
   for (const [field, { default: standard, min, max, integer }] of Object.entries(limits)) {
     const value: unknown = policy[field as NumberField] ?? standard;
+    if (value === undefined) continue;
     const fits =
       typeof value === 'number' && value >= min && value <= max && (!integer || Number.isInteger(value));
     if (!fits) {
@@ -59,5 +67,6 @@ export function resolvePolicy(policy: MigrationPolicy = {}): ResolvedPolicy {
       throw new MigrationError('invalid-argument', `policy.${field} is not a setting`);
     }
   }
-  return { ...resolved, disks: { ...policy.disks } } as unknown as ResolvedPolicy;
+  const unset = { connections: undefined, rateBytesPerSecondMax: undefined };
+  return { ...unset, ...resolved, disks: { ...policy.disks } } as unknown as ResolvedPolicy;
 }

@@ -147,9 +147,11 @@ class Source extends MigrationEnd {
     throwIfAborted(this.signal);
     const channel = await connectChannel({
       transport: this.#transport,
+      vmId: this.#description.vmId,
       environment: this.environment,
       connections: this.#policy.connections,
       windowBytesMax: this.#policy.windowBytesMax,
+      rateBytesPerSecondMax: this.#policy.rateBytesPerSecondMax,
       limitMs: this.#policy.connectMsMax,
       signal: this.signal,
     });
@@ -488,6 +490,7 @@ class Source extends MigrationEnd {
       streams: [...disks, { name: 'memory', totalBytes, doneBytes }],
       rounds: this.#memory?.rounds ?? 0,
       throttle: this.#preCopy?.throttle ?? 0,
+      ...(this.#channel === undefined ? {} : { link: this.#channel.statistics.link }),
     };
   }
 
@@ -526,6 +529,7 @@ class Source extends MigrationEnd {
       },
       guestWriteHoldMs: this.#buffer.longestHoldMs,
       roundTripMs: statistics?.roundTripMs ?? 0,
+      ...(statistics === undefined ? {} : { link: statistics.link }),
     };
   }
 }

@@ -5,7 +5,7 @@ export type DiskMode = 'copy' | 'shared' | 'leave';
 
 /** How a migration is to go. Everything has a default; units are in the names. */
 export interface MigrationPolicy {
-  /** Connections for data, beside one for control: 1 to 64. Default 4. */
+  /** Connections for data, beside one for control: 1 to 256. Default: 4 at first, and then as many as carry more than fewer would. */
   readonly connections?: number;
   /**
    * The downtime to aim for: 30 (loading the state takes 20 of them) to 60,000. Switchover waits until the rest is expected to fit. Default
@@ -22,8 +22,10 @@ export interface MigrationPolicy {
   readonly roundsMax?: number;
   /** Guest writes that wait for the link, in bytes, all disks together: 1 MiB to 4 GiB. Default 64 MiB. When it is full, extents are copied again later. */
   readonly mirrorBufferBytesMax?: number;
-  /** Bytes on their way without acknowledgement, all connections together: 1 MiB to 4 GiB. Default 64 MiB. */
+  /** Bytes on their way without acknowledgement, all connections together: 1 MiB to 4 GiB. Default 256 MiB. */
   readonly windowBytesMax?: number;
+  /** Data bytes per second at most, all connections together, control apart: 65,536 to 10^12. Default: as fast as the link takes them. */
+  readonly rateBytesPerSecondMax?: number;
   /** How long connecting and preparing may take, each: 100 to 3,600,000. Default 30,000. */
   readonly connectMsMax?: number;
   /** After commit, how long to ask for the destination's decision: 100 to 3,600,000. Default 30,000. */
@@ -45,6 +47,40 @@ export interface StreamProgress {
   readonly doneBytes: number;
 }
 
+/** One data connection. */
+export interface LaneStatistics {
+  /** Its number in the migration, 1 and up. */
+  readonly lane: number;
+  /** The path of the transport that it was to take; at the destination 0, where that is not known. */
+  readonly path: number;
+  /** What went over it, both ways, headers included. */
+  readonly wireBytes: number;
+  /** The most that it carried lately. 0 at the end that receives. */
+  readonly bytesPerSecond: number;
+  /** From its greeting to the answer, in ms; 0 at the destination. */
+  readonly roundTripMs: number;
+  /** Sent and not yet acknowledged. */
+  readonly inFlightBytes: number;
+}
+
+/** What was sent of one kind: mirrored guest writes, memory with device state, or the bulk copy of disks. */
+export interface ClassStatistics {
+  /** Payload sent. */
+  readonly bytes: number;
+  /** How long it waited to be sent, in ms: the median, to within a tenth ... */
+  readonly queueMsMedian: number;
+  /** ... and the 99th percentile. */
+  readonly queueMsP99: number;
+}
+
+/** What the connections of a migration do. */
+export interface LinkStatistics {
+  /** Those that are open, control apart; of a migration that is over, as they were at its end. */
+  readonly lanes: readonly LaneStatistics[];
+  /** By kind. All 0 at the destination. */
+  readonly classes: Readonly<Record<'mirror' | 'memory' | 'bulk', ClassStatistics>>;
+}
+
 /** A `progress` event: emitted at most a few times a second while bytes move. */
 export interface Progress {
   /** The phase that runs. */
@@ -61,6 +97,8 @@ export interface Progress {
   readonly rounds: number;
   /** The throttle in force, 0 to 1. */
   readonly throttle: number;
+  /** The connections. Undefined before there are any. */
+  readonly link?: LinkStatistics;
 }
 
 /** A `round` event: one pass over dirty memory is over. */
@@ -135,6 +173,8 @@ export interface MigrationReport {
   readonly guestWriteHoldMs: number;
   /** The smallest round trip seen on the control connection, in ms; 0 if none was measured. */
   readonly roundTripMs: number;
+  /** The connections. Undefined if there were none. */
+  readonly link?: LinkStatistics;
 }
 
 /** Events of both ends. Listeners run synchronously; what they throw fails nothing. */

@@ -1,7 +1,8 @@
 import { asMigrationError, MigrationError } from '../errors.ts';
 import type { Chunks } from '../interfaces/content.ts';
+import type { Connection } from '../interfaces/transport.ts';
+import type { Acceptable } from '../util/accept-queue.ts';
 import { type Deferred, deferred } from '../util/promises.ts';
-import type { AcceptableConnection } from './accept-queue.ts';
 import type { Pipe } from './pipe.ts';
 
 /**
@@ -11,7 +12,7 @@ import type { Pipe } from './pipe.ts';
 const sendBytesMax = 256 * 1024;
 
 /** One end of a connection over a memory link. When the peer has ended, so has this end. */
-export class MemoryConnection implements AcceptableConnection {
+export class MemoryConnection implements Connection, Acceptable {
   readonly label: string;
   readonly #outgoing: Pipe;
   readonly #incoming: Pipe;

@@ -1,8 +1,9 @@
 import type { Socket } from 'node:net';
 import { asMigrationError, MigrationError } from '../errors.ts';
 import type { Chunks } from '../interfaces/content.ts';
+import type { Connection } from '../interfaces/transport.ts';
+import type { Acceptable } from '../util/accept-queue.ts';
 import { type Deferred, deferred } from '../util/promises.ts';
-import type { AcceptableConnection } from './accept-queue.ts';
 import { ReceiveQueue } from './receive-queue.ts';
 
 /**
@@ -25,16 +26,18 @@ const receiveBytesMax = 256 * 1024;
 const chunkOverheadBytes = 256;
 
 /**
- * A {@link Connection} over a connected TCP socket with `allowHalfOpen`. When the peer has ended, so has this
+ * A {@link Connection} over a connected TCP socket with `allowHalfOpen`, or over TLS on one. When the peer has ended, so has this
  * end.
  *
  * `close()` goes on reading, and drops what it reads, until the peer has ended too: a socket that is closed
  * with unread bytes resets the connection, and the reset overtakes what was sent last.
  */
-export class SocketConnection implements AcceptableConnection {
+export class SocketConnection implements Connection, Acceptable {
   readonly label: string;
   readonly gone: Promise<void>;
   readonly #socket: Socket;
+  /** What is reset: a TLS socket cannot be. */
+  readonly #lowest: Socket;
   readonly #queue = new ReceiveQueue(() => this.#resumeIfRoom());
   #room: Deferred<void> | undefined;
   /** Why nothing can be sent any more. */
@@ -43,9 +46,11 @@ export class SocketConnection implements AcceptableConnection {
   #ended = false;
   #gone = false;
 
-  constructor(socket: Socket, label: string) {
+  /** `lowest`: the TCP socket under a TLS socket. */
+  constructor(socket: Socket, label: string, lowest: Socket = socket) {
     this.label = label;
     this.#socket = socket;
+    this.#lowest = lowest;
     this.gone = new Promise((resolve) => {
       socket.once('close', () => {
         this.#gone = true;
@@ -105,25 +110,32 @@ export class SocketConnection implements AcceptableConnection {
     if (socket.writableEnded && !socket.writableFinished && socket.writableLength === 0) {
       // The end is on its way to the kernel, and there a reset fails and leaves the socket open; it takes a
       // turn of the event loop.
-      socket.once('finish', () => socket.resetAndDestroy());
+      socket.once('finish', () => this.#lowest.resetAndDestroy());
     } else if (!socket.destroyed) {
-      socket.resetAndDestroy();
+      this.#lowest.resetAndDestroy();
     }
   }
 
   /**
    * The peer ended, or so it seems: of a reset behind unread data Node makes an end, too. Then the reset is
-   * still to be had from the system, which gives it to the next write, even to one of no bytes.
+   * still to be had from the system, which gives it to the next write, even to one of no bytes. TLS keeps such a
+   * write to itself, so that its TCP socket is asked behind it, when nothing of TLS's own is on its way there.
    */
   #onEnd(): void {
     if (this.#closing) return;
     this.#stopSending(this.#lost('the peer closed it'));
-    this.#socket.write(new Uint8Array(0), (error) => {
-      if (error) return;
+    const ended = () => {
       this.#ended = true;
       this.#queue.end();
       this.#socket.end();
-    });
+    };
+    const ask = (socket: Socket, next: () => void) => {
+      socket.write(new Uint8Array(0), (error) => {
+        if (error) this.#break(this.#lost(error.message, error));
+        else next();
+      });
+    };
+    ask(this.#socket, this.#lowest === this.#socket ? ended : () => ask(this.#lowest, ended));
   }
 
   #break(error: MigrationError): void {

@@ -27,8 +27,8 @@ export const numbersAheadMax = 1 << 14;
 /** Streams of one channel: memory, device state and a few thousand disks. */
 export const streamsMax = 4096;
 
-/** Data connections of one channel. */
-export const connectionsMax = 64;
+/** Data connections of one channel at a time. Each has a number of its own, 1 to 65,535. */
+export const connectionsMax = 256;
 
 /** Device state in bytes, at most: 1 GiB. It is held in memory at the destination. */
 export const deviceStateBytesMax = 1 << 30;
@@ -41,3 +41,6 @@ export const diskBytesMax = 2 ** 48;
 
 /** Characters of a reason in a control message. What is longer is cut where it is sent. */
 export const reasonLengthMax = 4096;
+
+/** A VM's id in a greeting, in bytes: 255 UTF-16 units, which is what registers take, are 765 in UTF-8 at most. */
+export const vmIdBytesMax = 765;

@@ -1,15 +1,19 @@
 /**
- * The receiver's positions, sent back on the control connection. All are absolute and only grow, so a later one replaces all
- * before it.
+ * Positions, sent on the control connection: a receiver's, and what a sender gives back of its credit. All are absolute and only grow, so a
+ * later one replaces all before it.
  *
  * ```
  *  0  2  count of lanes
- *  2  2  count of streams
- *  4     for each lane, 8 bytes:    0 2 lane   2 2 0   4 4 sequence received, modulo 2^32
- *        for each stream, 32 bytes: 0 2 stream 2 6 0
- *                                   8 8 applied: every number up to it
- *                                  16 8 credit: what the sender's items may have taken in all
- *                                  24 8 flushed: every number up to it
+ *  2  2  count of streams that this end receives
+ *  4  2  count of streams that this end sends, of those that gave something back
+ *  6  2  0
+ *  8     for each lane, 8 bytes:              0 2 lane   2 2 0   4 4 sequence received, modulo 2^32
+ *        for each received stream, 32 bytes:  0 2 stream 2 6 0
+ *                                             8 8 applied: every number up to it
+ *                                            16 8 credit: what the sender's items may have taken in all
+ *                                            24 8 flushed: every number up to it
+ *        for each sent stream, 16 bytes:      0 2 stream 2 6 0
+ *                                             8 8 credit given back in all
  * ```
  */
 import { MigrationError } from '../errors.ts';
@@ -27,49 +31,66 @@ export interface StreamPosition {
   readonly flushed: number;
 }
 
+/** Of a stream that this end sends. */
+export interface ReturnedCredit {
+  readonly stream: number;
+  readonly bytes: number;
+}
+
 export interface Positions {
   readonly lanes: readonly LanePosition[];
   readonly streams: readonly StreamPosition[];
+  readonly returned: readonly ReturnedCredit[];
 }
 
+const headerBytes = 8;
 const laneBytes = 8;
 const streamBytes = 32;
+const returnedBytes = 16;
 
-export function encodePositions(positions: Positions): Uint8Array {
-  const bytes = new Uint8Array(
-    4 + positions.lanes.length * laneBytes + positions.streams.length * streamBytes,
-  );
+export function encodePositions({ lanes, streams, returned }: Positions): Uint8Array {
+  const counts = [lanes.length, streams.length, returned.length] as const;
+  const bytes = new Uint8Array(lengthOf(...counts));
   const view = new DataView(bytes.buffer);
-  view.setUint16(0, positions.lanes.length);
-  view.setUint16(2, positions.streams.length);
-  let at = 4;
-  for (const { lane, sequence } of positions.lanes) {
+  for (const [index, count] of counts.entries()) view.setUint16(2 * index, count);
+  let at = headerBytes;
+  for (const { lane, sequence } of lanes) {
     view.setUint16(at, lane);
     view.setUint32(at + 4, sequence);
     at += laneBytes;
   }
-  for (const { stream, applied, creditBytes, flushed } of positions.streams) {
+  for (const { stream, applied, creditBytes, flushed } of streams) {
     view.setUint16(at, stream);
     view.setBigUint64(at + 8, BigInt(applied));
     view.setBigUint64(at + 16, BigInt(creditBytes));
     view.setBigUint64(at + 24, BigInt(flushed));
     at += streamBytes;
   }
+  for (const { stream, bytes } of returned) {
+    view.setUint16(at, stream);
+    view.setBigUint64(at + 8, BigInt(bytes));
+    at += returnedBytes;
+  }
   return bytes;
+}
+
+function lengthOf(lanes: number, streams: number, returned: number): number {
+  return headerBytes + lanes * laneBytes + streams * streamBytes + returned * returnedBytes;
 }
 
 /** Throws `protocol` unless the lengths fit exactly and every position is a safe integer. */
 export function decodePositions(bytes: Uint8Array): Positions {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const laneCount = bytes.byteLength >= 4 ? view.getUint16(0) : 0;
-  const streamCount = bytes.byteLength >= 4 ? view.getUint16(2) : 0;
-  const expected = 4 + laneCount * laneBytes + streamCount * streamBytes;
-  if (laneCount > connectionsMax || streamCount > streamsMax || bytes.byteLength !== expected) {
+  const count = (at: number): number => (bytes.byteLength >= headerBytes ? view.getUint16(at) : 0);
+  const [laneCount, streamCount, returnedCount] = [count(0), count(2), count(4)];
+  const tooMany = laneCount > connectionsMax || streamCount > streamsMax || returnedCount > streamsMax;
+  if (tooMany || bytes.byteLength !== lengthOf(laneCount, streamCount, returnedCount)) {
     throw new MigrationError('protocol', 'positions do not fit their length');
   }
   const lanes: LanePosition[] = [];
   const streams: StreamPosition[] = [];
-  let at = 4;
+  const returned: ReturnedCredit[] = [];
+  let at = headerBytes;
   for (let index = 0; index < laneCount; index++, at += laneBytes) {
     lanes.push({ lane: view.getUint16(at), sequence: view.getUint32(at + 4) });
   }
@@ -86,5 +107,8 @@ export function decodePositions(bytes: Uint8Array): Positions {
       flushed: position(at + 24),
     });
   }
-  return { lanes, streams };
+  for (let index = 0; index < returnedCount; index++, at += returnedBytes) {
+    returned.push({ stream: view.getUint16(at), bytes: position(at + 8) });
+  }
+  return { lanes, streams, returned };
 }

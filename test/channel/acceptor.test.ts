@@ -40,6 +40,7 @@ async function dialBy(
 function connectTo({ environment, link }: AcceptingWorld) {
   return connectChannel({
     transport: link.source,
+    vmId: 'v',
     environment,
     connections: 2,
     windowBytesMax: 1 << 20,

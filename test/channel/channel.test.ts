@@ -15,6 +15,7 @@ import { nodeEnvironment as environment } from '../../src/util/node-environment.
 import { encodeGreeting } from '../../src/wire/greeting.ts';
 import { encodeItem, type ItemRange } from '../../src/wire/item.ts';
 import { withChanges } from '../support/worlds.ts';
+import { fixedCredit } from './pair.ts';
 
 const open: { close(): Promise<void> }[] = [];
 afterEach(async () => {
@@ -42,7 +43,7 @@ async function pair(
   open.push(acceptor);
   const transport = options.transport?.(link.source) ?? link.source;
   const [near, far] = await Promise.all([
-    connectChannel({ ...common, transport, connections: 3, limitMs: 1000, signal: undefined }),
+    connectChannel({ ...common, transport, vmId: 'v', connections: 3, limitMs: 1000, signal: undefined }),
     acceptor.channel(undefined),
   ]);
   open.push(near, far);
@@ -59,7 +60,7 @@ describe('a channel', () => {
     const sender = near.openSend(1, 99);
     const seen = new Set<number>();
     let released = 0;
-    const stream = far.openReceive(1, 99, 4 << 20, (received) => {
+    const stream = far.openReceive(1, 99, fixedCredit(4 << 20), (received) => {
       expect(seen.has(received.number)).toBe(false);
       seen.add(received.number);
       stream.applied(received);
@@ -80,7 +81,7 @@ describe('a channel', () => {
   it('keeps control messages in order and ahead of a backlog of data', async () => {
     const { near, far } = await pair({ rateMbit: 50 });
     const sender = near.openSend(1, 0);
-    const stream = far.openReceive(1, 0, 64 << 20, (received) => stream.applied(received));
+    const stream = far.openReceive(1, 0, fixedCredit(64 << 20), (received) => stream.applied(received));
     for (let index = 0; index < 40; index++) sender.push('bulk', item(index, 200_000), () => {});
     for (let token = 0; token < 20; token++) near.send({ type: 'flush', token });
     const started = performance.now();
@@ -95,8 +96,10 @@ describe('a channel', () => {
     const stuck: ReceivedItem[] = [];
     const slow = near.openSend(1, 0);
     const fast = near.openSend(2, 0);
-    const slowStream = far.openReceive(1, 0, 300_000, (received) => stuck.push(received));
-    const fastStream = far.openReceive(2, 0, 4 << 20, (received) => fastStream.applied(received));
+    const slowStream = far.openReceive(1, 0, fixedCredit(300_000), (received) => stuck.push(received));
+    const fastStream = far.openReceive(2, 0, fixedCredit(4 << 20), (received) =>
+      fastStream.applied(received),
+    );
     for (let index = 0; index < 20; index++) slow.push('bulk', item(index, 100_000), () => {});
     for (let index = 0; index < 50; index++) fast.push('bulk', item(index, 100_000), () => {});
     await fast.allApplied();
@@ -110,7 +113,7 @@ describe('a channel', () => {
   it('that is cut tells everybody who waits, and lets go of every frame once', async () => {
     const { near, far, link } = await pair();
     const sender = near.openSend(1, 0);
-    far.openReceive(1, 0, 100_000, () => {});
+    far.openReceive(1, 0, fixedCredit(100_000), () => {});
     let released = 0;
     for (let index = 0; index < 100; index++) {
       sender.push('bulk', item(index, 100_000), () => {
@@ -147,7 +150,7 @@ describe('a channel', () => {
     });
     const sender = near.openSend(1, 0);
     const delivered: number[] = [];
-    const stream = far.openReceive(1, 0, 1 << 20, (received) => {
+    const stream = far.openReceive(1, 0, fixedCredit(1 << 20), (received) => {
       delivered.push(received.number);
       stream.applied(received);
     });
@@ -183,12 +186,12 @@ describe('an acceptor', () => {
       return answer;
     };
     const session = new Uint8Array(16).fill(1);
-    const versions = { versionMin: 1, versionMax: 1 };
+    const versions = { versionMin: 1, versionMax: 1, vmId: 'v' };
     expect(await greet(new Uint8Array(40).fill(65))).toEqual([]);
     const refusals = [
       encodeGreeting({ ...versions, purpose: 'data', lane: 1, session }),
       encodeGreeting({ ...versions, purpose: 'control', lane: 0, session }),
-      encodeGreeting({ versionMin: 7, versionMax: 9, purpose: 'control', lane: 0, session }),
+      encodeGreeting({ ...versions, versionMin: 7, versionMax: 9, purpose: 'control', lane: 0, session }),
     ];
     for (const [index, refusal] of refusals.entries()) {
       const [answer] = await greet(refusal);
@@ -207,7 +210,7 @@ describe('a receiving stream', () => {
         const stream = new ReceiveStream(
           1,
           0,
-          1e9,
+          fixedCredit(1e9),
           (received) => {
             seen.push(received.number);
             stream.applied(received);
@@ -242,7 +245,7 @@ describe('a receiving stream', () => {
     const stream = new ReceiveStream(
       1,
       0,
-      50,
+      fixedCredit(50),
       () => {},
       () => {},
     );

@@ -16,6 +16,7 @@ const never = <T>() => new Promise<T>(() => {});
 function connectOver({ environment }: AcceptingWorld, transport: Transport, signal?: AbortSignal) {
   return connectChannel({
     transport,
+    vmId: 'v',
     environment,
     connections: 4,
     windowBytesMax: 1 << 20,

@@ -11,6 +11,7 @@ import { StateSender } from '../../src/core/state-sender.ts';
 import type { MigrationError } from '../../src/errors.ts';
 import { joinChunks } from '../../src/util/chunks.ts';
 import { deviceStateBytesMax, deviceStatePiecesMax } from '../../src/wire/limits.ts';
+import { fixedCredit } from './pair.ts';
 
 async function* chunksOf(bytes: Uint8Array, chunkBytes: number): AsyncGenerator<Uint8Array> {
   for (let at = 0; at < bytes.byteLength; at += chunkBytes) yield bytes.subarray(at, at + chunkBytes);
@@ -21,6 +22,7 @@ async function sendState(state: AsyncIterable<Uint8Array>) {
   const stream: SendStream = new SendStream(
     0,
     {
+      now: () => 0,
       enqueue: (frame) => {
         frames.push(frame);
         stream.left(frame.payloadBytes);
@@ -37,7 +39,7 @@ async function sendState(state: AsyncIterable<Uint8Array>) {
 function createReceiver() {
   const failures: MigrationError[] = [];
   const receiver = new StateReceiver((error) => failures.push(error));
-  const stream = new ReceiveStream(0, 7, 4 << 20, receiver.arrived, () => {});
+  const stream = new ReceiveStream(0, 7, fixedCredit(4 << 20), receiver.arrived, () => {});
   receiver.attach(stream);
   return { receiver, stream, failures };
 }

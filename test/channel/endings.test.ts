@@ -7,7 +7,7 @@ import { type Connection, MigrationError, type Transport } from '../../src/index
 import { crc32c } from '../../src/util/checksum.ts';
 import { encodeFrameHeader } from '../../src/wire/frame.ts';
 import { withChanges } from '../support/worlds.ts';
-import { createAcceptor, createPair, greeting, item, stateAfter } from './pair.ts';
+import { createAcceptor, createPair, fixedCredit, greeting, item, stateAfter } from './pair.ts';
 
 /** Connections that stay until they are aborted, and of which nothing arrives any more. */
 const heldOpen = (transport: Transport): Transport =>
@@ -31,7 +31,7 @@ const heldOpen = (transport: Transport): Transport =>
 describe('a channel that is closed', () => {
   it('keeps what is on its way until its connections are gone, and gives it back then', async () => {
     const { environment, near, far, link } = await createPair({ link: { rateMbit: 10 }, near: heldOpen });
-    far.openReceive(1, 0, 8 << 20, () => {});
+    far.openReceive(1, 0, fixedCredit(8 << 20), () => {});
     const sender = near.openSend(1, 0);
     await environment.run(environment.now() + 10);
     let released = 0;
@@ -58,7 +58,7 @@ describe('a channel that is closed', () => {
 describe('a release that throws', () => {
   it('fails the channel it happens in, and is not heard of when that has ended', async () => {
     const { environment, near, far } = await createPair();
-    const stream = far.openReceive(1, 0, 8 << 20, (received) => stream.applied(received));
+    const stream = far.openReceive(1, 0, fixedCredit(8 << 20), (received) => stream.applied(received));
     const sender = near.openSend(1, 0);
     let thrown = 0;
     const release = () => {

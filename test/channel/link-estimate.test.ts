@@ -4,7 +4,7 @@
  */
 import { describe, expect, it } from 'vitest';
 import { bytesPerSecondAssumed, LinkEstimate } from '../../src/channel/link-estimate.ts';
-import { createPair, item } from './pair.ts';
+import { createPair, fixedCredit, item } from './pair.ts';
 
 /** So many bytes every 5 ms, for so long; the last acknowledgement comes at the time that is returned. */
 function acknowledge(
@@ -25,7 +25,7 @@ function acknowledge(
 
 describe('the estimate of a link', () => {
   it('follows a link that is busy, up and down', () => {
-    const estimate = new LinkEstimate(64 << 20);
+    const estimate = new LinkEstimate();
     estimate.roundTrip(1);
     const now = acknowledge(estimate, 0, 1000, 500_000);
     expect(estimate.bytesPerSecond).toBeCloseTo(100e6, -6);
@@ -34,7 +34,7 @@ describe('the estimate of a link', () => {
   });
 
   it('is right for one that is acknowledged unevenly, as with large frames on several lanes', () => {
-    const estimate = new LinkEstimate(64 << 20);
+    const estimate = new LinkEstimate();
     estimate.roundTrip(1);
     let nowMs = 0;
     // Four megabytes in 320 ms, again and again.
@@ -50,7 +50,7 @@ describe('the estimate of a link', () => {
   });
 
   it('does not learn from a trickle how little a link could carry, at first or later', () => {
-    const estimate = new LinkEstimate(64 << 20);
+    const estimate = new LinkEstimate();
     estimate.roundTrip(1);
     let now = acknowledge(estimate, 0, 1000, 500, true);
     expect(estimate.bytesPerSecond).toBeUndefined();
@@ -60,7 +60,7 @@ describe('the estimate of a link', () => {
   });
 
   it('learns from one that was faster than what it knew how much it can carry at least', () => {
-    const estimate = new LinkEstimate(64 << 20);
+    const estimate = new LinkEstimate();
     estimate.roundTrip(1);
     const now = acknowledge(estimate, 0, 1000, 500_000, true);
     expect(estimate.bytesPerSecond).toBeGreaterThan(bytesPerSecondAssumed);
@@ -70,7 +70,7 @@ describe('the estimate of a link', () => {
   });
 
   it('counts the time from sending on after a pause, when frames that shared the link arrive close together', () => {
-    const estimate = new LinkEstimate(64 << 20);
+    const estimate = new LinkEstimate();
     estimate.roundTrip(1);
     for (let nowMs = 0; nowMs < 4000; nowMs += 400) {
       // Four frames of a megabyte in 320 ms, side by side: the link carries 12.5 MB/s.
@@ -90,7 +90,7 @@ describe('a channel', () => {
   it('does not take the writes of a quiet guest for the rate of its link', async () => {
     const { environment, near, far } = await createPair({ link: { rateMbit: 400 } });
     const sender = near.openSend(1, 0);
-    const stream = far.openReceive(1, 0, 8 << 20, (received) => stream.applied(received));
+    const stream = far.openReceive(1, 0, fixedCredit(8 << 20), (received) => stream.applied(received));
     for (let index = 0; index < 40; index++) {
       await environment.run(sender.room());
       sender.push('bulk', item(index, 500_000), () => {});

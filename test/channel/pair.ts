@@ -1,5 +1,6 @@
 import type { Channel } from '../../src/channel/channel.ts';
 import { type AcceptOptions, ChannelAcceptor, connectChannel } from '../../src/channel/connect.ts';
+import type { CreditShare } from '../../src/channel/credit-pool.ts';
 import { type MemoryLink, type MemoryLinkOptions, memoryLink, type Transport } from '../../src/index.ts';
 import { chunksLength } from '../../src/util/chunks.ts';
 import type { FrameClass, IncomingFrame } from '../../src/wire/frame.ts';
@@ -53,6 +54,7 @@ export async function createPair(options: PairOptions = {}): Promise<PairWorld> 
         environment,
         windowBytesMax,
         transport: options.near?.(link.source) ?? link.source,
+        vmId: 'v',
         connections: 2,
         limitMs: 1000,
         signal: undefined,
@@ -71,6 +73,7 @@ export function greeting(purpose: 'control' | 'data' | 'question', fill: number)
     purpose,
     lane,
     session: new Uint8Array(16).fill(fill),
+    vmId: 'v',
   });
 }
 
@@ -106,4 +109,19 @@ export async function stateAfter<T>(
   );
   await environment.run(environment.now() + ms);
   return state;
+}
+
+/** Credit that is always the same. */
+export function fixedCredit(bytes: number): CreditShare {
+  let appliedBytes = 0;
+  return {
+    get creditBytes() {
+      return appliedBytes + bytes;
+    },
+    applied: (more) => {
+      appliedBytes += more;
+    },
+    returnedBytes: 0,
+    returned: () => true,
+  };
 }

@@ -5,14 +5,14 @@
 import { describe, expect, it } from 'vitest';
 import { type ReceivedItem, ReceiveStream } from '../../src/channel/receive-stream.ts';
 import { numbersAheadMax } from '../../src/wire/limits.ts';
-import { arriving, item } from './pair.ts';
+import { arriving, fixedCredit, item } from './pair.ts';
 
 function createStream(bufferBytes: number, apply: boolean) {
   const arrived: ReceivedItem[] = [];
   const stream: ReceiveStream = new ReceiveStream(
     1,
     0,
-    bufferBytes,
+    fixedCredit(bufferBytes),
     (received) => {
       arrived.push(received);
       if (apply) stream.applied(received);

@@ -11,6 +11,7 @@ import { createNetwork, type Network } from '../../src/testing/sim/network.ts';
 import type { PathOptions } from '../../src/testing/sim/network-path.ts';
 import { createVirtualEnvironment, type VirtualEnvironment } from '../../src/testing/virtual-time.ts';
 import type { ItemRange } from '../../src/wire/item.ts';
+import { fixedCredit } from './pair.ts';
 
 interface World {
   readonly environment: VirtualEnvironment;
@@ -31,7 +32,14 @@ async function world(paths: readonly PathOptions[], connections = 2): Promise<Wo
     onQuestion: async () => {},
   });
   const transport = network.transport({ host: 'source', connect: { host: 'destination', name: 'vm' } });
-  const connecting = connectChannel({ ...common, transport, connections, limitMs: 1000, signal: undefined });
+  const connecting = connectChannel({
+    ...common,
+    transport,
+    vmId: 'v',
+    connections,
+    limitMs: 1000,
+    signal: undefined,
+  });
   const [near, far] = await environment.run(Promise.all([connecting, acceptor.channel(undefined)]));
   await environment.run(environment.now() + 100);
   return { environment, network, near, far };
@@ -77,7 +85,7 @@ describe('a channel', () => {
 
   it('fails when one of several paths is dark and holds data back', async () => {
     const { environment, network, near, far } = await world([lan, { ...lan, name: 'other' }]);
-    const stream = far.openReceive(1, 0, 8 << 20, (received) => stream.applied(received));
+    const stream = far.openReceive(1, 0, fixedCredit(8 << 20), (received) => stream.applied(received));
     const sender = near.openSend(1, 0);
     network.blackHole(true, { path: 'other' });
     await environment.run(environment.now() + 60_000);
@@ -90,7 +98,7 @@ describe('a channel', () => {
 
   it('has patience with a slow link: a megabyte in fifteen seconds', async () => {
     const { environment, near, far } = await world([{ name: 'slow', rateMbit: 1.2, delayMs: 50 }]);
-    const stream = far.openReceive(1, 0, 8 << 20, (received) => stream.applied(received));
+    const stream = far.openReceive(1, 0, fixedCredit(8 << 20), (received) => stream.applied(received));
     const sender = near.openSend(1, 0);
     for (let count = 0; count < 3; count++) sender.push('bulk', item(1 << 20), () => {});
     await environment.run(sender.allApplied());

@@ -68,7 +68,9 @@ describe('loopback', () => {
   ])('%s is not', (host) => {
     const endpoint = { host, port: 1 };
     expect(isLoopback(endpoint)).toBe(false);
-    expect(() => requireSecure('--to', endpoint, false)).toThrow(/^--to .* give --insecure/);
+    expect(() => requireSecure('--to', endpoint, false)).toThrow(
+      /^--to .* give --cert, --key and --ca for TLS, or --no-tls/,
+    );
     expect(() => requireSecure('--to', endpoint, true)).not.toThrow();
   });
 });

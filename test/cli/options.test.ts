@@ -12,7 +12,8 @@ const specs = {
   count: { value: 'N', help: '' },
   to: { value: 'HOST:PORT', help: '' },
   register: { value: 'DIR', help: '' },
-  insecure: { help: '' },
+  'no-tls': { help: '' },
+  cert: { value: 'FILE', help: '' },
   disk: { value: 'ID=MODE', repeatable: true, help: '' },
 };
 
@@ -20,25 +21,25 @@ const parse = (...args: string[]) => parseOptions(specs, args);
 
 describe('parsing', () => {
   test('takes values after a space or an equals sign, and flags', () => {
-    const options = parse('--name=a b', '--count', '3', '--insecure');
+    const options = parse('--name=a b', '--count', '3', '--no-tls');
     expect(options.text('name')).toBe('a b');
     expect(options.number('count', { min: 1, max: 3, whole: true })).toBe(3);
-    expect(options.flag('insecure')).toBe(true);
+    expect(options.flag('no-tls')).toBe(true);
   });
 
   test('what was not given is undefined, or false', () => {
     expect(parse().text('name')).toBeUndefined();
     expect(parse().number('count', { min: 0, max: 1 })).toBeUndefined();
     expect(parse().endpoint('to', 1)).toBeUndefined();
-    expect(parse().flag('insecure')).toBe(false);
+    expect(parse().flag('no-tls')).toBe(false);
   });
 
   test.each([
     [['--nope'], "Unknown option '--nope'"],
     [['-x'], "Unknown option '-x'"],
     [['--name'], "Option '--name <value>' argument missing"],
-    [['--name', '--insecure'], "Option '--name' argument is ambiguous"],
-    [['--insecure=yes'], "Option '--insecure' does not take an argument"],
+    [['--name', '--no-tls'], "Option '--name' argument is ambiguous"],
+    [['--no-tls=yes'], "Option '--no-tls' does not take an argument"],
     [['file.txt'], "Unexpected argument 'file.txt'"],
     [['--name', 'a', '--name', 'b'], '--name is given twice'],
   ])('refuses %j', (args, message) => {
@@ -84,9 +85,10 @@ describe('values', () => {
     );
   });
 
-  test('an address beyond loopback needs --insecure', () => {
-    expect(() => parse('--to=10.0.0.2:1').endpoint('to', 1)).toThrow('--insecure');
-    expect(parse('--to=10.0.0.2:1', '--insecure').endpoint('to', 1)).toEqual({ host: '10.0.0.2', port: 1 });
+  test('an address beyond loopback needs --cert or --no-tls', () => {
+    expect(() => parse('--to=10.0.0.2:1').endpoint('to', 1)).toThrow('--no-tls');
+    expect(parse('--to=10.0.0.2:1', '--no-tls').endpoint('to', 1)).toEqual({ host: '10.0.0.2', port: 1 });
+    expect(parse('--to=10.0.0.2:1', '--cert=f').endpoint('to', 1)).toEqual({ host: '10.0.0.2', port: 1 });
     expect(parse('--to=[::1]:1').endpoint('to', 1)).toEqual({ host: '::1', port: 1 });
   });
 });

@@ -32,8 +32,8 @@ describe('wrong usage', () => {
     [['send', qmp, '--to=localhost:0'], '--to: the port must be from 1'],
     [['send', qmp, '--to=192.0.2.1:4433'], '--to 192.0.2.1:4433 is not loopback'],
     [
-      ['send', qmp, '--to=localhost:1', '--connections=65'],
-      '--connections must be a whole number, from 1 to 64',
+      ['send', qmp, '--to=localhost:1', '--connections=257'],
+      '--connections must be a whole number, from 1 to 256',
     ],
     [
       ['send', qmp, '--to=localhost:1', '--downtime-ms=29'],
@@ -85,10 +85,16 @@ describe('help', () => {
         '--downtime-ms N',
         '--disk ID=MODE',
         '--register DIR',
-        '--insecure',
+        '--cert FILE',
+        '--key FILE',
+        '--ca FILE',
+        '--no-tls',
       ],
     ],
-    ['receive', ['--qmp SOCKET', '--listen HOST:PORT', '--register DIR', '--insecure', '--json']],
+    [
+      'receive',
+      ['--qmp SOCKET', '--listen HOST:PORT', '--register DIR', '--cert FILE', '--no-tls', '--json'],
+    ],
     ['recover', ['--role ROLE', '--vm-id ID', '--epoch N', '--ask HOST:PORT', '--json']],
     ['demo', ['--rtt-ms N', '--rate-mbit N', '--json']],
   ])('of %s names its options, whatever else is given', async (command, options) => {
@@ -145,7 +151,7 @@ describe('what cannot begin', () => {
       'receive',
       qmp,
       '--listen=192.0.2.1:1',
-      '--insecure',
+      '--no-tls',
       `--register=${directory}`,
     ]);
     expect(code).toBe(1);

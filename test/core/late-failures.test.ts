@@ -175,7 +175,7 @@ describe('before the first word', () => {
       environment,
     }).run();
     const silent = await environment.run(link.source.open());
-    const greeting = { versionMin: 1, versionMax: 1, purpose: 'control', lane: 0 } as const;
+    const greeting = { versionMin: 1, versionMax: 1, purpose: 'control', lane: 0, vmId: 'v' } as const;
     await silent.send([encodeGreeting({ ...greeting, session: new Uint8Array(16).fill(3) })]);
     await environment.run(environment.now() + 20_000);
     const source = createSource({

@@ -2,7 +2,8 @@
 import { connect as connectSocket, createServer, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { BreakableTransportFixture, TransportFixture } from '../../src/testing/index.ts';
-import { type TcpTransport, tcp } from '../../src/transports/tcp.ts';
+import type { TcpTransport } from '../../src/transports/socket-transport.ts';
+import { tcp } from '../../src/transports/tcp.ts';
 
 export const host = '127.0.0.1';
 
@@ -20,12 +21,11 @@ export async function loopback(): Promise<TransportFixture & { destination: TcpT
   return { source, destination, port, settle, close };
 }
 
-/** Loopback through a relay, which resets all that it carries when it is cut. */
-export async function relayed(): Promise<BreakableTransportFixture> {
-  const pair = await loopback();
+/** A relay to a port of this machine, which resets all that it carries when it is cut. */
+export async function relayTo(port: number): Promise<{ port: number; cut(): void; close(): void }> {
   const sockets = new Set<Socket>();
   const relay = createServer({ allowHalfOpen: true }, (inbound) => {
-    const outbound = connectSocket({ host, port: pair.port, allowHalfOpen: true });
+    const outbound = connectSocket({ host, port, allowHalfOpen: true });
     for (const [from, to] of [
       [inbound, outbound],
       [outbound, inbound],
@@ -39,16 +39,29 @@ export async function relayed(): Promise<BreakableTransportFixture> {
   await new Promise<void>((resolve) => relay.listen(0, host, resolve));
   const address = relay.address();
   if (address === null || typeof address === 'string') throw new Error('no port');
-  const source = tcp({ connect: { host, port: address.port } });
   return {
-    ...pair,
-    source,
+    port: address.port,
     cut: () => {
       for (const socket of sockets) socket.resetAndDestroy();
     },
-    close: async () => {
+    close: () => {
       relay.close();
       for (const socket of sockets) socket.destroy();
+    },
+  };
+}
+
+/** Loopback through a relay. */
+export async function relayed(): Promise<BreakableTransportFixture> {
+  const pair = await loopback();
+  const relay = await relayTo(pair.port);
+  const source = tcp({ connect: { host, port: relay.port } });
+  return {
+    ...pair,
+    source,
+    cut: relay.cut,
+    close: async () => {
+      relay.close();
       await Promise.all([source.close(), pair.close()]);
     },
   };

@@ -14,8 +14,38 @@ describe('tcp', () => {
       expect(() => tcp({ connect: { host, port } })).toThrow(invalid);
     }
     expect(() => tcp({ connect: { host, port: 0 } })).toThrow(invalid);
+    expect(() => tcp({ paths: [] })).toThrow(invalid);
+    expect(() => tcp({ paths: [{ host, port: 1 }], connect: { host, port: 1 } })).toThrow(invalid);
+    expect(() =>
+      tcp({
+        paths: [
+          { host, port: 1 },
+          { host, port: 0 },
+        ],
+      }),
+    ).toThrow(invalid);
     expect(() => tcp({ connect: { host: '', port: 1 } })).toThrow(invalid);
     expect(() => tcp({ connect: { host, port: 1, localAddress: 'eth0' } })).toThrow(invalid);
+  });
+
+  test('takes the path that it is told to, from the address that is its own', async () => {
+    const listener = tcp({ listen: { host: '0.0.0.0', port: 0 } });
+    const { port } = await listener.listening();
+    const paths = [
+      { host, port, localAddress: '127.0.0.1' },
+      { host: '127.0.0.2', port, localAddress: '127.0.0.3' },
+    ];
+    const dialler = tcp({ paths });
+    expect(dialler.paths).toBe(2);
+    for (const [path, { localAddress }] of paths.entries()) {
+      const [near, far] = await Promise.all([dialler.open({ path }), listener.accept()]);
+      expect(near.label).toContain(`to ${paths[path]?.host}:${port}`);
+      expect(far.label).toContain(`from ${localAddress}:`);
+      near.abort();
+      far.abort();
+    }
+    await rejectsWith(dialler.open({ path: 2 }), 'invalid-argument');
+    await Promise.all([dialler.close(), listener.close()]);
   });
 
   test('declares what it was not given an address for', async () => {

@@ -16,9 +16,11 @@ import {
 import {
   chooseVersion,
   decodeAnswer,
-  decodeGreeting,
+  decodeGreetingHead,
+  decodeGreetingTail,
   encodeAnswer,
   encodeGreeting,
+  greetingHeadBytes,
 } from '../../src/wire/greeting.ts';
 import { decodeItem, encodeItem, ItemDigest, type ItemRange } from '../../src/wire/item.ts';
 import { reasonLengthMax } from '../../src/wire/limits.ts';
@@ -180,21 +182,39 @@ describe('items', () => {
 
 describe('greetings', () => {
   const session = new Uint8Array(16).fill(7);
+  const decode = (bytes: Uint8Array) => {
+    const { tailBytes, ...head } = decodeGreetingHead(bytes.subarray(0, greetingHeadBytes));
+    expect(bytes.byteLength).toBe(greetingHeadBytes + tailBytes);
+    return { ...head, vmId: decodeGreetingTail(bytes.subarray(greetingHeadBytes)) };
+  };
 
   it('and answers come back', () => {
-    const greeting = { versionMin: 1, versionMax: 3, purpose: 'data', lane: 4, session } as const;
-    expect(decodeGreeting(encodeGreeting(greeting))).toEqual(greeting);
+    for (const vmId of ['', 'web-1', 'b\u00fccher', '\u20ac'.repeat(255)]) {
+      const greeting = { versionMin: 1, versionMax: 3, purpose: 'data', lane: 4, session, vmId } as const;
+      expect(decode(encodeGreeting(greeting))).toEqual(greeting);
+    }
     const answer = { version: 2, status: 'welcome', session } as const;
     expect(decodeAnswer(encodeAnswer(answer))).toEqual(answer);
   });
 
   it('that were changed in any byte are refused', () => {
-    const good = encodeGreeting({ versionMin: 1, versionMax: 1, purpose: 'control', lane: 0, session });
+    const greeting = { versionMin: 1, versionMax: 1, purpose: 'control', lane: 0, session } as const;
+    const good = encodeGreeting({ ...greeting, vmId: 'web-1' });
     for (let at = 0; at < good.byteLength; at++) {
       const bad = good.slice();
       bad[at] = (bad[at] ?? 0) ^ 0x10;
-      expect(() => decodeGreeting(bad)).toThrow(MigrationError);
+      expect(() => decode(bad)).toThrow(MigrationError);
     }
+  });
+
+  it('are for a VM whose id is bounded, also on the wire', () => {
+    const greeting = { versionMin: 1, versionMax: 1, purpose: 'control', lane: 0, session } as const;
+    expect(() => encodeGreeting({ ...greeting, vmId: 'x'.repeat(766) })).toThrow('765 bytes');
+    const head = encodeGreeting({ ...greeting, vmId: '' });
+    const view = new DataView(head.buffer);
+    view.setUint16(32, 766);
+    view.setUint32(36, crc32c(head.subarray(0, 36)));
+    expect(() => decodeGreetingHead(head)).toThrow('makes no sense');
   });
 
   it('settle on the highest version in common, or on none', () => {
@@ -306,6 +326,7 @@ describe('positions', () => {
     const positions = {
       lanes: [{ lane: 3, sequence: 4_294_967_295 }],
       streams: [{ stream: 2, applied: 2 ** 45, creditBytes: 2 ** 50, flushed: 7 }],
+      returned: [{ stream: 4095, bytes: 2 ** 50 }],
     };
     expect(decodePositions(encodePositions(positions))).toEqual(positions);
     fc.assert(

@@ -1,11 +1,11 @@
 import { createDestination, fileRegister } from '../../index.ts';
-import { tcp } from '../../transports/index.ts';
 import type { Command } from '../command.ts';
-import { insecureOption, jsonOption, registerOption } from '../common-options.ts';
+import { jsonOption, registerOption, tlsOptions } from '../common-options.ts';
 import { conclude } from '../conclude.ts';
 import { formatEndpoint } from '../endpoint.ts';
 import { runShown } from '../run-shown.ts';
 import { interruptible } from '../signals.ts';
+import { makeTransport } from '../transport.ts';
 
 /** `longhaul receive`: waits for one VM and takes it over. */
 export const receive: Command = {
@@ -25,7 +25,7 @@ export const receive: Command = {
     qmp: { value: 'SOCKET', help: 'QMP socket of the QEMU that takes the VM' },
     listen: { value: 'HOST:PORT', help: 'where to listen; port 0 takes any that is free' },
     register: registerOption,
-    insecure: insecureOption,
+    ...tlsOptions,
     json: jsonOption,
   },
 
@@ -34,12 +34,12 @@ export const receive: Command = {
     const listen = options.requiredEndpoint('listen', 0);
     const register = fileRegister(options.registerDirectory(context.env));
     const { screen } = context;
+    const transport = makeTransport(options, { listen }, screen);
 
     return conclude(context, { role: 'destination', json: options.flag('json') }, async () => {
       const interruption = interruptible(context.signals, 'the guest stays on the source', (line) =>
         screen.log(line),
       );
-      const transport = tcp({ listen });
       try {
         const { createQemuBackend } = await import('../../backends/qemu/index.ts');
         const backend = createQemuBackend({ qmp });

@@ -7,18 +7,24 @@ import {
   type RunState,
   recover,
   type SourceVm,
+  type Transport,
 } from '../../index.ts';
-import { tcp } from '../../transports/index.ts';
 import type { Command, Context } from '../command.ts';
-import { insecureOption, jsonOption, registerOption } from '../common-options.ts';
+import { jsonOption, registerOption, tlsOptions } from '../common-options.ts';
 import { foreseen, notBegun } from '../conclude.ts';
-import type { Endpoint } from '../endpoint.ts';
 import { exitCodeOfFailure, exitCodes } from '../exit-code.ts';
 import type { Options } from '../options.ts';
 import { reportJson } from '../report-json.ts';
 import { recoveryRows, renderError, renderRecovery, renderRows } from '../report-view.ts';
 import { interruptible } from '../signals.ts';
+import { makeTransport } from '../transport.ts';
 import { UsageError } from '../usage-error.ts';
+
+/** What `--ask` asks over. */
+function askingTransport(options: Options, { screen }: Context): Transport | undefined {
+  const connect = options.endpoint('ask', 1);
+  return connect === undefined ? undefined : makeTransport(options, { connect }, screen);
+}
 
 interface Common {
   readonly vmId: string | undefined;
@@ -57,7 +63,7 @@ export const recoverCommand: Command = {
     epoch: { value: 'N', help: 'which attempt, as reports number them (default: what the register tells)' },
     ask: { value: 'HOST:PORT', help: 'source: where to ask for the destination\u2019s decision' },
     register: registerOption,
-    insecure: insecureOption,
+    ...tlsOptions,
     json: jsonOption,
   },
 
@@ -69,7 +75,7 @@ export const recoverCommand: Command = {
       register: options.registerDirectory(context.env),
     };
     const qmp = options.text('qmp');
-    const ask = options.endpoint('ask', 1);
+    const ask = askingTransport(options, context);
     const work = role === 'source' ? prepareSource(common, qmp, ask) : prepareDestination(common, qmp, ask);
     return settle(role, options, context, work);
   },
@@ -83,7 +89,7 @@ interface Settled {
   readonly guest: RunState | undefined;
 }
 
-function prepareSource(common: Common, qmp: string | undefined, ask: Endpoint | undefined): Work {
+function prepareSource(common: Common, qmp: string | undefined, ask: Transport | undefined): Work {
   if (qmp === undefined && common.vmId === undefined) {
     throw new UsageError('--qmp is missing; without it --vm-id must say which VM');
   }
@@ -112,12 +118,11 @@ async function openSource(qmp: string, vmId: string | undefined, signal: AbortSi
 async function recoverSource(
   { vmId: named, epoch, register: directory }: Common,
   vm: SourceVm | undefined,
-  endpoint: Endpoint | undefined,
+  transport: Transport | undefined,
   signal: AbortSignal,
 ): Promise<RecoveryReport> {
   const vmId = named ?? vm?.description.vmId ?? '';
   const register = fileRegister(directory);
-  const transport = endpoint === undefined ? undefined : tcp({ connect: endpoint });
   const ask = transport === undefined ? undefined : askDecision({ transport, vmId });
   try {
     if (vm?.runState() === 'paused' && epoch === undefined) await requireClaims(register, vmId, directory);
@@ -141,7 +146,7 @@ async function requireClaims(register: OwnershipRegister, vmId: string, director
   );
 }
 
-function prepareDestination(common: Common, qmp: string | undefined, ask: Endpoint | undefined): Work {
+function prepareDestination(common: Common, qmp: string | undefined, ask: Transport | undefined): Work {
   const { vmId, epoch, register } = common;
   if (vmId === undefined)
     throw new UsageError('--vm-id is missing: --role destination cannot tell the VM otherwise');

@@ -1,12 +1,12 @@
 import { createSource, fileRegister, type MigrationPolicy } from '../../index.ts';
-import { tcp } from '../../transports/index.ts';
 import type { Command } from '../command.ts';
-import { insecureOption, jsonOption, registerOption } from '../common-options.ts';
+import { jsonOption, registerOption, tlsOptions } from '../common-options.ts';
 import { conclude } from '../conclude.ts';
 import { formatEndpoint } from '../endpoint.ts';
 import type { Options } from '../options.ts';
 import { runShown } from '../run-shown.ts';
 import { interruptible } from '../signals.ts';
+import { makeTransport } from '../transport.ts';
 import { printable } from '../units.ts';
 
 /** `longhaul send`: moves a running VM to a host where `longhaul receive` waits. */
@@ -24,7 +24,8 @@ export const send: Command = {
   options: {
     qmp: { value: 'SOCKET', help: 'QMP socket of the QEMU that runs the VM' },
     to: { value: 'HOST:PORT', help: 'where `longhaul receive` listens' },
-    connections: { value: 'N', help: 'connections for data, 1 to 64 (default 4)' },
+    connections: { value: 'N', help: 'connections for data, 1 to 256 (default: as many as carry more)' },
+    'rate-mbit': { value: 'N', help: 'data to send at most, in Mbit/s, 1 to 1000000 (default: no limit)' },
     'downtime-ms': { value: 'N', help: 'downtime to aim for, 30 to 60000 (default 300)' },
     'stun-ms': {
       value: 'N',
@@ -39,7 +40,7 @@ export const send: Command = {
     },
     'vm-id': { value: 'ID', help: "the VM's identity in registers (default: QEMU's -uuid, else its -name)" },
     register: registerOption,
-    insecure: insecureOption,
+    ...tlsOptions,
     json: jsonOption,
   },
 
@@ -50,10 +51,10 @@ export const send: Command = {
     const vmId = options.text('vm-id');
     const register = fileRegister(options.registerDirectory(context.env));
     const { screen } = context;
+    const transport = makeTransport(options, { connect: to }, screen);
 
     return conclude(context, { role: 'source', json: options.flag('json'), vmId }, async () => {
       const interruption = interruptible(context.signals, 'the guest stays here', (line) => screen.log(line));
-      const transport = tcp({ connect: to });
       try {
         const { openQemuSource } = await import('../../backends/qemu/index.ts');
         const vm = await openQemuSource({
@@ -80,11 +81,13 @@ export const send: Command = {
 };
 
 function readPolicy(options: Options): MigrationPolicy {
-  const connections = options.number('connections', { min: 1, max: 64, whole: true });
+  const connections = options.number('connections', { min: 1, max: 256, whole: true });
+  const rateMbit = options.number('rate-mbit', { min: 1, max: 1_000_000 });
   const downtimeMsMax = options.number('downtime-ms', { min: 30, max: 60_000 });
   const stunMsMax = options.number('stun-ms', { min: 100, max: 600_000 });
   return {
     ...(connections === undefined ? {} : { connections }),
+    ...(rateMbit === undefined ? {} : { rateBytesPerSecondMax: rateMbit * 125_000 }),
     ...(downtimeMsMax === undefined ? {} : { downtimeMsMax }),
     ...(stunMsMax === undefined ? {} : { stunMsMax }),
     disks: options.choices('disk', ['copy', 'shared', 'leave']),

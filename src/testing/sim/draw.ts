@@ -179,8 +179,10 @@ function drawPolicy(chance: Chance, { disks }: ScenarioVm): MigrationPolicy {
     ]);
     if (mode !== 'copy' || (readOnly && chance.of(0.7))) modes[id] = mode;
   }
+  const connections = chance.integer(1, 4);
   return {
-    connections: chance.integer(1, 4),
+    // Four is what there is at first where the number is automatic.
+    ...(connections < 4 ? { connections } : {}),
     downtimeMsMax: chance.one([30, 100, 300, 1000]),
     stunMsMax: chance.one([300, 5000, 10_000]),
     guestWriteHoldMsMax: chance.one([0, 0, 20, 500]),

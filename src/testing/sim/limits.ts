@@ -1,4 +1,5 @@
 import { resolvePolicy } from '../../core/policy.ts';
+import { connectionsMax } from '../../wire/limits.ts';
 import type { Scenario } from './scenario.ts';
 
 /** Silence on a data connection, clean-up steps, greetings: the limits of the engine's own, and room for some of them. */
@@ -62,7 +63,7 @@ export function mendMsMax(scenario: Scenario): number {
 
 /** What may be held in connections at once: the window, a frame that is being sent on each of them, and what control takes. */
 export function heldBytesMax({ policy }: Scenario): number {
-  const { windowBytesMax, connections } = resolvePolicy(policy);
+  const { windowBytesMax, connections = connectionsMax } = resolvePolicy(policy);
   const frameBytes = (1 << 20) + (64 << 10);
   return windowBytesMax + connections * 2 * frameBytes + (4 << 20);
 }

@@ -1,6 +1,7 @@
 import { asMigrationError, MigrationError } from '../../errors.ts';
 import type { Chunks } from '../../interfaces/content.ts';
-import type { AcceptableConnection } from '../../transports/accept-queue.ts';
+import type { Connection } from '../../interfaces/transport.ts';
+import type { Acceptable } from '../../util/accept-queue.ts';
 import { type Deferred, deferred } from '../../util/promises.ts';
 import type { Flow } from './network-flow.ts';
 
@@ -19,7 +20,7 @@ export function never<T>(): Promise<T> {
 export type EndOver = (how: 'closed' | 'broken' | 'dead') => void;
 
 /** One end of a simulated connection. When the peer has ended, so has this end. */
-export class NetworkConnection implements AcceptableConnection {
+export class NetworkConnection implements Connection, Acceptable {
   readonly label: string;
   readonly #outgoing: Flow;
   readonly #incoming: Flow;

@@ -2,7 +2,7 @@ import { MigrationError } from '../../errors.ts';
 import type { CallOptions } from '../../interfaces/content.ts';
 import type { Environment } from '../../interfaces/environment.ts';
 import type { Connection, Transport, TransportCapabilities } from '../../interfaces/transport.ts';
-import { AcceptQueue, transportClosed } from '../../transports/accept-queue.ts';
+import { AcceptQueue, transportClosed } from '../../util/accept-queue.ts';
 import { delay, throwIfAborted } from '../../util/promises.ts';
 import { type NetworkConnection, never } from './network-connection.ts';
 import { Link, type Path, type PathHost } from './network-path.ts';

@@ -142,11 +142,11 @@ export class QemuStage {
   async receive(
     host: Host,
     options: { readonly qmp?: string; readonly listen?: string } = {},
+    ...more: readonly string[]
   ): Promise<Receiving> {
     const { qmp = host.guest.qmpPath, listen = '127.0.0.1:0' } = options;
-    return this.listening(
-      this.cli.start(['receive', '--qmp', qmp, '--listen', listen, '--register', host.register, '--json']),
-    );
+    const args = ['--qmp', qmp, '--listen', listen, '--register', host.register, '--json'];
+    return this.listening(this.cli.start(['receive', ...args, ...more]));
   }
 
   /** Starts a `receive` that dies, or kills, at a moment: see mortal.ts. */

@@ -2,26 +2,15 @@
 // Method: connections of cardboard, in the orders that real ones seldom take.
 import { expect, test } from 'vitest';
 import { MigrationError } from '../../src/errors.ts';
-import { type AcceptableConnection, AcceptQueue } from '../../src/transports/accept-queue.ts';
+import { type Acceptable, AcceptQueue } from '../../src/util/accept-queue.ts';
 import { deferred } from '../../src/util/promises.ts';
 
-class CardboardConnection implements AcceptableConnection {
-  readonly label = 'cardboard';
+class CardboardConnection implements Acceptable {
   spent = false;
   readonly #gone = deferred<void>();
 
   get gone(): Promise<void> {
     return this.#gone.promise;
-  }
-
-  send(): Promise<void> {
-    return Promise.resolve();
-  }
-
-  async *receive(): AsyncGenerator<Uint8Array> {}
-
-  async close(): Promise<void> {
-    this.abort();
   }
 
   abort(): void {

@@ -1,13 +1,14 @@
 import { MigrationError } from '../errors.ts';
-import type { Connection } from '../interfaces/transport.ts';
-import { type Deferred, deferred, raceAbort, throwIfAborted } from '../util/promises.ts';
+import { type Deferred, deferred, raceAbort, throwIfAborted } from './promises.ts';
 
-/** A connection of which can be told whether accepting it still makes sense. */
-export interface AcceptableConnection extends Connection {
+/** The part of a connection by which is told whether accepting it still makes sense. */
+export interface Acceptable {
   /** Resolves when both directions are over, however it came about. Never rejects. */
   readonly gone: Promise<void>;
   /** Nothing can be received any more: it broke, or it ended and holds nothing. */
   readonly spent: boolean;
+  /** Drops it. */
+  abort(reason?: unknown): void;
 }
 
 /**
@@ -20,7 +21,7 @@ export const waitingConnectionsMax = 64;
  * The connections that peers opened and nobody accepted yet, and the `accept()` calls that found none. One of
  * the two is always empty.
  */
-export class AcceptQueue<T extends AcceptableConnection> {
+export class AcceptQueue<T extends Acceptable> {
   readonly #waiting = new Set<T>();
   readonly #takers = new Set<Deferred<T>>();
   #closed: MigrationError | undefined;
@@ -67,6 +68,12 @@ export class AcceptQueue<T extends AcceptableConnection> {
     }
   }
 
+  /** Rejects the takers that there are. The queue goes on. */
+  reject(error: unknown): void {
+    for (const taker of this.#takers) taker.reject(error);
+    this.#takers.clear();
+  }
+
   /**
    * Aborts what waits and rejects all takers, those to come too, with `error`. Only the first call counts.
    */
@@ -75,8 +82,7 @@ export class AcceptQueue<T extends AcceptableConnection> {
     this.#closed = error;
     for (const connection of this.#waiting) connection.abort(error);
     this.#waiting.clear();
-    for (const taker of this.#takers) taker.reject(error);
-    this.#takers.clear();
+    this.reject(error);
   }
 }
 

@@ -1,0 +1,69 @@
+import { once } from 'node:events';
+
+/**
+ * What the processes of a benchmark tell each other: its ends measure themselves, and the main process asks.
+ *
+ * @typedef {object} Usage What an end cost.
+ * @property {number} cpuSeconds User and system.
+ * @property {number} rssBytes At its peak, of the process's whole life.
+ */
+
+/** @returns {() => Usage} What this process has cost since. */
+export function startMeter() {
+  const before = process.cpuUsage();
+  return () => {
+    const { user, system } = process.cpuUsage(before);
+    return { cpuSeconds: (user + system) / 1e6, rssBytes: process.resourceUsage().maxRSS * 1024 };
+  };
+}
+
+/** From an end to the main process. @param {object} message @returns {Promise<void>} */
+export function tell(message) {
+  return new Promise((resolve, reject) => {
+    process.send?.(message, (/** @type {Error | null} */ error) =>
+      error === null ? resolve() : reject(error),
+    );
+  });
+}
+
+/** Tells, and waits for the word to go. @param {object} message */
+export async function told(message) {
+  const go = once(process, 'message');
+  await tell(message);
+  await go;
+}
+
+/**
+ * An end, seen from the main process.
+ *
+ * @param {string} end Its name, for errors.
+ * @param {import('node:child_process').ChildProcess} child Started with an IPC channel.
+ */
+export function follow(end, child) {
+  /** @type {any[]} */
+  const messages = [];
+  let wake = () => {};
+  child.on('message', (message) => {
+    messages.push(message);
+    wake();
+  });
+  child.on('exit', () => wake());
+  return {
+    go: () => child.send('go'),
+    /** What it tells next. @returns {Promise<any>} */
+    next: async () => {
+      while (messages.length === 0) {
+        if (child.exitCode !== null || child.signalCode !== null)
+          throw new Error(`${end} ended with ${child.exitCode ?? child.signalCode}`);
+        await new Promise((resolve) => {
+          wake = () => resolve(undefined);
+        });
+      }
+      return messages.shift();
+    },
+    end: async () => {
+      if (child.exitCode === null && child.signalCode === null) await once(child, 'exit');
+    },
+    kill: () => child.kill('SIGKILL'),
+  };
+}

@@ -1,0 +1,63 @@
+import type { Chunks } from '../interfaces/content.ts';
+import type { Connection } from '../interfaces/transport.ts';
+import type { Acceptable } from '../util/accept-queue.ts';
+import { encodeGreeting } from '../wire/greeting.ts';
+import type { GreetingConnection } from './handshake.ts';
+
+/**
+ * A connection whose greeting was read, to be handed to who reads it again: what it delivers begins with the greeting. One chunk more is
+ * read ahead, which is how a loss is noticed while nobody has accepted it.
+ */
+export class HandedConnection implements Connection, Acceptable {
+  readonly label: string;
+  readonly gone: Promise<void>;
+  readonly #connection: Connection;
+  readonly #chunks: AsyncIterator<Uint8Array>;
+  readonly #next: Promise<IteratorResult<Uint8Array>>;
+  readonly #greeting: Uint8Array;
+  #spent = false;
+
+  constructor({ connection, reader, greeting }: GreetingConnection) {
+    this.label = connection.label;
+    this.#connection = connection;
+    this.#greeting = encodeGreeting(greeting);
+    this.#chunks = reader.rest()[Symbol.asyncIterator]();
+    this.#next = this.#chunks.next();
+    this.gone = new Promise((resolve) => {
+      this.#next.catch(() => {
+        this.#spent = true;
+        resolve();
+      });
+    });
+  }
+
+  get spent(): boolean {
+    return this.#spent;
+  }
+
+  send(chunks: Chunks): Promise<void> {
+    return this.#connection.send(chunks);
+  }
+
+  receive(): AsyncIterable<Uint8Array> {
+    const chunks = this.#chunks;
+    let taken = 0;
+    const iterator: AsyncIterator<Uint8Array> = {
+      next: () => {
+        taken += 1;
+        if (taken === 1 && !this.#spent) return Promise.resolve({ done: false, value: this.#greeting });
+        return taken <= 2 ? this.#next : chunks.next();
+      },
+      return: async (value) => (await chunks.return?.(value)) ?? { done: true, value },
+    };
+    return { [Symbol.asyncIterator]: () => iterator };
+  }
+
+  close(): Promise<void> {
+    return this.#connection.close();
+  }
+
+  abort(reason?: unknown): void {
+    this.#connection.abort(reason);
+  }
+}

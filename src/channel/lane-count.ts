@@ -1,0 +1,98 @@
+/** What is known of the channel when it is asked how many lanes it should have. */
+export interface LaneFigures {
+  readonly nowMs: number;
+  /** Lanes there are, or that are being opened. */
+  readonly lanes: number;
+  /** What the link carries; undefined while nothing was measured. */
+  readonly bytesPerSecond: number | undefined;
+  /** What all lanes together carried at their fastest lately. */
+  readonly fastestBytesPerSecond: number;
+  /** The smallest round trip, and by how much those of now are longer: the queue in front of the link. */
+  readonly roundTripMs: number;
+  readonly queueMs: number;
+  /** Since it was asked last there was always something to send. */
+  readonly busy: boolean;
+}
+
+/** How many there are at first. */
+export const lanesAtFirst = 4;
+/**
+ * What one connection has on its way at the most on an untuned host: Linux gives a socket 4 MiB to send (`tcp_wmem`), of which its own
+ * bookkeeping takes a part.
+ */
+const laneBytesMax = 1.5 * 2 ** 20;
+/** How long new lanes have until it is looked at what they brought: they have to start slowly. */
+const settleMsMin = 1000;
+const settleRoundTrips = 8;
+/** Twice as many lanes that do not carry so much more are not worth it. */
+const usefulGain = 1.15;
+/** How long after a trial that brought nothing the next one comes: at first, and at most. */
+const pauseMsFirst = 10_000;
+const pauseMsMax = 320_000;
+/** A queue of so many ms, or of this part of a round trip, says that the link is full: more lanes would only lengthen it. */
+const queueMsMax = 3;
+const queueRoundTrips = 0.05;
+
+/**
+ * How many lanes a channel should have. What is known to need more gets them at once: a bandwidth-delay product that is more than the sockets
+ * hold. Otherwise, where the link is not seen to be full, it is tried out now and then, as it may lose packets, or be shared by connections: twice as
+ * many, and those that did not carry more are closed again. Pure: the clock comes in with the figures.
+ */
+export class LaneCount {
+  readonly #max: number;
+  #trial: { readonly startMs: number; readonly lanes: number; readonly bytesPerSecond: number } | undefined;
+  #nextTrialMs: number | undefined;
+  #pauseMs = pauseMsFirst;
+
+  /** `max`: 1 or more. */
+  constructor(max: number) {
+    this.#max = max;
+  }
+
+  /** How many there should be from now on. */
+  look(figures: LaneFigures): number {
+    const { nowMs, lanes, bytesPerSecond, fastestBytesPerSecond, roundTripMs, busy } = figures;
+    const settleMs = Math.max(settleMsMin, settleRoundTrips * roundTripMs);
+    this.#nextTrialMs ??= nowMs + settleMs;
+    if (bytesPerSecond === undefined || !busy) {
+      // What is carried now says nothing of the lanes: those on trial may stay.
+      this.#trial = undefined;
+      this.#nextTrialMs = Math.max(this.#nextTrialMs, nowMs + settleMs);
+      return lanes;
+    }
+    const needed = Math.min(
+      this.#max,
+      Math.ceil((fastestBytesPerSecond * roundTripMs) / 1000 / laneBytesMax),
+    );
+    if (needed > lanes) {
+      this.#trial = undefined;
+      this.#nextTrialMs = nowMs + settleMs;
+      return needed;
+    }
+    return this.#try(figures, bytesPerSecond, settleMs);
+  }
+
+  #try(
+    { nowMs, lanes, roundTripMs, queueMs }: LaneFigures,
+    bytesPerSecond: number,
+    settleMs: number,
+  ): number {
+    const trial = this.#trial;
+    if (trial === undefined) {
+      const full = queueMs > Math.max(queueMsMax, queueRoundTrips * roundTripMs);
+      if (full || nowMs < (this.#nextTrialMs ?? nowMs) || lanes >= this.#max) return lanes;
+      this.#trial = { startMs: nowMs, lanes, bytesPerSecond };
+      return Math.min(this.#max, 2 * lanes);
+    }
+    if (nowMs - trial.startMs < settleMs) return lanes;
+    this.#trial = undefined;
+    if (bytesPerSecond >= usefulGain * trial.bytesPerSecond) {
+      this.#pauseMs = pauseMsFirst;
+      this.#nextTrialMs = nowMs;
+      return lanes;
+    }
+    this.#nextTrialMs = nowMs + this.#pauseMs;
+    this.#pauseMs = Math.min(pauseMsMax, 2 * this.#pauseMs);
+    return trial.lanes;
+  }
+}

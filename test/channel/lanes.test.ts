@@ -1,0 +1,244 @@
+/**
+ * Goal: the lanes fill the link: as many as it takes, each as much as it carries, and none that only costs. Method: the pure rules, and
+ * channels over simulated networks, with sockets as small as Linux's own.
+ */
+import { describe, expect, it } from 'vitest';
+import { ChannelAcceptor, type ConnectOptions, connectChannel } from '../../src/channel/connect.ts';
+import { LaneCount } from '../../src/channel/lane-count.ts';
+import { LaneWindow } from '../../src/channel/lane-window.ts';
+import { createNetwork } from '../../src/testing/sim/network.ts';
+import type { PathOptions } from '../../src/testing/sim/network-path.ts';
+import { createVirtualEnvironment } from '../../src/testing/virtual-time.ts';
+import { fixedCredit, item } from './pair.ts';
+
+const mebibyte = 1 << 20;
+
+async function world(paths: readonly PathOptions[], more: Partial<ConnectOptions> = {}) {
+  const environment = createVirtualEnvironment();
+  const network = createNetwork({ environment, paths, copy: false });
+  const common = { environment, windowBytesMax: 256 * mebibyte };
+  const acceptor = new ChannelAcceptor({
+    ...common,
+    transport: network.transport({ host: 'destination', listen: 'vm' }),
+    greetingMsMax: 10_000,
+    sessions: true,
+    onQuestion: async () => {},
+  });
+  const transport = network.transport({ host: 'source', connect: { host: 'destination', name: 'vm' } });
+  const connecting = connectChannel({
+    ...common,
+    transport,
+    vmId: 'vm',
+    connections: undefined,
+    limitMs: 10_000,
+    signal: undefined,
+    ...more,
+  });
+  const [near, far] = await environment.run(Promise.all([connecting, acceptor.channel(undefined)]));
+  const stream = far.openReceive(1, 0, fixedCredit(256 * mebibyte), (received) => stream.applied(received));
+  const sender = near.openSend(1, 0);
+  await environment.run(environment.now() + 500);
+  const content = item(0, mebibyte - 64);
+  let arrived = 0;
+  return {
+    environment,
+    network,
+    near,
+    far,
+    /** Sends for so long, and resolves to the bytes per second that arrived. */
+    async send(ms: number): Promise<number> {
+      const startMs = environment.now();
+      const before = arrived;
+      while (environment.now() - startMs < ms) {
+        await environment.run(sender.room());
+        sender.push('bulk', content, () => {
+          arrived += mebibyte;
+        });
+        // Who never waits lets nothing happen.
+        await environment.run(Promise.resolve());
+      }
+      return ((arrived - before) / (environment.now() - startMs)) * 1000;
+    },
+    lanes: () => network.statistics().openEnds / 2 - 1,
+    async end(): Promise<void> {
+      await environment.run(Promise.all([near.close(), far.close()]));
+      await environment.run();
+      expect(network.statistics().openEnds).toBe(0);
+    },
+  };
+}
+
+const gigabit = 125e6;
+
+describe('a channel', { timeout: 120_000 }, () => {
+  it.each([
+    [0.5, 4],
+    [25, 4],
+    [100, 9],
+  ])('opens as many lanes as 1 Gbit/s takes with small sockets, %d ms away', async (delayMs, lanesMin) => {
+    const far = await world([
+      { name: 'wan', rateMbit: 1000, delayMs, windowBytes: 3 * mebibyte, queueMs: 50 },
+    ]);
+    await far.send(6000);
+    expect(await far.send(6000)).toBeGreaterThan(0.9 * gigabit);
+    expect(far.lanes()).toBeGreaterThanOrEqual(lanesMin);
+    expect(far.lanes()).toBeLessThanOrEqual(48);
+    await far.end();
+  });
+
+  it('closes the lanes again that brought nothing, and loses nothing', async () => {
+    // Its queue is too short to be noticed.
+    const near = await world([{ name: 'lan', rateMbit: 400, delayMs: 1, queueMs: 2 }]);
+    let most = 0;
+    for (let second = 0; second < 20; second++) {
+      await near.send(250);
+      most = Math.max(most, near.lanes());
+    }
+    expect(most).toBe(8);
+    expect(near.lanes()).toBe(4);
+    expect(await near.send(2000)).toBeGreaterThan(0.9 * 50e6);
+    await near.end();
+  });
+
+  it('opens none beyond the number that it was told', async () => {
+    const far = await world([{ name: 'wan', rateMbit: 1000, delayMs: 100, windowBytes: 3 * mebibyte }], {
+      connections: 2,
+    });
+    await far.send(8000);
+    expect(far.lanes()).toBe(2);
+    await far.end();
+  });
+
+  it('adds up two paths of unequal speed and length', async () => {
+    const fast: PathOptions = { name: 'fast', rateMbit: 600, delayMs: 10, queueMs: 50 };
+    const slow: PathOptions = { name: 'slow', rateMbit: 200, delayMs: 60, queueMs: 50 };
+    const both = await world([fast, slow]);
+    await both.send(5000);
+    expect(await both.send(8000)).toBeGreaterThan(0.9 * 0.8 * gigabit);
+    await both.end();
+  });
+});
+
+describe('a channel with a rate', { timeout: 60_000 }, () => {
+  it.each([1, 20, 80])('keeps to %d MB/s, within 5 %%, of a link that carries 125', async (megabytes) => {
+    const rateBytesPerSecondMax = megabytes * 1e6;
+    const paced = await world([{ name: 'lan', rateMbit: 1000, delayMs: 10 }], { rateBytesPerSecondMax });
+    await paced.send(4000);
+    const seconds = Math.max(10, 200 / megabytes);
+    const rate = await paced.send(1000 * seconds);
+    expect(rate).toBeGreaterThan(0.95 * rateBytesPerSecondMax);
+    expect(rate).toBeLessThan(1.05 * rateBytesPerSecondMax);
+    expect(paced.lanes()).toBe(4);
+    await paced.end();
+  });
+});
+
+describe('what a channel tells of itself', () => {
+  it('is how each lane does, and how long each kind waits', async () => {
+    const { environment, near, send, end } = await world([
+      { name: 'fast', rateMbit: 400, delayMs: 5 },
+      { name: 'slow', rateMbit: 100, delayMs: 40 },
+    ]);
+    await send(3000);
+    const { lanes, classes } = near.statistics.link;
+    expect(lanes.map(({ lane, path }) => [lane, path])).toEqual([
+      [1, 1],
+      [2, 0],
+      [3, 1],
+      [4, 0],
+    ]);
+    const of = (wanted: number) => lanes.filter(({ path }) => path === wanted);
+    const rate = (path: number) => of(path).reduce((sum, { bytesPerSecond }) => sum + bytesPerSecond, 0);
+    expect(rate(0)).toBeGreaterThan(2 * rate(1));
+    for (const { roundTripMs } of of(0)) expect(roundTripMs).toBeCloseTo(10, 0);
+    for (const { roundTripMs } of of(1)) expect(roundTripMs).toBeCloseTo(80, 0);
+    expect(lanes.every(({ inFlightBytes, wireBytes }) => inFlightBytes > 0 && wireBytes > 0)).toBe(true);
+    // Four megabytes wait, at about 60 MB/s.
+    expect(classes.bulk.queueMsMedian).toBeGreaterThan(20);
+    expect(classes.bulk.queueMsMedian).toBeLessThan(200);
+    expect(classes.bulk.queueMsP99).toBeGreaterThanOrEqual(classes.bulk.queueMsMedian);
+    expect(classes.mirror).toEqual({ bytes: 0, queueMsMedian: 0, queueMsP99: 0 });
+    await environment.run(environment.now() + 5000);
+    expect(near.statistics.link.lanes.every(({ inFlightBytes }) => inFlightBytes === 0)).toBe(true);
+    await end();
+  });
+});
+
+describe('a lane\u2019s window', () => {
+  /** A link of so many bytes per second, over which what may be on its way is. */
+  function follow(window: LaneWindow, bytesPerSecond: number, rounds: number): void {
+    let nowMs = 0;
+    window.begin(nowMs);
+    for (let round = 0; round < rounds; round++) {
+      nowMs += window.roundTripMs;
+      const carried = (bytesPerSecond * window.roundTripMs) / 1000;
+      window.acknowledged(Math.min(window.bytes, carried), nowMs);
+    }
+  }
+
+  it.each([1, 20, 100, 200])(
+    'grows to twice what is on its way, %d ms away, and no further',
+    (roundTripMs) => {
+      const window = new LaneWindow(roundTripMs);
+      follow(window, gigabit, Math.ceil(2000 / roundTripMs));
+      const product = (gigabit * roundTripMs) / 1000;
+      expect(window.bytes).toBeGreaterThan(1.9 * product);
+      expect(window.bytes).toBeLessThan(2 * product + 2 * mebibyte);
+    },
+  );
+
+  it('tells when what is sent will have arrived, unless nothing was heard for long', () => {
+    const window = new LaneWindow(100);
+    expect(window.deliveryMs(mebibyte, 0)).toBeUndefined();
+    window.begin(0);
+    window.acknowledged(10e6, 100);
+    expect(window.deliveryMs(0, 100)).toBe(50);
+    expect(window.deliveryMs(1e6, 100)).toBeCloseTo(60);
+    expect(window.deliveryMs(1e6, 10_000)).toBeUndefined();
+  });
+});
+
+describe('the number of lanes', () => {
+  const carrying = (bytesPerSecond: number, queueMs = 0) => ({
+    bytesPerSecond,
+    fastestBytesPerSecond: bytesPerSecond,
+    queueMs,
+  });
+
+  it('is left alone where a queue shows that the link is full', () => {
+    const count = new LaneCount(64);
+    for (let nowMs = 0; nowMs < 60_000; nowMs += 250) {
+      const figures = { nowMs, lanes: 4, ...carrying(1e6, 20), roundTripMs: 100, busy: true };
+      expect(count.look(figures)).toBe(4);
+    }
+  });
+
+  it('is as many as the bandwidth-delay product needs, at once', () => {
+    const count = new LaneCount(256);
+    const figures = { lanes: 4, ...carrying(gigabit), roundTripMs: 200, busy: true };
+    expect(count.look({ ...figures, nowMs: 0 })).toBe(16);
+  });
+
+  it('doubles while that brings more, and goes back when it does not', () => {
+    const count = new LaneCount(64);
+    let lanes = 4;
+    const seen: number[] = [];
+    for (let nowMs = 0; nowMs < 20_000; nowMs += 250) {
+      // Each lane carries a megabyte a second, up to 20 of them.
+      const carried = carrying(1e6 * Math.min(20, lanes));
+      const next = count.look({ nowMs, lanes, ...carried, roundTripMs: 50, busy: true });
+      if (next !== lanes) seen.push(next);
+      lanes = next;
+    }
+    // 32 carry a quarter more than 16; 64 no more than 32.
+    expect(seen.slice(0, 5)).toEqual([8, 16, 32, 64, 32]);
+  });
+
+  it('stays as it is while there is not enough to send', () => {
+    const count = new LaneCount(64);
+    for (let nowMs = 0; nowMs < 60_000; nowMs += 250) {
+      const figures = { nowMs, lanes: 4, ...carrying(gigabit), roundTripMs: 200 };
+      expect(count.look({ ...figures, busy: false })).toBe(4);
+    }
+  });
+});
