@@ -369,7 +369,7 @@ export class Channel {
       nowMs: this.#environment.now(),
       lanes: there,
       bytesPerSecond: this.#estimate.bytesPerSecond,
-      fastestBytesPerSecond: lanes.reduce((sum, { window }) => sum + window.bytesPerSecond, 0),
+      latestBytesPerSecond: lanes.reduce((sum, { window }) => sum + window.latestBytesPerSecond, 0),
       roundTripMs: this.#estimate.roundTripMs,
       queueMs: this.#estimate.queueMs,
       busy: !this.#starved,

@@ -50,7 +50,7 @@ async function connect(options: ConnectOptions, attempt: ReturnType<typeof child
   const automatic = options.connections === undefined ? { dial: dialLane } : {};
   const channel = new Channel({ ...options, ...automatic, paths: transport.paths }, control);
   const unlink = onAbort(channel.signal, () => attempt.abort(channel.signal.reason));
-  const atFirst = Math.max(lanesAtFirst, transport.paths);
+  const atFirst = lanesAtFirst(control.roundTripMs, transport.paths);
   const dials = Array.from({ length: options.connections ?? atFirst }, async (_, index) => {
     const lane = index + 1;
     channel.addLane(lane, await dialLane(lane, attempt.signal));

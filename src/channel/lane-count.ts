@@ -5,8 +5,8 @@ export interface LaneFigures {
   readonly lanes: number;
   /** What the link carries; undefined while nothing was measured. */
   readonly bytesPerSecond: number | undefined;
-  /** What all lanes together carried at their fastest lately. */
-  readonly fastestBytesPerSecond: number;
+  /** What all lanes together carried just now. */
+  readonly latestBytesPerSecond: number;
   /** The smallest round trip, and by how much those of now are longer: the queue in front of the link. */
   readonly roundTripMs: number;
   readonly queueMs: number;
@@ -14,13 +14,16 @@ export interface LaneFigures {
   readonly busy: boolean;
 }
 
-/** How many there are at first. */
-export const lanesAtFirst = 4;
 /**
  * What one connection has on its way at the most on an untuned host: Linux gives a socket 4 MiB to send (`tcp_wmem`), of which its own
  * bookkeeping takes a part.
  */
 const laneBytesMax = 1.5 * 2 ** 20;
+/** How many there are at first, at the least and at the most ... */
+const firstMin = 4;
+const firstMax = 16;
+/** ... and the rate that they are to be enough for: slow starts side by side are over sooner. */
+const firstBytesPerSecond = 1e9 / 8;
 /** How long new lanes have until it is looked at what they brought: they have to start slowly. */
 const settleMsMin = 1000;
 const settleRoundTrips = 8;
@@ -32,6 +35,15 @@ const pauseMsMax = 320_000;
 /** A queue of so many ms, or of this part of a round trip, says that the link is full: more lanes would only lengthen it. */
 const queueMsMax = 3;
 const queueRoundTrips = 0.05;
+
+/** How many lanes to begin with: what 1 Gbit/s takes over this round trip, 4 to 16, and one for each path. */
+export function lanesAtFirst(roundTripMs: number, paths: number): number {
+  return Math.max(paths, firstMin, Math.min(firstMax, lanesFor(firstBytesPerSecond, roundTripMs)));
+}
+
+function lanesFor(bytesPerSecond: number, roundTripMs: number): number {
+  return Math.ceil((bytesPerSecond * roundTripMs) / 1000 / laneBytesMax);
+}
 
 /**
  * How many lanes a channel should have. What is known to need more gets them at once: a bandwidth-delay product that is more than the sockets
@@ -51,7 +63,7 @@ export class LaneCount {
 
   /** How many there should be from now on. */
   look(figures: LaneFigures): number {
-    const { nowMs, lanes, bytesPerSecond, fastestBytesPerSecond, roundTripMs, busy } = figures;
+    const { nowMs, lanes, bytesPerSecond, latestBytesPerSecond, roundTripMs, busy } = figures;
     const settleMs = Math.max(settleMsMin, settleRoundTrips * roundTripMs);
     this.#nextTrialMs ??= nowMs + settleMs;
     if (bytesPerSecond === undefined || !busy) {
@@ -60,10 +72,7 @@ export class LaneCount {
       this.#nextTrialMs = Math.max(this.#nextTrialMs, nowMs + settleMs);
       return lanes;
     }
-    const needed = Math.min(
-      this.#max,
-      Math.ceil((fastestBytesPerSecond * roundTripMs) / 1000 / laneBytesMax),
-    );
+    const needed = Math.min(this.#max, lanesFor(latestBytesPerSecond, roundTripMs));
     if (needed > lanes) {
       this.#trial = undefined;
       this.#nextTrialMs = nowMs + settleMs;

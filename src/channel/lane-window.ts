@@ -43,6 +43,11 @@ export class LaneWindow {
     return this.#fastest;
   }
 
+  /** The last sample, in bytes per second; 0 if there is none. */
+  get latestBytesPerSecond(): number {
+    return this.#samples.at(-1)?.bytesPerSecond ?? 0;
+  }
+
   /** How many bytes it would take on their way. */
   get bytes(): number {
     return windowBytesMin + windowGain * (this.#fastest / 1000) * (this.roundTripMs + acknowledgementMs);
