@@ -26,7 +26,7 @@ and for all of them:
 
   --disk N           the VM's disk, GiB, of which a quarter is allocated (default 100)
   --socket N         what a connection may have on its way, MiB: 1 to 1024 (default 64)
-  --window N         the policy's windowBytesMax, MiB: 1 to 4096 (default 64)
+  --window N         the policy's windowBytesMax, MiB: 1 to 4096 (default 256)
   --before N         seconds to watch the guest before: 1 to 3600 (default 30)
   --seed N           (default 1)
   --jobs N           threads: 1 to 64 (default 1)
@@ -88,7 +88,7 @@ function readSettings() {
         congestion: { type: 'string', default: 'bbr' },
         disk: { type: 'string', default: '100' },
         socket: { type: 'string', default: '64' },
-        window: { type: 'string', default: '64' },
+        window: { type: 'string', default: '256' },
         before: { type: 'string', default: '30' },
         seed: { type: 'string', default: '1' },
         jobs: { type: 'string', default: '1' },

@@ -13,7 +13,7 @@
  */
 import { asMigrationError, MigrationError } from '../errors.ts';
 import type { CancelTimer, Environment } from '../interfaces/environment.ts';
-import type { LaneStatistics, LinkStatistics } from '../interfaces/migration.ts';
+import type { LinkStatistics } from '../interfaces/migration.ts';
 import { crc32c } from '../util/checksum.ts';
 import { joinChunks } from '../util/chunks.ts';
 import { deferred, Signalled, withTimeout } from '../util/promises.ts';
@@ -22,10 +22,11 @@ import { connectionsMax } from '../wire/limits.ts';
 import { decodeMessage, encodeMessage, type Message } from '../wire/messages.ts';
 import { decodePositions, encodePositions } from '../wire/positions.ts';
 import type { CreditShare } from './credit-pool.ts';
-import type { GreetedConnection } from './handshake.ts';
+import { end, type GreetedConnection } from './handshake.ts';
 import { controlFrame, Lane } from './lane.ts';
 import { LaneCount } from './lane-count.ts';
-import { LinkEstimate } from './link-estimate.ts';
+import { LaneSet } from './lane-set.ts';
+import { bytesPerSecondAssumed, LinkEstimate } from './link-estimate.ts';
 import { Mailbox } from './mailbox.ts';
 import { Pacer } from './pacer.ts';
 import { Queueing } from './queueing.ts';
@@ -78,13 +79,13 @@ export interface ChannelStatistics {
   readonly link: LinkStatistics;
 }
 
-/** See the top of this file. Made by {@link connectChannel} or {@link acceptChannel}. */
+/** See the top of this file. Made by {@link connectChannel} and {@link ChannelAcceptor}. */
 export class Channel {
   readonly mailbox = new Mailbox();
   readonly #environment: Environment;
   readonly #silenceMsMax: number;
   readonly #control: Lane;
-  #lanes: Lane[] = [];
+  readonly #lanes: LaneSet;
   /** Of a channel that was accepted: the VM that its greeting named. */
   readonly greetedFor: string | undefined;
   readonly #dial: ChannelOptions['dial'];
@@ -92,13 +93,10 @@ export class Channel {
   readonly #dialling = new AbortController();
   readonly #scheduler = new Scheduler();
   readonly #estimate = new LinkEstimate();
-  readonly #windowBytesMax: number;
-  readonly #paths: number;
-  readonly #pacer: Pacer | undefined;
+  readonly #rateBytesPerSecondMax: number | undefined;
+  #pacer: Pacer | undefined;
   readonly #queueing = new Queueing();
   #cancelPace: CancelTimer | undefined;
-  /** Of lanes that are no more. */
-  #goneBytes = 0;
   readonly #sendStreams = new Map<number, SendStream>();
   readonly #receiveStreams = new Map<number, ReceiveStream>();
   readonly #failure = new AbortController();
@@ -109,9 +107,9 @@ export class Channel {
   readonly #loops: Promise<void>[] = [];
   readonly #controlIdle = new Signalled();
   readonly #controlEnded = deferred<void>();
-  /** Numbers of lanes, past and present. */
-  readonly #lanesSeen = new Set<number>();
+  /** Lanes that are being opened, and how many there are to be then. */
   #lanesDialled = 0;
+  #lanesWanted = Number.POSITIVE_INFINITY;
   /** There was room on the link and nothing to send, since it was last looked at. */
   #starved = false;
   #sendingStopped = false;
@@ -133,10 +131,10 @@ export class Channel {
   constructor(options: ChannelOptions, control: GreetedConnection) {
     this.#environment = options.environment;
     this.#silenceMsMax = options.silenceMsMax ?? silenceMsDefault;
-    this.#windowBytesMax = options.windowBytesMax;
+    this.#lanes = new LaneSet(options.windowBytesMax, options.paths ?? 1);
     const { rateBytesPerSecondMax: rate } = options;
+    this.#rateBytesPerSecondMax = rate;
     this.#pacer = rate === undefined ? undefined : new Pacer(rate);
-    this.#paths = options.paths ?? 1;
     this.greetedFor = options.acceptedFor;
     this.#dial = options.dial;
     this.#control = new Lane(0, control);
@@ -150,34 +148,30 @@ export class Channel {
     return this.#failure.signal;
   }
 
+  /** The smallest round trip seen on the control lane, in ms; 0 if none was. */
+  get roundTripMs(): number {
+    return this.#estimate.roundTripMs;
+  }
+
   get statistics(): ChannelStatistics {
-    let wireBytes = this.#goneBytes;
-    for (const lane of [this.#control, ...this.#lanes]) wireBytes += lane.bytesSent + lane.bytesReceived;
     return {
-      wireBytes,
-      roundTripMs: this.#estimate.roundTripMs,
-      bytesPerSecond: this.#estimate.bytesPerSecond,
-      link: {
-        lanes: this.#lanes.map((lane) => this.#laneStatistics(lane)).sort((a, b) => a.lane - b.lane),
-        classes: this.#queueing.statistics,
-      },
+      wireBytes: this.#control.bytesSent + this.#control.bytesReceived + this.#lanes.wireBytes,
+      roundTripMs: this.roundTripMs,
+      bytesPerSecond: this.#bytesPerSecond,
+      link: { lanes: this.#lanes.statistics, classes: this.#queueing.statistics },
     };
   }
 
-  #laneStatistics({ index, window, bytesSent, bytesReceived, inFlightBytes }: Lane): LaneStatistics {
-    return {
-      lane: index,
-      path: index % this.#paths,
-      wireBytes: bytesSent + bytesReceived,
-      bytesPerSecond: window.bytesPerSecond,
-      roundTripMs: window.greetingMs,
-      inFlightBytes,
-    };
+  /** What the link carries, or may: a limit is known before anything was measured, and a burst at full speed says nothing against it. */
+  get #bytesPerSecond(): number | undefined {
+    const { bytesPerSecond } = this.#estimate;
+    if (this.#pacer === undefined || this.#rateBytesPerSecondMax === undefined) return bytesPerSecond;
+    return Math.min(this.#rateBytesPerSecondMax, bytesPerSecond ?? bytesPerSecondAssumed);
   }
 
   /** Payload bytes that wait or are on their way. */
   get backlogBytes(): number {
-    return this.#scheduler.queuedBytes + this.#lanes.reduce((sum, lane) => sum + lane.inFlightBytes, 0);
+    return this.#scheduler.queuedBytes + this.#lanes.inFlightBytes;
   }
 
   /**
@@ -192,14 +186,17 @@ export class Channel {
 
   /** Takes a data connection into use. */
   addLane(index: number, greeted: GreetedConnection): void {
-    if (this.#ended || this.#lanesSeen.has(index) || this.#lanes.length >= connectionsMax) {
+    if (this.#ended || !this.#lanes.takes(index)) {
       greeted.connection.abort();
       return;
     }
-    this.#lanesSeen.add(index);
+    this.#useLane(index, greeted);
+  }
+
+  #useLane(index: number, greeted: GreetedConnection): void {
     const lane = new Lane(index, greeted);
     if (greeted.roundTripMs > 0) this.#estimate.roundTrip(greeted.roundTripMs);
-    this.#lanes.push(lane);
+    this.#lanes.add(lane);
     this.#loops.push(this.#runData(this.#readData(lane)), this.#runData(this.#writeData(lane)));
   }
 
@@ -253,7 +250,7 @@ export class Channel {
     }
     if (this.#ended) return;
     this.#end(new MigrationError('connection-lost', 'the channel was closed'));
-    await Promise.allSettled([this.#control, ...this.#lanes].map((lane) => lane.close()));
+    await Promise.allSettled([this.#control, ...this.#lanes.all].map((lane) => lane.close()));
     // Not before: until it is gone a connection may still send what it accepted.
     this.#releaseKept();
     await Promise.allSettled(this.#loops);
@@ -299,12 +296,12 @@ export class Channel {
   }
 
   #dropLanes(reason: MigrationError): void {
-    for (const lane of [this.#control, ...this.#lanes]) lane.abort(reason);
+    for (const lane of [this.#control, ...this.#lanes.all]) lane.abort(reason);
     this.#releaseKept();
   }
 
   #releaseKept(): void {
-    for (const lane of this.#lanes) for (const frame of lane.takeKept()) frame.release();
+    for (const frame of this.#lanes.takeKept()) frame.release();
   }
 
   #end(error: MigrationError): void {
@@ -322,8 +319,10 @@ export class Channel {
 
   async #writeData(lane: Lane): Promise<void> {
     while (!this.#ended && !lane.retired) {
-      const room = lane.inFlightBytes < this.#windowOf(lane);
-      const frame = room && !this.#isPaced() && !this.#isSlow(lane) ? this.#scheduler.next() : undefined;
+      const nowMs = this.#environment.now();
+      const room = lane.inFlightBytes < this.#lanes.windowOf(lane);
+      const takes = room && !this.#isPaced() && !this.#lanes.isSlow(lane, this.#scheduler.queuedBytes, nowMs);
+      const frame = takes ? this.#scheduler.next() : undefined;
       if (frame === undefined) {
         // What waits for credit is work all the same: then the rate is that of the peer, and counts.
         if (room && this.#scheduler.queuedBytes === 0) this.#onStarved();
@@ -331,27 +330,38 @@ export class Channel {
         continue;
       }
       this.#sendStreams.get(frame.stream)?.left(frame.payloadBytes);
-      const nowMs = this.#environment.now();
       this.#estimate.sent(nowMs);
       this.#pacer?.sent(frame.payloadBytes, nowMs);
       this.#queueing.left(frame.class, frame.payloadBytes, nowMs - frame.queuedMs);
-      await lane.sendKept(frame, nowMs);
+      const sent = lane.sendKept(frame, nowMs);
+      this.#lanes.changed();
+      await sent;
     }
     while (!this.#ended && lane.inFlightBytes > 0) await this.#dataWake.wait().catch(() => {});
     if (!this.#ended) await lane.close();
+  }
+
+  /** From now on it is sent as fast as the link takes it. */
+  endPacing(): void {
+    this.#pacer = undefined;
+    this.#dataWake.notify();
   }
 
   /** Whether the policy's rate lets nothing out now. Then the lanes are told when it does. */
   #isPaced(): boolean {
     const waitMs = this.#pacer?.waitMs(this.#environment.now()) ?? 0;
     if (waitMs === 0) return false;
-    // It is not for want of lanes that no more is carried.
-    this.#starved = true;
     this.#cancelPace ??= this.#environment.setTimer(waitMs, () => {
       this.#cancelPace = undefined;
       this.#dataWake.notify();
     });
     return true;
+  }
+
+  /** It is not for want of lanes that no more is carried. */
+  get #reachesLimit(): boolean {
+    const limit = this.#pacer === undefined ? undefined : this.#rateBytesPerSecondMax;
+    return limit !== undefined && (this.#estimate.bytesPerSecond ?? limit) > 0.9 * limit;
   }
 
   #onStarved(): void {
@@ -363,77 +373,67 @@ export class Channel {
   #adjustLanes(): void {
     const dial = this.#dial;
     if (dial === undefined) return;
-    const lanes = this.#lanes.filter(({ retired }) => !retired);
-    const there = lanes.length + this.#lanesDialled;
-    const wanted = this.#laneCount.look({
+    const { open } = this.#lanes;
+    const there = open.length + this.#lanesDialled;
+    this.#lanesWanted = this.#laneCount.look({
       nowMs: this.#environment.now(),
       lanes: there,
       bytesPerSecond: this.#estimate.bytesPerSecond,
-      latestBytesPerSecond: lanes.reduce((sum, { window }) => sum + window.latestBytesPerSecond, 0),
-      roundTripMs: this.#estimate.roundTripMs,
+      latestBytesPerSecond: open.reduce((sum, { window }) => sum + window.latestBytesPerSecond, 0),
+      roundTripMs: this.roundTripMs,
       queueMs: this.#estimate.queueMs,
-      busy: !this.#starved,
+      busy: !this.#starved && !this.#reachesLimit,
     });
     this.#starved = false;
-    for (let more = there; more < wanted; more++) this.#loops.push(this.#dialLane(dial));
-    for (const lane of lanes.slice(wanted)) lane.retire();
-    this.#dataWake.notify();
+    for (let more = there; more < this.#lanesWanted; more++) this.#loops.push(this.#dialLane(dial));
+    const tooMany = open.slice(this.#lanesWanted);
+    for (const lane of tooMany) this.#lanes.retire(lane);
+    if (tooMany.length > 0) this.#dataWake.notify();
   }
 
   /** One that cannot be had is done without. */
   async #dialLane(dial: NonNullable<ChannelOptions['dial']>): Promise<void> {
-    const index = Math.max(...this.#lanesSeen, 0) + 1;
-    this.#lanesSeen.add(index);
+    const index = this.#lanes.newIndex();
+    if (index === undefined) return;
     this.#lanesDialled++;
     try {
       const greeted = await dial(index, this.#dialling.signal);
-      this.#lanesSeen.delete(index);
-      this.addLane(index, greeted);
+      if (this.#ended) greeted.connection.abort();
+      else if (this.#lanes.open.length < this.#lanesWanted) this.#useLane(index, greeted);
+      else await end(greeted.connection, this.#environment);
     } catch {
-      // Not opened: its number is not used again.
+      this.#laneCount.failed(this.#environment.now());
     } finally {
       this.#lanesDialled--;
     }
   }
 
-  /** What may be on its way on a lane: what it would take, or its share of what is allowed for all. */
-  #windowOf(lane: Lane): number {
-    let bytes = 0;
-    for (const { window, retired } of this.#lanes) if (!retired) bytes += window.bytes;
-    return lane.window.bytes * Math.min(1, this.#windowBytesMax / bytes);
+  async #readData(lane: Lane): Promise<void> {
+    try {
+      for await (const frame of lane.frames()) {
+        if (this.#ended) return;
+        const stream = frame.type === 'data' ? this.#receiveStreams.get(frame.stream) : undefined;
+        if (stream === undefined)
+          throw new MigrationError('protocol', 'a frame on a data connection has no place here');
+        stream.accept(frame);
+        this.#positionsSoon(frame.payloadBytes);
+      }
+      if (!this.#ended) throw new MigrationError('connection-lost', `the peer ended ${lane.label}`);
+    } catch (error) {
+      if (!this.#mayEnd(lane, asMigrationError(error, 'connection-lost'))) throw error;
+      this.#lanes.remove(lane);
+      this.#dataWake.notify();
+      await lane.close();
+    }
   }
 
   /**
-   * Whether another lane would have delivered all that waits before this one delivers what is on its way already. Then what waits is left to it.
-   * (The lane that is the first to deliver is never slow, so there is always one that takes it.)
+   * Whether a lane's end is no loss: at the end that retired it, once the peer has all that was sent on it; at the other, whenever nothing of
+   * this end's was on its way. What of the peer's was, the peer sees itself.
    */
-  #isSlow(lane: Lane): boolean {
-    const { queuedBytes } = this.#scheduler;
-    const nowMs = this.#environment.now();
-    const mineMs = lane.window.deliveryMs(lane.inFlightBytes, nowMs) ?? lane.window.roundTripMs / 2;
-    return this.#lanes.some(({ window, inFlightBytes, retired }) => {
-      if (retired) return false;
-      const theirsMs = window.deliveryMs(inFlightBytes + queuedBytes, nowMs);
-      return window !== lane.window && theirsMs !== undefined && theirsMs < mineMs;
-    });
-  }
-
-  async #readData(lane: Lane): Promise<void> {
-    for await (const frame of lane.frames()) {
-      if (this.#ended) return;
-      const stream = frame.type === 'data' ? this.#receiveStreams.get(frame.stream) : undefined;
-      if (stream === undefined)
-        throw new MigrationError('protocol', 'a frame on a data connection has no place here');
-      stream.accept(frame);
-      this.#positionsSoon(frame.payloadBytes);
-    }
-    if (this.#ended) return;
-    if (!lane.retired && (this.greetedFor === undefined || lane.inFlightBytes > 0)) {
-      throw new MigrationError('connection-lost', `the peer ended ${lane.label}`);
-    }
-    this.#goneBytes += lane.bytesSent + lane.bytesReceived;
-    this.#lanes = this.#lanes.filter((other) => other !== lane);
-    await lane.close();
+  #mayEnd(lane: Lane, { code }: MigrationError): boolean {
+    if (code !== 'connection-lost' || lane.inFlightBytes > 0) return false;
+    return this.greetedFor === undefined ? lane.retired : lane.atBoundary;
   }
 
   /** Positions go out a moment after something has changed, or at once when much has. */
@@ -456,7 +456,7 @@ export class Channel {
   }
 
   #armPing(): void {
-    const silent = [this.#control, ...this.#lanes].find((lane) => this.#isSilent(lane));
+    const silent = [this.#control, ...this.#lanes.all].find((lane) => this.#isSilent(lane));
     if (silent !== undefined) {
       this.#fail(new MigrationError('timeout', `nothing is heard of the peer any more on ${silent.label}`));
       return;
@@ -524,7 +524,7 @@ export class Channel {
 
   #positions(): Uint8Array {
     return encodePositions({
-      lanes: this.#lanes.map((lane) => ({ lane: lane.index, sequence: lane.receivedSequence })),
+      lanes: this.#lanes.all.map((lane) => ({ lane: lane.index, sequence: lane.receivedSequence })),
       streams: [...this.#receiveStreams.values()].map((stream) => stream.position),
       returned: this.#scheduler.returned(),
     });
@@ -581,9 +581,9 @@ export class Channel {
     const positions = decodePositions(payload);
     let bytes = 0;
     for (const { lane: index, sequence } of positions.lanes) {
-      const lane = this.#lanes.find((candidate) => candidate.index === index);
+      const lane = this.#lanes.get(index);
       // The peer may know of a lane a moment before we see its welcome.
-      if (lane === undefined && (sequence === 0 || this.#lanesSeen.has(index))) continue;
+      if (lane === undefined && (sequence === 0 || this.#lanes.knew(index))) continue;
       if (lane === undefined) throw new MigrationError('protocol', 'a position of an unknown lane');
       bytes += lane.received(sequence, this.#environment.now());
     }
@@ -599,8 +599,8 @@ export class Channel {
       stream.returned(returned);
     }
     if (bytes > 0) {
-      const inFlightBytes = this.#lanes.reduce((sum, lane) => sum + lane.inFlightBytes, 0);
-      this.#estimate.acknowledged(bytes, this.#environment.now(), inFlightBytes);
+      this.#lanes.changed();
+      this.#estimate.acknowledged(bytes, this.#environment.now(), this.#lanes.inFlightBytes);
       if (this.backlogBytes === 0) this.#estimate.idle(this.#environment.now());
     }
     this.#dataWake.notify();

@@ -122,9 +122,10 @@ class Share implements CreditShare {
     this.#lookBytes += bytes;
     const nowMs = this.#options.now();
     const elapsedMs = nowMs - this.#lookStartMs;
-    const roundTripMs = this.#options.roundTripMs();
-    if (elapsedMs < Math.max(lookMsMin, roundTripMs)) return;
-    this.#perRoundTrip.push(this.#lookBytes * Math.min(1, Math.max(lookMsMin, roundTripMs) / elapsedMs));
+    if (elapsedMs < lookMsMin) return;
+    const lookMs = Math.max(lookMsMin, this.#options.roundTripMs());
+    if (elapsedMs < lookMs) return;
+    this.#perRoundTrip.push((this.#lookBytes * lookMs) / elapsedMs);
     if (this.#perRoundTrip.length > looks) this.#perRoundTrip.shift();
     this.#lookStartMs = nowMs;
     this.#lookBytes = 0;

@@ -55,6 +55,9 @@ export class LaneCount {
   #trial: { readonly startMs: number; readonly lanes: number; readonly bytesPerSecond: number } | undefined;
   #nextTrialMs: number | undefined;
   #pauseMs = pauseMsFirst;
+  /** After one could not be opened. */
+  #notBeforeMs = Number.NEGATIVE_INFINITY;
+  #failurePauseMs = pauseMsFirst;
 
   /** `max`: 1 or more. */
   constructor(max: number) {
@@ -64,6 +67,7 @@ export class LaneCount {
   /** How many there should be from now on. */
   look(figures: LaneFigures): number {
     const { nowMs, lanes, bytesPerSecond, latestBytesPerSecond, roundTripMs, busy } = figures;
+    if (nowMs < this.#notBeforeMs) return lanes;
     const settleMs = Math.max(settleMsMin, settleRoundTrips * roundTripMs);
     this.#nextTrialMs ??= nowMs + settleMs;
     if (bytesPerSecond === undefined || !busy) {
@@ -79,6 +83,14 @@ export class LaneCount {
       return needed;
     }
     return this.#try(figures, bytesPerSecond, settleMs);
+  }
+
+  /** One could not be opened: for some time, longer each time, none is asked for. */
+  failed(nowMs: number): void {
+    // Those that were dialled together failed together.
+    if (nowMs < this.#notBeforeMs) return;
+    this.#notBeforeMs = nowMs + this.#failurePauseMs;
+    this.#failurePauseMs = Math.min(pauseMsMax, 2 * this.#failurePauseMs);
   }
 
   #try(

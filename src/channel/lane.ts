@@ -62,6 +62,11 @@ export class Lane {
     this.#retired = true;
   }
 
+  /** What has arrived are whole frames. */
+  get atBoundary(): boolean {
+    return this.#parser.atBoundary;
+  }
+
   /** The last frame that arrived here, modulo 2^32. */
   get receivedSequence(): number {
     return this.#receivedSequence;

@@ -13,6 +13,7 @@ import type { ClaimValue, OwnershipRegister } from '../interfaces/register.ts';
 import type { Transport } from '../interfaces/transport.ts';
 import { nodeEnvironment } from '../util/node-environment.ts';
 import { deferred, delay, raceAbort, throwIfAborted, withTimeout } from '../util/promises.ts';
+import { asGreeted } from '../wire/greeting.ts';
 import {
   firstDiskStream,
   type MessageOf,
@@ -151,7 +152,7 @@ class Destination extends MigrationEnd {
       try {
         const said = await withTimeout(this.environment, firstWordMsMax, word, () => silent);
         if (said.type === 'abort') throw endedBySource(said.reason);
-        if (said.vm.vmId !== channel.greetedFor) {
+        if (asGreeted(said.vm.vmId) !== channel.greetedFor) {
           throw new MigrationError(
             'protocol',
             `the source greeted for ${channel.greetedFor} and sends ${said.vm.vmId}`,
@@ -207,7 +208,7 @@ class Destination extends MigrationEnd {
       totalBytes: receiveBytesMax,
       streams: copied.length + 2,
       now: () => this.environment.now(),
-      roundTripMs: () => channel.statistics.roundTripMs,
+      roundTripMs: () => channel.roundTripMs,
     });
     const open = (id: number, handler: ApplyQueue['arrived']) => {
       const stream = channel.openReceive(id, prepare.digestKey, credit.open(), handler);

@@ -267,6 +267,8 @@ class Source extends MigrationEnd {
   async #stun(): Promise<void> {
     this.#enterBoth('stun');
     const channel = this.#live();
+    // A limit is for the sake of others; from here on every moment is the guest's.
+    channel.endPacing();
     this.#wasRunning = this.#vm.runState() === 'running';
     this.#stunStartMs = this.environment.now();
     await this.#withinStun(async () => {

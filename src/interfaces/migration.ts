@@ -24,7 +24,7 @@ export interface MigrationPolicy {
   readonly mirrorBufferBytesMax?: number;
   /** Bytes on their way without acknowledgement, all connections together: 1 MiB to 4 GiB. Default 256 MiB. */
   readonly windowBytesMax?: number;
-  /** Data bytes per second at most, all connections together, control apart: 65,536 to 10^12. Default: as fast as the link takes them. */
+  /** Data bytes per second at most, all connections together, control apart, until the guest is stunned: 65,536 to 10^12. Default: as fast as the link takes them. */
   readonly rateBytesPerSecondMax?: number;
   /** How long connecting and preparing may take, each: 100 to 3,600,000. Default 30,000. */
   readonly connectMsMax?: number;

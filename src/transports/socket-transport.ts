@@ -129,6 +129,7 @@ export class SocketTransport implements TcpTransport {
 
   async #onConnection(socket: Socket): Promise<void> {
     if (!this.#hasRoom()) {
+      socket.on('error', () => {});
       socket.resetAndDestroy();
       return;
     }

@@ -5,6 +5,7 @@ import {
   connect as connectTls,
   createSecureContext,
   createServer,
+  type PeerCertificate,
   type SecureContextOptions,
   type TLSSocket,
 } from 'node:tls';
@@ -103,6 +104,7 @@ class TlsLayer implements SocketLayer {
       servername: isIP(host) === 0 ? host : '',
       secureContext: createSecureContext(this.#settings),
       rejectUnauthorized: true,
+      checkServerIdentity: isFor,
     });
     return new Promise((resolve, reject) => {
       let shaken = false;
@@ -200,7 +202,16 @@ class TlsLayer implements SocketLayer {
 
 function isOneOf(names: readonly string[], secure: TLSSocket): boolean {
   const certificate = secure.getPeerCertificate();
-  return names.some((name) => checkServerIdentity(name, certificate) === undefined);
+  return names.some((name) => isFor(name, certificate) === undefined);
+}
+
+/** As Node does, but by the names in `subjectAltName` alone: without one, Node would go by the subject. */
+function isFor(name: string, certificate: PeerCertificate): Error | undefined {
+  const named = certificate.subjectaltname !== undefined;
+  return checkServerIdentity(
+    name,
+    named ? certificate : { ...certificate, subject: { ...certificate.subject, CN: '' } },
+  );
 }
 
 function refusal(label: string, byte: number | undefined): MigrationError | undefined {

@@ -125,6 +125,8 @@ export function decodeGreetingHead(bytes: Uint8Array): GreetingHead & { readonly
   };
 }
 
+const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
+
 /** The VM's id, from what follows the head. Throws `protocol` if it is damaged. */
 export function decodeGreetingTail(bytes: Uint8Array): string {
   if (bytes.byteLength === 0) return '';
@@ -132,7 +134,12 @@ export function decodeGreetingTail(bytes: Uint8Array): string {
   if (viewOf(bytes).getUint32(vmId.byteLength) !== crc32c(vmId)) {
     throw new MigrationError('protocol', 'the greeting is damaged');
   }
-  return new TextDecoder().decode(vmId);
+  return decoder.decode(vmId);
+}
+
+/** A VM's id as the other end has it from a greeting, which knows no lone surrogates. */
+export function asGreeted(vmId: string): string {
+  return decoder.decode(new TextEncoder().encode(vmId));
 }
 
 export function encodeAnswer(answer: Answer): Uint8Array {

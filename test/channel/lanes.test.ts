@@ -7,6 +7,8 @@ import { ChannelAcceptor, type ConnectOptions, connectChannel } from '../../src/
 import { CreditPool } from '../../src/channel/credit-pool.ts';
 import { LaneCount } from '../../src/channel/lane-count.ts';
 import { LaneWindow } from '../../src/channel/lane-window.ts';
+import { MigrationError } from '../../src/errors.ts';
+import type { Connection, Transport } from '../../src/index.ts';
 import { createNetwork } from '../../src/testing/sim/network.ts';
 import type { PathOptions } from '../../src/testing/sim/network-path.ts';
 import { createVirtualEnvironment } from '../../src/testing/virtual-time.ts';
@@ -14,7 +16,10 @@ import { fixedCredit, item } from './pair.ts';
 
 const mebibyte = 1 << 20;
 
-async function world(paths: readonly PathOptions[], more: Partial<ConnectOptions> = {}) {
+/** What becomes of a connection that the source opens, 0 being control; `undefined`: nothing. */
+type Wrap = (count: number, connection: Connection) => Connection | undefined;
+
+async function world(paths: readonly PathOptions[], more: Partial<ConnectOptions> = {}, wrap?: Wrap) {
   const environment = createVirtualEnvironment();
   const network = createNetwork({ environment, paths, copy: false });
   const common = { environment, windowBytesMax: 256 * mebibyte };
@@ -25,7 +30,19 @@ async function world(paths: readonly PathOptions[], more: Partial<ConnectOptions
     sessions: true,
     onQuestion: async () => {},
   });
-  const transport = network.transport({ host: 'source', connect: { host: 'destination', name: 'vm' } });
+  const dialler = network.transport({ host: 'source', connect: { host: 'destination', name: 'vm' } });
+  let opened = 0;
+  const transport: Transport = {
+    capabilities: dialler.capabilities,
+    paths: dialler.paths,
+    open: async (options) => {
+      const count = opened++;
+      const connection = await dialler.open(options);
+      return wrap?.(count, connection) ?? connection;
+    },
+    accept: (options) => dialler.accept(options),
+    close: () => dialler.close(),
+  };
   const connecting = connectChannel({
     ...common,
     transport,
@@ -60,6 +77,10 @@ async function world(paths: readonly PathOptions[], more: Partial<ConnectOptions
       }
       return ((arrived - before) / (environment.now() - startMs)) * 1000;
     },
+    sender,
+    /** Waits so long. */
+    wait: (ms: number) => environment.run(environment.now() + ms),
+    opened: () => opened,
     lanes: () => network.statistics().openEnds / 2 - 1,
     async end(): Promise<void> {
       await environment.run(Promise.all([near.close(), far.close()]));
@@ -215,6 +236,103 @@ describe('what a channel tells of itself', () => {
     await environment.run(environment.now() + 5000);
     expect(near.statistics.link.lanes.every(({ inFlightBytes }) => inFlightBytes === 0)).toBe(true);
     await end();
+  });
+});
+
+describe('a lane that is not what it should be', { timeout: 60_000 }, () => {
+  const changed = (connection: Connection, changes: Partial<Connection>): Connection => ({
+    label: connection.label,
+    send: (chunks) => connection.send(chunks),
+    receive: () => connection.receive(),
+    close: () => connection.close(),
+    abort: (reason) => connection.abort(reason),
+    ...changes,
+  });
+  const wan = { name: 'wan', rateMbit: 400, delayMs: 20 };
+
+  it('and ends with frames on their way, in good order, fails the channel and does not hang', async () => {
+    let hole = false;
+    let end = () => {};
+    const ended = new Promise<IteratorResult<Uint8Array, undefined>>((resolve) => {
+      end = () => resolve({ done: true, value: undefined });
+    });
+    const swallows = (connection: Connection) => {
+      const received = connection.receive()[Symbol.asyncIterator]();
+      return changed(connection, {
+        send: (chunks) => (hole ? Promise.resolve() : connection.send(chunks)),
+        receive: () => ({
+          [Symbol.asyncIterator]: () => ({ next: () => Promise.race([ended, received.next()]) }),
+        }),
+      });
+    };
+    const { near, sender, wait } = await world([wan], {}, (count, connection) =>
+      count === 4 ? swallows(connection) : undefined,
+    );
+    hole = true;
+    for (let index = 0; index < 8; index++) sender.push('bulk', item(0, 256 << 10), () => {});
+    await wait(100);
+    end();
+    await wait(3000);
+    expect(near.signal.reason).toMatchObject({ code: 'connection-lost' });
+  });
+
+  it('and cannot be had is asked for again only after a pause, and done without', async () => {
+    const lossy: PathOptions = { ...wan, delayMs: 100, queueMs: 2, windowBytes: 256 << 10 };
+    const { near, send, opened, lanes, end } = await world([lossy], {}, (count, connection) => {
+      if (count <= 16) return undefined;
+      connection.abort();
+      throw new MigrationError('connect-failed', 'no more');
+    });
+    const first = opened();
+    await send(60_000);
+    // After 10, 20 and 40 s, as many each time.
+    expect(opened()).toBeGreaterThan(first);
+    expect(opened()).toBeLessThan(first + 6 * first);
+    expect(lanes()).toBe(near.statistics.link.lanes.length);
+    expect(near.signal.aborted).toBe(false);
+    await end();
+  });
+
+  it('and whose welcome comes too late costs nothing but itself', async () => {
+    const lossy: PathOptions = { ...wan, delayMs: 100, queueMs: 2, windowBytes: 256 << 10 };
+    const made: { wait?: (ms: number) => Promise<void> } = {};
+    const late = (connection: Connection) => {
+      const received = connection.receive()[Symbol.asyncIterator]();
+      const next = async () => {
+        await made.wait?.(2000);
+        return received.next();
+      };
+      return changed(connection, { receive: () => ({ [Symbol.asyncIterator]: () => ({ next }) }) });
+    };
+    const { near, far, environment, send } = await world([lossy], { limitMs: 1000 }, (count, connection) =>
+      count <= 16 ? undefined : late(connection),
+    );
+    made.wait = (ms) => new Promise((resolve) => environment.setTimer(ms, () => resolve()));
+    await send(20_000);
+    expect([near.signal.aborted, far.signal.aborted]).toEqual([false, false]);
+  });
+
+  it('and goes silent gets no more than is on it already', async () => {
+    let hole = false;
+    const { near, sender, wait } = await world([wan], { connections: 4 }, (count, connection) =>
+      count === 4
+        ? changed(connection, { send: (chunks) => (hole ? Promise.resolve() : connection.send(chunks)) })
+        : undefined,
+    );
+    const trickle = async (count: number, bytes: number) => {
+      for (let index = 0; index < count; index++) {
+        sender.push('bulk', item(0, bytes), () => {});
+        await wait(10);
+      }
+    };
+    await trickle(100, 100_000);
+    await wait(500);
+    hole = true;
+    await trickle(100, 16_384);
+    const stuck = near.statistics.link.lanes.find(({ lane }) => lane === 4)?.inFlightBytes ?? 0;
+    await trickle(200, 16_384);
+    expect(near.statistics.link.lanes.find(({ lane }) => lane === 4)?.inFlightBytes).toBe(stuck);
+    expect(stuck).toBeLessThan(1e6);
   });
 });
 

@@ -19,7 +19,7 @@ export interface TestCredentials {
 
 /** Who a certificate is for, by whom, and until when. */
 export interface TestCertificate {
-  /** As `subjectAltName` has it. Default: this machine. */
+  /** As `subjectAltName` has it; empty: it has none, and only its subject names this machine. Default: this machine. */
   readonly names?: string;
   /** The name of the CA that signs; made when first named. Default: `ca`. */
   readonly ca?: string;
@@ -36,8 +36,8 @@ export class TestCertificates {
     this.#authority(ca);
     this.#made += 1;
     const path = (suffix: string) => join(this.#directory, `${this.#made}.${suffix}`);
-    writeFileSync(path('ext'), `subjectAltName=${names}`);
-    this.#run('req', ...newKey(path('key')), '-subj', '/CN=longhaul', '-out', path('csr'));
+    writeFileSync(path('ext'), names === '' ? 'basicConstraints=CA:FALSE' : `subjectAltName=${names}`);
+    this.#run('req', ...newKey(path('key')), '-subj', '/CN=localhost', '-out', path('csr'));
     const signer = ['-CA', this.#path(`${ca}.pem`), '-CAkey', this.#path(`${ca}.key`), '-CAcreateserial'];
     const validity = ['-days', String(days), '-extfile', path('ext')];
     this.#run('x509', '-req', '-in', path('csr'), ...signer, ...validity, '-out', path('pem'));

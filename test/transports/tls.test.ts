@@ -117,6 +117,9 @@ describe.skipIf(!opensslAvailable)(suite, () => {
     const elsewhere = certificate({ names: 'DNS:elsewhere,IP:127.0.0.9' });
     const { cert, key } = elsewhere;
     expect(await meet({}, { cert, key })).toMatchObject({ opened: 'certificate-host' });
+    const unnamed = certificate({ names: '' });
+    const byItsSubject = meet({ serverName: 'localhost' }, { cert: unnamed.cert, key: unnamed.key });
+    expect(await byItsSubject).toMatchObject({ opened: 'certificate-host' });
   });
 
   test.each(['localhost', '127.0.0.1'])('a name is one of the certificate: %s', async (serverName) => {

@@ -1,0 +1,163 @@
+import type { LaneStatistics } from '../interfaces/migration.ts';
+import { connectionsMax } from '../wire/limits.ts';
+import type { Lane } from './lane.ts';
+import type { QueuedFrame } from './scheduler.ts';
+
+/** A lane's number is 16 bits of its greeting. */
+const indexMax = 0xffff;
+
+/** When lanes would have delivered all that waits: the first of them, and when the next one would. */
+interface Outlook {
+  readonly queuedBytes: number;
+  readonly nowMs: number;
+  readonly first: Lane | undefined;
+  readonly firstMs: number;
+  readonly secondMs: number;
+}
+
+/** The lanes of a channel, and how they share what is to be sent. */
+export class LaneSet {
+  readonly #windowBytesMax: number;
+  readonly #paths: number;
+  readonly #lanes = new Map<number, Lane>();
+  /** Numbers that were used, past and present. */
+  readonly #used = new Set<number>();
+  /** What went over lanes that are no more. */
+  #goneBytes = 0;
+  /** What all open lanes would take on their way; undefined: to be summed up again. */
+  #wantedBytes: number | undefined;
+  #outlook: Outlook | undefined;
+
+  constructor(windowBytesMax: number, paths: number) {
+    this.#windowBytesMax = windowBytesMax;
+    this.#paths = paths;
+  }
+
+  /** All there are, those too that end once the peer has what was sent on them. */
+  get all(): readonly Lane[] {
+    return [...this.#lanes.values()];
+  }
+
+  /** Those that take frames. */
+  get open(): readonly Lane[] {
+    return this.all.filter(({ retired }) => !retired);
+  }
+
+  get inFlightBytes(): number {
+    let bytes = 0;
+    for (const lane of this.#lanes.values()) bytes += lane.inFlightBytes;
+    return bytes;
+  }
+
+  get wireBytes(): number {
+    let bytes = this.#goneBytes;
+    for (const lane of this.#lanes.values()) bytes += lane.bytesSent + lane.bytesReceived;
+    return bytes;
+  }
+
+  get statistics(): readonly LaneStatistics[] {
+    const statistics = this.all.map(({ index, window, bytesSent, bytesReceived, inFlightBytes }) => ({
+      lane: index,
+      path: index % this.#paths,
+      wireBytes: bytesSent + bytesReceived,
+      bytesPerSecond: window.bytesPerSecond,
+      roundTripMs: window.greetingMs,
+      inFlightBytes,
+    }));
+    return statistics.sort((a, b) => a.lane - b.lane);
+  }
+
+  get(index: number): Lane | undefined {
+    return this.#lanes.get(index);
+  }
+
+  /** Whether a lane of this number was there once. */
+  knew(index: number): boolean {
+    return this.#used.has(index);
+  }
+
+  /** A number for a further lane, which is used up by that; undefined if there is none. */
+  newIndex(): number | undefined {
+    const index = this.#used.size === 0 ? 1 : Math.max(...this.#used) + 1;
+    if (index > indexMax) return undefined;
+    this.#used.add(index);
+    return index;
+  }
+
+  /** Whether a lane that the peer opened may be added. */
+  takes(index: number): boolean {
+    return !this.#used.has(index) && this.#lanes.size < connectionsMax;
+  }
+
+  add(lane: Lane): void {
+    this.#used.add(lane.index);
+    this.#lanes.set(lane.index, lane);
+    this.changed();
+  }
+
+  /** It takes no more frames. */
+  retire(lane: Lane): void {
+    lane.retire();
+    this.changed();
+  }
+
+  /** It is over. */
+  remove(lane: Lane): void {
+    this.retire(lane);
+    if (this.#lanes.delete(lane.index)) this.#goneBytes += lane.bytesSent + lane.bytesReceived;
+  }
+
+  /** Takes out every frame that the peer may not have. */
+  takeKept(): readonly QueuedFrame[] {
+    return this.all.flatMap((lane) => lane.takeKept());
+  }
+
+  /** Something was sent or acknowledged. */
+  changed(): void {
+    this.#wantedBytes = undefined;
+    this.#outlook = undefined;
+  }
+
+  /** What may be on its way on a lane: what it would take, or its share of what is allowed for all. */
+  windowOf(lane: Lane): number {
+    if (this.#wantedBytes === undefined) {
+      this.#wantedBytes = 0;
+      for (const { window } of this.open) this.#wantedBytes += window.bytes;
+    }
+    return lane.window.bytes * Math.min(1, this.#windowBytesMax / this.#wantedBytes);
+  }
+
+  /**
+   * Whether another lane would have delivered all that waits, `queuedBytes`, before this one delivers what is on its way already. Then what waits is
+   * left to it. The lane that is the first to deliver is never slow, so there is always one that takes it. One of which nothing
+   * was heard for long is slow wherever another one is alive.
+   */
+  isSlow(lane: Lane, queuedBytes: number, nowMs: number): boolean {
+    let outlook = this.#outlook;
+    if (outlook?.queuedBytes !== queuedBytes || outlook.nowMs !== nowMs) {
+      outlook = this.#look(queuedBytes, nowMs);
+      this.#outlook = outlook;
+    }
+    const { window, inFlightBytes } = lane;
+    const silent = window.bytesPerSecond > 0 && inFlightBytes > 0;
+    const unknownMs = silent ? Number.POSITIVE_INFINITY : window.roundTripMs / 2;
+    const mineMs = window.deliveryMs(inFlightBytes, nowMs) ?? unknownMs;
+    return (lane === outlook.first ? outlook.secondMs : outlook.firstMs) < mineMs;
+  }
+
+  #look(queuedBytes: number, nowMs: number): Outlook {
+    let first: Lane | undefined;
+    let firstMs = Number.POSITIVE_INFINITY;
+    let secondMs = Number.POSITIVE_INFINITY;
+    for (const lane of this.open) {
+      const ms = lane.window.deliveryMs(lane.inFlightBytes + queuedBytes, nowMs) ?? Number.POSITIVE_INFINITY;
+      if (ms < firstMs) {
+        secondMs = firstMs;
+        [first, firstMs] = [lane, ms];
+      } else {
+        secondMs = Math.min(secondMs, ms);
+      }
+    }
+    return { queuedBytes, nowMs, first, firstMs, secondMs };
+  }
+}
