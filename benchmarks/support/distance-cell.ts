@@ -72,7 +72,7 @@ const disk: DiskLimits = { latencyMs: 0.3, iops: 50_000, bytesPerSecond: 2_500_0
 
 const timings = { stunMs: 2, saveMs: 5, sealMs: 1, resumeMs: 2, prepareMs: 200, loadMs: 10, startMs: 2 };
 
-/** Content on its way is lent from a ring: more than the window and all queues hold. */
+/** Content on its way is lent from a ring: more than the windows of both ends, all queues and what is being applied hold. */
 const queuedMiB = 128;
 
 /** What the guest's writes count under. */
@@ -148,7 +148,7 @@ async function simulate(cell: DistanceCell): Promise<DistanceResult> {
     vmId: 'vm',
     timings,
     check: 'stamp',
-    ringBytes: (queuedMiB + 2 * cell.windowMiB) * mebibyte,
+    ringBytes: (queuedMiB + 4 * cell.windowMiB) * mebibyte,
     stateBytes: mebibyte,
     memory: { sizeBytes: cell.memoryGiB * gibibyte },
     disks: [{ ...disk, id: 'disk', sizeBytes: cell.diskGiB * gibibyte, allocatedFraction: 0.25 }],

@@ -18,7 +18,6 @@ import { crc32c } from '../util/checksum.ts';
 import { joinChunks } from '../util/chunks.ts';
 import { deferred, Signalled, withTimeout } from '../util/promises.ts';
 import type { IncomingFrame } from '../wire/frame.ts';
-import { connectionsMax } from '../wire/limits.ts';
 import { decodeMessage, encodeMessage, type Message } from '../wire/messages.ts';
 import { decodePositions, encodePositions } from '../wire/positions.ts';
 import type { CreditShare } from './credit-pool.ts';
@@ -89,7 +88,7 @@ export class Channel {
   /** Of a channel that was accepted: the VM that its greeting named. */
   readonly greetedFor: string | undefined;
   readonly #dial: ChannelOptions['dial'];
-  readonly #laneCount = new LaneCount(connectionsMax);
+  readonly #laneCount = new LaneCount();
   readonly #dialling = new AbortController();
   readonly #scheduler = new Scheduler();
   readonly #estimate = new LinkEstimate();

@@ -24,6 +24,11 @@ const firstMin = 4;
 const firstMax = 16;
 /** ... and the rate that they are to be enough for: slow starts side by side are over sooner. */
 const firstBytesPerSecond = 1e9 / 8;
+/** How many there are at the most: more of them starve each other where a queue is short. */
+const lanesMax = 64;
+/** How long it takes at the least until more are opened than were just now, in ms and round trips: they start slowly. */
+const growMsMin = 250;
+const growRoundTrips = 3;
 /** How long new lanes have until it is looked at what they brought: they have to start slowly. */
 const settleMsMin = 1000;
 const settleRoundTrips = 8;
@@ -46,23 +51,18 @@ function lanesFor(bytesPerSecond: number, roundTripMs: number): number {
 }
 
 /**
- * How many lanes a channel should have. What is known to need more gets them at once: a bandwidth-delay product that is more than the sockets
- * hold. Otherwise, where the link is not seen to be full, it is tried out now and then, as it may lose packets, or be shared by connections: twice as
+ * How many lanes a channel should have. Where a queue shows that the link is full, as many as there are. What is known to need more gets them: a
+ * bandwidth-delay product that is more than the sockets hold. Otherwise it is tried out now and then, as it may lose packets, or be shared by connections: twice as
  * many, and those that did not carry more are closed again. Pure: the clock comes in with the figures.
  */
 export class LaneCount {
-  readonly #max: number;
   #trial: { readonly startMs: number; readonly lanes: number; readonly bytesPerSecond: number } | undefined;
   #nextTrialMs: number | undefined;
   #pauseMs = pauseMsFirst;
+  #growMs = Number.NEGATIVE_INFINITY;
   /** After one could not be opened. */
   #notBeforeMs = Number.NEGATIVE_INFINITY;
   #failurePauseMs = pauseMsFirst;
-
-  /** `max`: 1 or more. */
-  constructor(max: number) {
-    this.#max = max;
-  }
 
   /** How many there should be from now on. */
   look(figures: LaneFigures): number {
@@ -76,8 +76,12 @@ export class LaneCount {
       this.#nextTrialMs = Math.max(this.#nextTrialMs, nowMs + settleMs);
       return lanes;
     }
-    const needed = Math.min(this.#max, lanesFor(latestBytesPerSecond, roundTripMs));
+    const needed = Math.min(lanesMax, 2 * lanes, lanesFor(latestBytesPerSecond, roundTripMs));
+    const full = figures.queueMs > Math.max(queueMsMax, queueRoundTrips * roundTripMs);
+    if (full) return lanes;
     if (needed > lanes) {
+      if (nowMs < this.#growMs) return lanes;
+      this.#growMs = nowMs + Math.max(growMsMin, growRoundTrips * roundTripMs);
       this.#trial = undefined;
       this.#nextTrialMs = nowMs + settleMs;
       return needed;
@@ -93,17 +97,12 @@ export class LaneCount {
     this.#failurePauseMs = Math.min(pauseMsMax, 2 * this.#failurePauseMs);
   }
 
-  #try(
-    { nowMs, lanes, roundTripMs, queueMs }: LaneFigures,
-    bytesPerSecond: number,
-    settleMs: number,
-  ): number {
+  #try({ nowMs, lanes }: LaneFigures, bytesPerSecond: number, settleMs: number): number {
     const trial = this.#trial;
     if (trial === undefined) {
-      const full = queueMs > Math.max(queueMsMax, queueRoundTrips * roundTripMs);
-      if (full || nowMs < (this.#nextTrialMs ?? nowMs) || lanes >= this.#max) return lanes;
+      if (nowMs < (this.#nextTrialMs ?? nowMs) || lanes >= lanesMax) return lanes;
       this.#trial = { startMs: nowMs, lanes, bytesPerSecond };
-      return Math.min(this.#max, 2 * lanes);
+      return Math.min(lanesMax, 2 * lanes);
     }
     if (nowMs - trial.startMs < settleMs) return lanes;
     this.#trial = undefined;

@@ -5,7 +5,7 @@ export type DiskMode = 'copy' | 'shared' | 'leave';
 
 /** How a migration is to go. Everything has a default; units are in the names. */
 export interface MigrationPolicy {
-  /** Connections for data, beside one for control: 1 to 256. Default: 4 to 16 at first, by the round trip, and then as many as carry more than fewer would. */
+  /** Connections for data, beside one for control: 1 to 256. Default: 4 to 16 at first, by the round trip, and then, up to 64, as many as carry more than fewer would. */
   readonly connections?: number;
   /**
    * The downtime to aim for: 30 (loading the state takes 20 of them) to 60,000. Switchover waits until the rest is expected to fit. Default

@@ -378,21 +378,24 @@ describe('the number of lanes', () => {
   });
 
   it('is left alone where a queue shows that the link is full', () => {
-    const count = new LaneCount(64);
+    const count = new LaneCount();
     for (let nowMs = 0; nowMs < 60_000; nowMs += 250) {
       const figures = { nowMs, lanes: 4, ...carrying(1e6, 20), roundTripMs: 100, busy: true };
       expect(count.look(figures)).toBe(4);
     }
   });
 
-  it('is as many as the bandwidth-delay product needs, at once', () => {
-    const count = new LaneCount(256);
+  it('is as many as the bandwidth-delay product needs, soon', () => {
+    const count = new LaneCount();
     const figures = { lanes: 4, ...carrying(gigabit), roundTripMs: 200, busy: true };
-    expect(count.look({ ...figures, nowMs: 0 })).toBe(16);
+    expect(count.look({ ...figures, nowMs: 0 })).toBe(8);
+    expect(count.look({ ...figures, lanes: 8, nowMs: 250 })).toBe(8);
+    expect(count.look({ ...figures, lanes: 8, nowMs: 750 })).toBe(16);
+    expect(count.look({ ...figures, lanes: 16, nowMs: 9000 })).toBe(16);
   });
 
   it('doubles while that brings more, and goes back when it does not', () => {
-    const count = new LaneCount(64);
+    const count = new LaneCount();
     let lanes = 4;
     const seen: number[] = [];
     for (let nowMs = 0; nowMs < 20_000; nowMs += 250) {
@@ -407,7 +410,7 @@ describe('the number of lanes', () => {
   });
 
   it('stays as it is while there is not enough to send', () => {
-    const count = new LaneCount(64);
+    const count = new LaneCount();
     for (let nowMs = 0; nowMs < 60_000; nowMs += 250) {
       const figures = { nowMs, lanes: 4, ...carrying(gigabit), roundTripMs: 200 };
       expect(count.look({ ...figures, busy: false })).toBe(4);
