@@ -78,8 +78,8 @@ export class LaneCount {
     }
     const needed = Math.min(lanesMax, 2 * lanes, lanesFor(latestBytesPerSecond, roundTripMs));
     const full = figures.queueMs > Math.max(queueMsMax, queueRoundTrips * roundTripMs);
-    if (full) return lanes;
-    if (needed > lanes) {
+    if (full && this.#trial === undefined) return lanes;
+    if (needed > lanes && !full) {
       if (nowMs < this.#growMs) return lanes;
       this.#growMs = nowMs + Math.max(growMsMin, growRoundTrips * roundTripMs);
       this.#trial = undefined;
