@@ -15,10 +15,8 @@ import { connect, createServer } from 'node:net';
 import { availableParallelism, loadavg } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { createDestination, createSource, memoryRegister } from '../dist/index.js';
-import { createMemoryBackend, createMemoryVm } from '../dist/memory.js';
-import { tcp } from '../dist/tcp.js';
-import { follow, startMeter, tell, told } from './support/ends.js';
+import { follow, runEnd, startMeter, tell, told } from './support/ends.js';
+import { destination, source } from './support/migration-ends.js';
 
 const usage = `Usage: node benchmarks/engine-throughput.js [options]
 
@@ -32,61 +30,20 @@ Options of Node itself reach each end: node --cpu-prof benchmarks/engine-through
 `;
 
 const gibibyte = 2 ** 30;
-/** The simulated VM's regions are of 4 GiB at most. */
-const regionBytesMax = 4 * gibibyte;
 const writeBytes = 256 * 1024;
 const host = '127.0.0.1';
 
 /**
- * @typedef {object} Task What an end is told when it is started.
- * @property {number} bytes
- * @property {number} lanes
- * @property {number} port Where the other end listens; 0 at the end that listens.
- *
+ * @typedef {import('./support/migration-ends.js').Task} Task
  * @typedef {import('./support/ends.js').Usage} Usage
  *
- * @typedef {{ seconds: number, copyMemorySeconds: number, sender: Usage, receiver: Usage }} Run
+ * @typedef {{ totalMs: number, copyMs: number, sender: Usage, receiver: Usage }} Run
  */
 
 /** The ends, by the name that the process is started with. @type {Record<string, (task: Task) => Promise<void>>} */
 const ends = {
-  source: async ({ bytes, lanes, port }) => {
-    const vm = createMemoryVm({ ...shape(bytes), fill: 'random', seed: 1 });
-    const transport = tcp({ connect: { host, port } });
-    const source = createSource({
-      vm: vm.source(),
-      transport,
-      register: memoryRegister(),
-      policy: lanes === 0 ? {} : { connections: lanes },
-    });
-    await told({ ready: true });
-    const meter = startMeter();
-    const report = await source.run();
-    if (report.outcome !== 'completed') throw report.error ?? new Error(report.outcome);
-    if (report.bytes.memory !== bytes) throw new Error(`${report.bytes.memory} bytes were sent`);
-    await tell({
-      seconds: report.totalMs / 1000,
-      copyMemorySeconds: (report.phases.copyMemory ?? 0) / 1000,
-      ...meter(),
-    });
-    await transport.close();
-  },
-
-  destination: async ({ bytes }) => {
-    // Touched before: what the host pays for the first touch of a page is no matter of the engine's.
-    const vm = createMemoryVm({ ...shape(bytes), fill: 'random', seed: 2, paused: true });
-    const transport = tcp({ listen: { host, port: 0 } });
-    const backend = createMemoryBackend({ vm });
-    const destination = createDestination({ backend, transport, register: memoryRegister() });
-    const { port } = await transport.listening();
-    await tell({ port });
-    const meter = startMeter();
-    const report = await destination.run();
-    if (report.outcome !== 'completed') throw report.error ?? new Error(report.outcome);
-    await tell(meter());
-    await transport.close();
-    vm.destroy();
-  },
+  source,
+  destination,
 
   'plain-sender': async ({ bytes, port }) => {
     const socket = connect({ host, port, noDelay: true });
@@ -101,8 +58,8 @@ const ends = {
     // The receiver has the last byte when it answers.
     socket.end();
     await once(socket, 'data');
-    const seconds = (performance.now() - start) / 1000;
-    await tell({ seconds, copyMemorySeconds: seconds, ...meter() });
+    const totalMs = performance.now() - start;
+    await tell({ totalMs, copyMs: totalMs, ...meter() });
   },
 
   'plain-receiver': async ({ bytes }) => {
@@ -127,24 +84,6 @@ const ends = {
     server.close();
   },
 };
-
-/** The VM, the same at both ends. @param {number} bytes */
-function shape(bytes) {
-  const regions = Array.from({ length: Math.ceil(bytes / regionBytesMax) }, (_, index) => ({
-    name: `ram${index}`,
-    sizeBytes: Math.min(regionBytesMax, bytes - index * regionBytesMax),
-    pageBytes: 4096,
-  }));
-  return { vmId: 'throughput', regions };
-}
-
-/** @param {string} end @param {Task} task */
-async function runEnd(end, task) {
-  const run = ends[end];
-  if (run === undefined) throw new Error(`there is no end ${end}`);
-  await run(task);
-  process.disconnect();
-}
 
 /** An end in a process of its own. @param {string} end @param {Task} task */
 function startEnd(end, task) {
@@ -171,7 +110,7 @@ async function measure(from, to, task) {
   }
 }
 
-/** The run in the middle, by `key`. @param {readonly Run[]} runs @param {'seconds' | 'copyMemorySeconds'} key @returns {Run} */
+/** The run in the middle, by `key`. @param {readonly Run[]} runs @param {'totalMs' | 'copyMs'} key @returns {Run} */
 function median(runs, key) {
   const sorted = runs.toSorted((a, b) => a[key] - b[key]);
   const middle = sorted[Math.floor((sorted.length - 1) / 2)];
@@ -179,10 +118,10 @@ function median(runs, key) {
   return middle;
 }
 
-/** @param {string} name @param {number} bytes @param {number} seconds @param {Run} [run] */
-function row(name, bytes, seconds, run) {
+/** @param {string} name @param {number} bytes @param {number} ms @param {Run} [run] */
+function row(name, bytes, ms, run) {
   const gib = bytes / gibibyte;
-  const cells = [name.padEnd(22), `${(gib / seconds).toFixed(2)} GiB/s`.padStart(11)];
+  const cells = [name.padEnd(22), `${((1000 * gib) / ms).toFixed(2)} GiB/s`.padStart(11)];
   if (run !== undefined) {
     for (const { cpuSeconds } of [run.sender, run.receiver])
       cells.push(`${(cpuSeconds / gib).toFixed(2)} s/GiB`.padStart(13));
@@ -228,7 +167,7 @@ async function main() {
   const runs = Math.floor(number(runsText, 1, 99, '--runs'));
   const lanes = Math.floor(number(lanesText, 0, 256, '--lanes'));
   const load = loadavg()[0] ?? 0;
-  const task = { bytes, lanes, port: 0 };
+  const task = { bytes, lanes, host, port: 0 };
   /** @type {Run[]} */
   const engine = [];
   /** @type {Run[]} */
@@ -241,13 +180,13 @@ async function main() {
       process.stderr.write(`run ${run} of ${runs}: ${name} ... `);
       const measured = await measure(from, to, task);
       list.push(measured);
-      process.stderr.write(`${measured.seconds.toFixed(2)} s\n`);
+      process.stderr.write(`${(measured.totalMs / 1000).toFixed(2)} s\n`);
     }
   }
 
-  const copy = median(engine, 'copyMemorySeconds');
-  const total = median(engine, 'seconds');
-  const sockets = median(plain, 'seconds');
+  const copy = median(engine, 'copyMs');
+  const total = median(engine, 'totalMs');
+  const sockets = median(plain, 'totalMs');
   console.log(`engine throughput, ${new Date().toISOString()}`);
   console.log(
     `node ${process.version}, ${availableParallelism()} cores, load ${load.toFixed(1)} at the start`,
@@ -258,16 +197,16 @@ async function main() {
   );
   console.log(`median of ${runs}\n`);
   console.log(`${' '.repeat(22)}       rate   sender CPU receiver CPU sender RSS receiver RSS`);
-  row('engine, copyMemory', bytes, copy.copyMemorySeconds);
-  row('engine, total', bytes, total.seconds, total);
-  row('plain sockets', bytes, sockets.seconds, sockets);
-  console.log(`\nratio, copyMemory: ${(sockets.seconds / copy.copyMemorySeconds).toFixed(2)}`);
-  console.log(`ratio, total:      ${(sockets.seconds / total.seconds).toFixed(2)}`);
+  row('engine, copyMemory', bytes, copy.copyMs);
+  row('engine, total', bytes, total.totalMs, total);
+  row('plain sockets', bytes, sockets.totalMs, sockets);
+  console.log(`\nratio, copyMemory: ${(sockets.totalMs / copy.copyMs).toFixed(2)}`);
+  console.log(`ratio, total:      ${(sockets.totalMs / total.totalMs).toFixed(2)}`);
 }
 
 const [end, task] = process.argv.slice(2);
 if (process.send !== undefined && end !== undefined && task !== undefined) {
-  await runEnd(end, JSON.parse(task));
+  await runEnd(ends, end, JSON.parse(task));
 } else {
   await main();
 }

@@ -34,6 +34,20 @@ export async function told(message) {
 }
 
 /**
+ * Runs the end that this process was started for.
+ *
+ * @template Task
+ * @param {Record<string, (task: Task) => Promise<void>>} ends By name.
+ * @param {string} end @param {Task} task
+ */
+export async function runEnd(ends, end, task) {
+  const run = ends[end];
+  if (run === undefined) throw new Error(`there is no end ${end}`);
+  await run(task);
+  process.disconnect();
+}
+
+/**
  * An end, seen from the main process.
  *
  * @param {string} end Its name, for errors.

@@ -15,10 +15,8 @@
 import { availableParallelism, loadavg, release } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { createDestination, createSource, memoryRegister } from '../../dist/index.js';
-import { createMemoryBackend, createMemoryVm } from '../../dist/memory.js';
-import { tcp } from '../../dist/tcp.js';
-import { follow, startMeter, tell, told } from '../support/ends.js';
+import { follow, runEnd } from '../support/ends.js';
+import { destination, source } from '../support/migration-ends.js';
 import { iperf } from './iperf.js';
 import { openLaboratory, whyNoLaboratory } from './laboratory.js';
 
@@ -45,19 +43,13 @@ const gibibyte = 2 ** 30;
 const mebibyte = 2 ** 20;
 /** Of what --seconds asks for: both ends hold the VM. */
 const bytesMax = 1.5 * gibibyte;
-/** The simulated VM's regions are of 4 GiB at most. */
-const regionBytesMax = 4 * gibibyte;
 const streamCounts = [1, 4, 16];
 
 /**
  * @typedef {import('../support/ends.js').Usage} Usage
  * @typedef {import('./laboratory.js').Laboratory} Laboratory
  *
- * @typedef {object} Task What an end is told when it is started.
- * @property {number} bytes
- * @property {number} lanes
- * @property {string} host Where the destination listens.
- * @property {number} port 0 at the destination.
+ * @typedef {import('../support/migration-ends.js').Task} Task
  *
  * @typedef {object} Run
  * @property {number} copyMbit
@@ -80,56 +72,7 @@ const streamCounts = [1, 4, 16];
  * @property {number} seed
  */
 
-/** The ends, by the process's name. @type {Record<string, (task: Task) => Promise<void>>} */
-const ends = {
-  source: async ({ bytes, lanes, host, port }) => {
-    const vm = createMemoryVm({ ...shape(bytes), fill: 'random', seed: 1 });
-    const transport = tcp({ connect: { host, port } });
-    const policy = lanes === 0 ? {} : { connections: lanes };
-    const source = createSource({ vm: vm.source(), transport, register: memoryRegister(), policy });
-    await told({ ready: true });
-    const meter = startMeter();
-    const report = await source.run();
-    if (report.outcome !== 'completed') throw report.error ?? new Error(report.outcome);
-    if (report.bytes.memory !== bytes) throw new Error(`${report.bytes.memory} bytes were sent`);
-    await tell({ totalMs: report.totalMs, copyMs: report.phases.copyMemory ?? Number.NaN, ...meter() });
-    await transport.close();
-  },
-
-  destination: async ({ bytes, host }) => {
-    // Touched before: what the host pays for the first touch of a page is no matter of the engine's.
-    const vm = createMemoryVm({ ...shape(bytes), fill: 'random', seed: 2, paused: true });
-    const transport = tcp({ listen: { host, port: 0 } });
-    const backend = createMemoryBackend({ vm });
-    const destination = createDestination({ backend, transport, register: memoryRegister() });
-    const { port } = await transport.listening();
-    await tell({ port });
-    const meter = startMeter();
-    const report = await destination.run();
-    if (report.outcome !== 'completed') throw report.error ?? new Error(report.outcome);
-    await tell(meter());
-    await transport.close();
-    vm.destroy();
-  },
-};
-
-/** The VM, the same at both ends. @param {number} bytes */
-function shape(bytes) {
-  const regions = Array.from({ length: Math.ceil(bytes / regionBytesMax) }, (_, index) => ({
-    name: `ram${index}`,
-    sizeBytes: Math.min(regionBytesMax, bytes - index * regionBytesMax),
-    pageBytes: 4096,
-  }));
-  return { vmId: 'goodput', regions };
-}
-
-/** @param {string} end @param {Task} task */
-async function runEnd(end, task) {
-  const run = ends[end];
-  if (run === undefined) throw new Error(`there is no end ${end}`);
-  await run(task);
-  process.disconnect();
-}
+const ends = { source, destination };
 
 /** @param {Laboratory} laboratory @param {'a' | 'b'} side @param {string} end @param {Task} task */
 function startEnd(laboratory, side, end, task) {
@@ -362,7 +305,7 @@ async function measureAll(settings, rtts, losses) {
 
 const [end, task] = process.argv.slice(2);
 if (process.send !== undefined && end !== undefined && task !== undefined) {
-  await runEnd(end, JSON.parse(task));
+  await runEnd(ends, end, JSON.parse(task));
 } else {
   await main();
 }

@@ -5,6 +5,7 @@ import type { Connection, Transport, TransportCapabilities } from '../interfaces
 import { AcceptQueue, transportClosed } from '../util/accept-queue.ts';
 import { nodeEnvironment } from '../util/node-environment.ts';
 import { raceAbort, Signalled, withTimeout } from '../util/promises.ts';
+import { asGreeted } from '../wire/greeting.ts';
 import { vmIdBytesMax } from '../wire/limits.ts';
 import { HandedConnection } from './handed-connection.ts';
 import { readGreeting, refuse } from './handshake.ts';
@@ -76,13 +77,12 @@ class ListenerImplementation implements Listener {
   }
 
   expect(vmId: string): Transport {
-    const bytes = new TextEncoder().encode(vmId);
-    if (bytes.byteLength === 0 || bytes.byteLength > vmIdBytesMax) {
+    const { byteLength } = new TextEncoder().encode(vmId);
+    if (byteLength === 0 || byteLength > vmIdBytesMax) {
       throw new MigrationError('invalid-argument', `a vmId has 1 to ${vmIdBytesMax} bytes of UTF-8`);
     }
     if (this.#closed.signal.aborted) throw new MigrationError('invalid-state', 'the listener was closed');
-    // As it will come over the wire, which has no half surrogates.
-    const key = new TextDecoder().decode(bytes);
+    const key = asGreeted(vmId);
     if (this.#expected.has(key)) {
       throw new MigrationError('invalid-state', `${vmId} is expected already`);
     }

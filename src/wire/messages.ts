@@ -171,10 +171,10 @@ class Fields {
   }
 }
 
-/** What a source can say it begins: before these there is no channel, or no VM; and what is over it does not say here. */
 /** The longest that a policy allows for a decision: an hour. */
 const decideMsMax = 3_600_000;
 
+/** What a source can say it begins: before these there is no channel, or no VM; and what is over it does not say here. */
 const phases: readonly Phase[] = ['copyDisks', 'copyMemory', 'stun', 'verify', 'handover', 'release'];
 
 function powerOfTwo(value: number, path: string): number {

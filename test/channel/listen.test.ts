@@ -125,6 +125,17 @@ describe('listen()', () => {
     return { environment, link, listener };
   }
 
+  test.each(['\ufeffvm', 'v\ud800'])('a VM is found by whatever name it has: %j', async (vmId) => {
+    const { environment, link, listener } = world();
+    const accepting = listener.expect(vmId).accept();
+    const connection = await environment.run(link.source.open());
+    await connection.send([control(vmId)]);
+    const accepted = await environment.run(accepting);
+    accepted.abort();
+    connection.abort();
+    await listener.close();
+  });
+
   test('a VM is expected once, and again when that is over', async () => {
     const { listener } = world();
     const first = listener.expect('v');

@@ -181,7 +181,7 @@ function drawPolicy(chance: Chance, { disks }: ScenarioVm): MigrationPolicy {
   }
   const connections = chance.integer(1, 4);
   return {
-    // Four is what there is at first where the number is automatic.
+    // Otherwise as many as the channel likes.
     ...(connections < 4 ? { connections } : {}),
     downtimeMsMax: chance.one([30, 100, 300, 1000]),
     stunMsMax: chance.one([300, 5000, 10_000]),
