@@ -11,6 +11,7 @@ import type { UnexpectedStop } from '../../src/interfaces/hypervisor.ts';
 import { deferred } from '../../src/util/promises.ts';
 import { readRound } from './support/drive.ts';
 import { bootGuest, type Guest, qemuAvailable } from './support/guest.ts';
+import { HeldMonitor } from './support/held-monitor.ts';
 import { SourceFixture, tapDisk } from './support/source-fixture.ts';
 
 const qemu = qemuAvailable();
@@ -66,6 +67,26 @@ describe.skipIf(!qemu.available)(suite, { timeout: 120_000 }, () => {
     while ((await fixture.guest.stats()).pagesDirtied < pagesDirtied + 2000);
     expect(await syncs()).toBe(before);
     expect(await readRound(vm)).toBeGreaterThan(0);
+    await vm.detach();
+    await fixture.expectUnharmed();
+  });
+
+  it('is stunned once QEMU says that it stands still, and not when its last page has come', async () => {
+    const path = join(fixture.path, 'held');
+    await using monitor = await HeldMonitor.before(fixture.guest.qmpPath, path, '"STOP"');
+    const vm = await fixture.open({ qmp: path });
+    let stunned = false;
+    const stunning = vm.stun().then(() => {
+      stunned = true;
+      return vm.runState();
+    });
+    while ((await fixture.guest.runState()) === 'running') await fixture.guest.qmp('query-migrate');
+    // Its last pass comes while its word for that is held back; QEMU, which must be read for it, answers here only after it.
+    for (let turn = 0; turn < 20; turn++) await fixture.guest.runState();
+    expect(stunned).toBe(false);
+    monitor.release();
+    expect(await stunning).toBe('paused');
+    await vm.resume();
     await vm.detach();
     await fixture.expectUnharmed();
   });

@@ -87,6 +87,15 @@ export class OutgoingMigration {
     await raceAbort(news, signal);
   }
 
+  /** Waits for what is to happen while everything is read as it comes. Rejects when nothing more comes before. */
+  async until(event: Promise<void>, signal?: AbortSignal): Promise<void> {
+    let happened = false;
+    const noted = event.then(() => {
+      happened = true;
+    });
+    while (!happened) await Promise.race([noted, this.read(signal)]);
+  }
+
   /** From now on everything is read as it comes, and QEMU is told that it may stop the guest. */
   acknowledgeSwitchover(): void {
     this.#switching = true;

@@ -83,19 +83,22 @@ export class QemuSourceMemory implements MemorySource {
   }
 
   /**
-   * Lets QEMU stop the guest, and resolves once it has; `stopped` says so. From here on pages and device state are read as they
-   * come, and kept until they are asked for: at most all pages once. Rejects with `hypervisor`; then `cancel()` is due.
+   * Lets QEMU stop the guest, and resolves once `stopped` has, which is QEMU's word for it: the end of RAM comes over another socket and
+   * says nothing of what was heard on that one. From here on pages and device state are read as they come, and kept until they are asked
+   * for: at most all pages once. Rejects with `hypervisor`; then `cancel()` is due.
    *
-   * A guest that is paused QEMU does not wait with: it comes to the end of RAM by itself, maybe within a round before this.
+   * A guest that is paused (`stopped` is undefined) QEMU does not wait with: it comes to the end of RAM by itself, maybe within a round
+   * before this.
    */
-  async beginSwitchover(guestRuns: boolean, stopped: () => boolean, signal?: AbortSignal): Promise<void> {
+  async beginSwitchover(stopped: Promise<void> | undefined, signal?: AbortSignal): Promise<void> {
     try {
       const { feed, migration } = await this.#begin(signal);
-      if (guestRuns) await this.#allowSwitchover(signal);
+      if (stopped !== undefined) await this.#allowSwitchover(signal);
       this.#state = 'switching';
       feed.beginSwitchover();
       migration.acknowledgeSwitchover();
-      while (!stopped() && !feed.ramEnded) await migration.read(signal);
+      if (stopped === undefined) while (!feed.ramEnded) await migration.read(signal);
+      else await migration.until(stopped, signal);
     } catch (error) {
       throw await this.#explain(error, 'hypervisor');
     }

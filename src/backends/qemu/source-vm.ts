@@ -1,6 +1,7 @@
 import { asMigrationError, MigrationError } from '../../errors.ts';
 import type { CallOptions } from '../../interfaces/content.ts';
 import type { RunState, SourceVm, UnexpectedStop, VmDescription } from '../../interfaces/hypervisor.ts';
+import { deferred } from '../../util/promises.ts';
 import type { MigrationSettings } from './migration-settings.ts';
 import { pollUntil, queryRunState } from './migration-status.ts';
 import type { NbdExports } from './nbd-exports.ts';
@@ -94,16 +95,20 @@ export class QemuSourceVm implements SourceVm {
 
   async stun(options: CallOptions = {}): Promise<void> {
     const guestRuns = this.#running;
+    const stopped = deferred<void>();
+    const off = this.#parts.qmp.on('STOP', () => stopped.resolve());
     try {
       // Stopping flushes every disk. What is flushed now need not be while the guest stands still.
       const clients = guestRuns ? await this.#parts.exports.clients() : [];
       await Promise.all(clients.map((client) => client.flush(options)));
       for (const disk of this.disks) disk.expectDrain(guestRuns);
       this.#stunning = true;
-      await this.memory.beginSwitchover(guestRuns, () => guestRuns && !this.#running, options.signal);
+      await this.memory.beginSwitchover(guestRuns ? stopped.promise : undefined, options.signal);
     } catch (error) {
       await this.resume().catch(() => undefined);
       throw asMigrationError(error, 'hypervisor');
+    } finally {
+      off();
     }
   }
 
