@@ -20,14 +20,21 @@
  * Uses the built program: `npm run build` first; and the tests' guest: `npm run setup:qemu`.
  */
 import { spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { availableParallelism, loadavg } from 'node:os';
-import { join } from 'node:path';
-import { createInterface } from 'node:readline';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { bundle } from './support/bundle.js';
+import {
+  attend,
+  hotMiB,
+  measureAlone,
+  ownArguments,
+  perSecond,
+  sample,
+  sampleUntilItStops,
+  withGuests,
+  writesAt,
+} from './support/guest-load.js';
 
 const usage = `Usage: node benchmarks/guest-writes.js [options]
 
@@ -43,13 +50,9 @@ const usage = `Usage: node benchmarks/guest-writes.js [options]
 `;
 
 const mebibyte = 2 ** 20;
-const hotMiB = 64;
-const sampleMs = 50;
 
 /**
- * @typedef {import('../test/qemu/support/guest.ts').Guest} Guest
- * @typedef {import('../test/qemu/support/guest.ts').GuestStats} Stats
- * @typedef {{ atMs: number, writes: number }} Sample
+ * @typedef {import('./support/guest-load.js').Stats} Stats
  * @typedef {{ runs: number, mbit: number, writes: number, writers: number, dirty: number, disk: number,
  *   before: number, program: string }} Settings
  * @typedef {object} Run
@@ -62,143 +65,29 @@ const sampleMs = 50;
  * @property {any} report What `send` reports.
  */
 
-/** A program that says something on stderr. @param {string[]} args */
-function start(args) {
-  const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] });
-  let stdout = '';
-  child.stdout.setEncoding('utf8').on('data', (text) => {
-    stdout += text;
-  });
-  /** @type {{ atMs: number, line: string }[]} */
-  const said = [];
-  const lines = createInterface(child.stderr);
-  lines.on('line', (line) => said.push({ atMs: performance.now(), line }));
-  const ended = once(child, 'close');
-  /** When it says a line of that kind, and what. @param {RegExp} pattern */
-  const line = async (pattern) => {
-    for (;;) {
-      for (const { atMs, line } of said) {
-        const match = pattern.exec(line);
-        if (match !== null) return { atMs, match };
-      }
-      await Promise.race([
-        once(lines, 'line'),
-        ended.then(() => {
-          throw new Error(`${args[1]} ended:\n${said.map(({ line }) => line).join('\n')}\n${stdout}`);
-        }),
-      ]);
-    }
-  };
-  return {
-    line,
-    /** Resolves to what it has printed. */
-    end: async () => {
-      const [code] = await ended;
-      if (code !== 0) throw new Error(`${args.join(' ')} ended with ${code}:\n${stdout}`);
-      return stdout;
-    },
-    kill: () => child.kill('SIGKILL'),
-  };
-}
-
-/**
- * Writes until then, between two samples in proportion.
- *
- * @param {readonly Sample[]} samples
- * @param {number} atMs
- */
-function writesAt(samples, atMs) {
-  const next = Math.max(
-    1,
-    samples.findIndex((sample) => sample.atMs >= atMs),
-  );
-  const [one, other] = [samples[next - 1], samples[next]];
-  if (one === undefined || other === undefined) throw new Error('not sampled');
-  const share = (atMs - one.atMs) / (other.atMs - one.atMs);
-  return one.writes + share * (other.writes - one.writes);
-}
-
-/** @param {Guest} guest @returns {Promise<Sample>} */
-async function sample(guest) {
-  const askedMs = performance.now();
-  const { writes } = await guest.stats();
-  return { atMs: (askedMs + performance.now()) / 2, writes };
-}
-
-/** Samples while the guest answers. @param {Guest} guest */
-async function sampleUntilItStops(guest) {
-  /** @type {Sample[]} */
-  const samples = [];
-  try {
-    for (;;) {
-      samples.push(await sample(guest));
-      await sleep(sampleMs);
-    }
-  } catch {
-    // Its QEMU has ended.
-    return samples;
-  }
-}
-
 /**
  * @param {Settings} settings
  * @param {Record<'guest' | 'slowLink', string>} support
  * @returns {Promise<Run>}
  */
-async function measure(settings, support) {
-  /** @type {typeof import('../test/qemu/support/guest.ts')} */
-  const { bootGuest, createDisk, guestDirectory } = await import(support.guest);
-  const directory = guestDirectory();
-  /** @type {{ kill(): unknown }[]} */
-  const started = [];
-  /** @template {{ kill(): unknown }} T @param {T} thing */
-  const keep = (thing) => {
-    started.push(thing);
-    return thing;
-  };
-  /** @param {string} name @param {boolean} incoming */
-  const boot = async (name, incoming) => {
-    const file = join(directory.path, `${name}.img`);
-    const disks = [await createDisk({ file, format: 'raw', sizeBytes: settings.disk * mebibyte })];
-    const load = {
-      writesPerSecond: settings.writes,
-      writers: settings.writers,
-      dirtyMiBPerSecond: settings.dirty,
-      hotMiB,
-      fillMiB: settings.disk,
-      mixed: false,
-    };
-    return keep(await bootGuest({ name, dir: directory.path, disks, load, incoming }));
-  };
-  try {
-    const source = await boot('a', false);
-    const destination = await boot('b', true);
-    const { program } = settings;
-    /** @param {Guest} guest @param {string} name */
-    const common = (guest, name) => [
-      '--qmp',
-      guest.qmpPath,
-      '--register',
-      join(directory.path, name),
-      '--json',
-    ];
+function measure(settings, support) {
+  const { program, mbit } = settings;
+  /** @param {string[]} args */
+  const start = (...args) =>
+    attend(args.join(' '), spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] }));
+  return withGuests(support.guest, settings, async ({ source, destination, directory, keep }) => {
     const receiving = keep(
-      start([program, 'receive', '--listen', '127.0.0.1:0', ...common(destination, 'rb')]),
+      start(program, 'receive', '--listen', '127.0.0.1:0', ...ownArguments(destination, directory)),
     );
     const listening = await receiving.line(/^listening on (\S+)$/);
     const to = listening.match[1] ?? '';
-    const link = keep(start([support.slowLink, '--to', to, '--mbit', String(settings.mbit)]));
+    const link = keep(start(support.slowLink, '--to', to, '--mbit', String(mbit)));
     const entry = (await link.line(/^listening on (\S+)$/)).match[1] ?? '';
 
-    await source.reset();
-    const first = await sample(source);
-    await sleep(settings.before * 1000);
-    const statsBefore = await source.stats();
-    const last = await sample(source);
-    await source.reset();
+    const before = await measureAlone(source, settings.before);
 
     const sampling = sampleUntilItStops(source);
-    const sending = keep(start([program, 'send', '--to', entry, ...common(source, 'ra')]));
+    const sending = keep(start(program, 'send', '--to', entry, ...ownArguments(source, directory)));
     const begin = (await sending.line(/^connecting$/)).atMs;
     const stun = (await sending.line(/^pausing the guest$/)).atMs;
     const report = JSON.parse(await sending.end());
@@ -213,21 +102,16 @@ async function measure(settings, support) {
     const writesAtBegin = writesAt(samples, begin);
     // The last answer is from before the stun, by one interval at most.
     const lastAt = Math.min(stun, samples.at(-1)?.atMs ?? stun);
-    /** @param {number} writes @param {number} ms */
-    const rate = (writes, ms) => (1000 * writes) / ms;
     return {
-      before: rate(last.writes - first.writes, last.atMs - first.atMs),
-      copying: rate(writesAt(samples, lastAt) - writesAtBegin, lastAt - begin),
-      moving: rate(end.writes - writesAtBegin, end.atMs - begin),
-      statsBefore,
+      before: before.perSecond,
+      copying: perSecond(writesAt(samples, lastAt) - writesAtBegin, lastAt - begin),
+      moving: perSecond(end.writes - writesAtBegin, end.atMs - begin),
+      statsBefore: before.stats,
       statsDuring,
       silenceMs: (destination.ticks.firstAtMs ?? Number.NaN) - (source.ticks.lastAtMs ?? Number.NaN),
       report,
     };
-  } finally {
-    for (const thing of started) await thing.kill();
-    await directory[Symbol.asyncDispose]();
-  }
+  });
 }
 
 /** @param {readonly number[]} values */

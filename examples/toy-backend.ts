@@ -276,6 +276,7 @@ export function toySource(vm: ToyVm): SourceVm {
 class ToyDestination implements DestinationVm {
   readonly memory: MemorySink;
   readonly disks: readonly BlockDevice[];
+  readonly capabilities = { refill: true };
   readonly #vm: ToyVm;
   readonly #onStart: () => void;
   #started = false;
@@ -294,6 +295,9 @@ class ToyDestination implements DestinationVm {
       throw new MigrationError('device-state', `the registers cannot be read: ${cause}`, { cause });
     }
   }
+
+  /** The registers come again, and are replaced as a whole. */
+  async refill(): Promise<void> {}
 
   async start({ run }: { readonly run: boolean }): Promise<void> {
     this.#started = true;

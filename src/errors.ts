@@ -40,14 +40,16 @@ export const errorCodes = [
   'certificate-host',
   /** Nobody answered, or nothing arrived, within the time that the policy allows. */
   'timeout',
-  /** A connection of the migration was lost. */
+  /** The link was lost, for longer than the policy allows, or the other end ended the channel. */
   'connection-lost',
-  /** The peer sent what the protocol does not allow: bad length, bad checksum, a message out of turn. */
+  /** The peer sent what the protocol does not allow: bad length, a message out of turn. */
   'protocol',
   /** The two ends have no protocol version in common. */
   'version-mismatch',
   /** The peer refused this connection (another session, another purpose). */
   'refused',
+  /** The other end could not prove that it has the migration's ticket. */
+  'ticket-mismatch',
   /** The destination cannot take the VM as described; the message lists every difference. */
   'incompatible',
   /** A plug point lacks a capability that this migration needs. */

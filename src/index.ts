@@ -5,6 +5,7 @@
  * @packageDocumentation
  */
 export { type Listener, type ListenOptions, listen } from './channel/listen.ts';
+export { createTicket, parseTicket, Ticket } from './channel/ticket.ts';
 export { createDestination, type DestinationOptions } from './core/destination.ts';
 export {
   type AnswerQuestionsOptions,
@@ -14,7 +15,7 @@ export {
 } from './core/handover/questions.ts';
 export { type RecoverOptions, type RecoveryReport, recover } from './core/handover/recover.ts';
 export type { Migration } from './core/migration.ts';
-export { createSource, type SourceOptions } from './core/source.ts';
+export { createSource, type SourceMigration, type SourceOptions } from './core/source.ts';
 export {
   type ErrorCode,
   errorCodes,

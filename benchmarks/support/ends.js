@@ -1,3 +1,4 @@
+import { fork } from 'node:child_process';
 import { once } from 'node:events';
 
 /**
@@ -8,6 +9,11 @@ import { once } from 'node:events';
  * @property {number} rssBytes At its peak, of the process's whole life.
  */
 
+/**
+ * @template Result
+ * @typedef {{ sender: Usage & Result, receiver: Usage & Result }} Run One transfer: what each end told.
+ */
+
 /** @returns {() => Usage} What this process has cost since. */
 export function startMeter() {
   const before = process.cpuUsage();
@@ -15,6 +21,15 @@ export function startMeter() {
     const { user, system } = process.cpuUsage(before);
     return { cpuSeconds: (user + system) / 1e6, rssBytes: process.resourceUsage().maxRSS * 1024 };
   };
+}
+
+/**
+ * What a task asks for, in bytes: what warms the processes, if anything, and then what counts.
+ *
+ * @param {{ bytes: number, warmBytes?: number }} task @returns {number[]}
+ */
+export function sizes({ bytes, warmBytes = 0 }) {
+  return warmBytes === 0 ? [bytes] : [warmBytes, bytes];
 }
 
 /** From an end to the main process. @param {object} message @returns {Promise<void>} */
@@ -80,4 +95,38 @@ export function follow(end, child) {
     },
     kill: () => child.kill('SIGKILL'),
   };
+}
+
+/**
+ * What a task asks for, between two ends, each a process of its own: one transfer after the other in the same two processes. The receiver says its port each time, which stays the same, and then what it cost; the sender that it is ready, and, told to go, the same.
+ *
+ * @template Result
+ * @param {string} script Which runs the ends: see {@link runEnd}.
+ * @param {{ sender: string, receiver: string }} names Of the ends.
+ * @param {{ bytes: number, warmBytes?: number, port: number }} task For both; the port is the receiver's, for the sender.
+ * @returns {Promise<Run<Result>>} The last one.
+ */
+export async function transfer(script, names, task) {
+  const start = (/** @type {string} */ end, /** @type {object} */ what) =>
+    follow(end, fork(script, [end, JSON.stringify(what)]));
+  const receiver = start(names.receiver, task);
+  let sender;
+  try {
+    const { port } = await receiver.next();
+    sender = start(names.sender, { ...task, port });
+    for (let left = sizes(task).length; ; left--) {
+      await sender.next();
+      sender.go();
+      const run = { sender: await sender.next(), receiver: await receiver.next() };
+      if (left === 1) {
+        await Promise.all([sender.end(), receiver.end()]);
+        return run;
+      }
+      await receiver.next();
+    }
+  } catch (error) {
+    sender?.kill();
+    receiver.kill();
+    throw error;
+  }
 }

@@ -3,11 +3,11 @@
  * trips of ping, iperf3's goodput with 1, 4 and 16 streams, what was lost of what was sent, and what the
  * emulation costs. Then a cut that has to be silent and a mend that has to help.
  */
-import { availableParallelism, loadavg, release } from 'node:os';
 import { setTimeout } from 'node:timers/promises';
-import { parseArgs } from 'node:util';
+import { head } from './figures.js';
 import { iperf } from './iperf.js';
 import { openLaboratory, whyNoLaboratory } from './laboratory.js';
+import { readOptions, refuse } from './options.js';
 
 const usage = `Usage: node benchmarks/wan/check.js [options]
 
@@ -192,53 +192,17 @@ async function checkCut(laboratory) {
   expect(cut.received === 0 && other.received === 5 && mended.received === 5, 'cut or mend');
 }
 
-/** @param {string} message @returns {never} */
-function refuse(message) {
-  process.stderr.write(`${message}\n`);
-  process.exit(2);
-}
-
-function options() {
-  try {
-    return parseArgs({
-      options: {
-        seconds: { type: 'string', default: '4' },
-        omit: { type: 'string', default: '4' },
-        congestion: { type: 'string', default: 'bbr' },
-        seed: { type: 'string', default: '1' },
-        help: { type: 'boolean', default: false },
-      },
-    }).values;
-  } catch (error) {
-    return refuse(`${error instanceof Error ? error.message : error}\n\n${usage}`);
-  }
-}
-
-/** @param {string} name @param {string} text @param {number} least @param {number} most */
-function whole(name, text, least, most) {
-  const value = Number(text);
-  if (text.trim() === '' || !Number.isInteger(value) || value < least || value > most)
-    return refuse(`${name} must be a whole number, ${least} to ${most}\n\n${usage}`);
-  return value;
-}
-
 async function main() {
-  const given = options();
-  if (given.help) {
-    process.stdout.write(usage);
-    return;
-  }
+  const given = readOptions(usage, { seconds: '4', omit: '4', congestion: 'bbr', seed: '1' });
   const settings = {
-    congestion: given.congestion,
-    seconds: whole('--seconds', given.seconds, 1, 60),
-    omit: whole('--omit', given.omit, 0, 60),
-    seed: whole('--seed', given.seed, 0, 2 ** 31),
+    congestion: given.text('congestion') ?? '',
+    seconds: given.whole('seconds', 1, 60),
+    omit: given.whole('omit', 0, 60),
+    seed: given.whole('seed', 0, 2 ** 31),
   };
   const reason = await whyNoLaboratory(settings.congestion, ['iperf3', 'ss']);
   if (reason !== undefined) refuse(reason);
-  const load = (loadavg()[0] ?? 0).toFixed(1);
-  console.log(`the laboratory's links, ${new Date().toISOString()}`);
-  console.log(`Linux ${release()}, ${availableParallelism()} cores, load ${load} at the start`);
+  console.log(head('the links of the laboratory'));
   console.log(
     `${settings.congestion}, queues of 50 ms; ${settings.seconds} s after the first ${settings.omit} s`,
   );

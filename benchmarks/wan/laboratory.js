@@ -52,12 +52,13 @@ const deviceQueue = 10_000;
  *   microseconds.
  * @property {Record<Direction, Counters>[]} paths
  *
- * @typedef {object} Ping Round trips; `NaN` if none came back. `medianMs` and `p99Ms` are taken from the
+ * @typedef {object} Ping Round trips; `NaN` if none came back. `medianMs`, `p99Ms` and `maxMs` are taken from the
  *   single times that `ping` shows, in whole milliseconds from 100 ms on.
  * @property {number} minMs
  * @property {number} meanMs
  * @property {number} medianMs
  * @property {number} p99Ms
+ * @property {number} maxMs
  * @property {number} sent
  * @property {number} received
  */
@@ -272,7 +273,15 @@ export class Laboratory {
     const [, minMs = Number.NaN, meanMs = Number.NaN] = (/rtt .* = ([\d.]+)\/([\d.]+)/.exec(text) ?? []).map(
       Number,
     );
-    return { minMs, meanMs, medianMs: at(0.5), p99Ms: at(0.99), sent: count, received: times.length };
+    return {
+      minMs,
+      meanMs,
+      medianMs: at(0.5),
+      p99Ms: at(0.99),
+      maxMs: at(1),
+      sent: count,
+      received: times.length,
+    };
   }
 
   /** Kills what runs in it, ends the link and removes the namespaces. More than once is allowed. */

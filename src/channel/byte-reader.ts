@@ -28,6 +28,11 @@ export class ByteReader {
     return all.subarray(0, length);
   }
 
+  /** More has arrived than was read. */
+  get holdsMore(): boolean {
+    return this.#left.byteLength > 0;
+  }
+
   /** What follows. Iterated once, after which {@link ByteReader.readExactly} must not be called. */
   rest(): AsyncIterable<Uint8Array> {
     const left = this.#left;
@@ -36,7 +41,15 @@ export class ByteReader {
   }
 }
 
-async function* following(first: Uint8Array, chunks: AsyncIterator<Uint8Array>): AsyncGenerator<Uint8Array> {
-  yield first;
-  yield* { [Symbol.asyncIterator]: () => chunks };
+/** Written out, not a generator: each chunk would pay for its turns, long after the first is gone. */
+function following(first: Uint8Array, chunks: AsyncIterator<Uint8Array>): AsyncIterable<Uint8Array> {
+  let next = () => {
+    next = () => chunks.next();
+    return Promise.resolve<IteratorResult<Uint8Array>>({ done: false, value: first });
+  };
+  const iterator: AsyncIterator<Uint8Array> = {
+    next: () => next(),
+    return: async () => (await chunks.return?.()) ?? { done: true, value: undefined },
+  };
+  return { [Symbol.asyncIterator]: () => iterator };
 }

@@ -1,29 +1,29 @@
 /**
- * One channel over several connections: control in order, data exactly once in any order.
+ * One channel over several connections: control in order, data exactly once in any order, whatever becomes of a connection.
  *
  * ```
  * push() ─► Scheduler ─► Lane 1..N ═════════► Lane 1..N ─► ReceiveStream ─► handler
  *              ▲ credit      ▲ freed                            │ positions
- *              └─────────────┴── control lane ◄─────────────────┘
+ *              └─────────────┴── ControlLink ◄──────────────────┘
  * ```
  *
- * Each lane takes the next frame when it has room for it, so a slow lane takes less. Frames are kept until the peer has
- * received them. A lane that is lost fails the channel. The end that dialled opens more lanes while they carry more, and closes those that do
- * not; the other takes the end of a lane, between two frames, for that, and learns on the control connection if it was something else.
+ * Each lane takes the next frame when it has room for it, so a slow lane takes less. Frames are kept until the peer has received them; those of a lane that
+ * is lost go over the others. When control is lost all lanes are taken for lost: the end that dialled dials control again, both ends say what they have
+ * received, and what is missing is sent over new lanes. It also opens more lanes while they carry more, and closes those that do not.
+ *
+ * What arrives damaged, or not at all, costs its connection. What arrives whole and breaks the protocol ends the channel.
  */
 import { asMigrationError, MigrationError } from '../errors.ts';
 import type { CancelTimer, Environment } from '../interfaces/environment.ts';
-import type { LinkStatistics } from '../interfaces/migration.ts';
-import { crc32c } from '../util/checksum.ts';
-import { joinChunks } from '../util/chunks.ts';
-import { deferred, Signalled, withTimeout } from '../util/promises.ts';
-import type { IncomingFrame } from '../wire/frame.ts';
-import { decodeMessage, encodeMessage, type Message } from '../wire/messages.ts';
-import { decodePositions, encodePositions } from '../wire/positions.ts';
+import type { LinkStatistics, Outage } from '../interfaces/migration.ts';
+import { delay, Signalled } from '../util/promises.ts';
+import type { Message } from '../wire/messages.ts';
+import type { Positions } from '../wire/positions.ts';
+import { ControlLink } from './control-link.ts';
 import type { CreditShare } from './credit-pool.ts';
 import { end, type GreetedConnection } from './handshake.ts';
-import { controlFrame, Lane } from './lane.ts';
-import { LaneCount } from './lane-count.ts';
+import { Lane } from './lane.ts';
+import { LaneCount, openMax } from './lane-count.ts';
 import { LaneSet } from './lane-set.ts';
 import { bytesPerSecondAssumed, LinkEstimate } from './link-estimate.ts';
 import { Mailbox } from './mailbox.ts';
@@ -33,42 +33,65 @@ import { type ItemHandler, ReceiveStream } from './receive-stream.ts';
 import { type QueuedFrame, Scheduler } from './scheduler.ts';
 import { SendStream } from './send-stream.ts';
 
+/** How the end that dialled opens connections. Each rejects with `refused` where the peer does not know the session. */
+export interface Dialler {
+  data(lane: number, signal: AbortSignal): Promise<GreetedConnection>;
+  /** A further control connection. */
+  resume(signal: AbortSignal): Promise<GreetedConnection>;
+  /** How many lanes there are to be; undefined: some at first, and then as many as carry more than fewer would. */
+  readonly lanes: number | undefined;
+}
+
 export interface ChannelOptions {
   readonly environment: Environment;
   /** Bytes on their way at most, all lanes together. */
   readonly windowBytesMax: number;
-  /**
-   * How long nothing may arrive on the control connection until the channel fails with `timeout`, in ms: 250 or more. Both ends ask for
-   * an answer every 250 ms, so a link that lives is never silent for long. Default 5000.
-   */
-  readonly silenceMsMax?: number;
   /** Data bytes per second at most. Undefined: as many as the link takes. */
   readonly rateBytesPerSecondMax?: number | undefined;
   /** How many paths there are; lane by lane they take turns. Default 1. */
   readonly paths?: number;
-  /** This end was dialled, for this VM: the other may end a lane between two frames. */
+  /** This end was dialled, for this VM. */
   readonly acceptedFor?: string;
-  /** Opens a further lane. Without it the lanes stay as many as were added. */
-  readonly dial?: (lane: number, signal: AbortSignal) => Promise<GreetedConnection>;
+  /** This end dialled. */
+  readonly dialler?: Dialler;
 }
 
-/** How long positions wait for more to say, unless much has arrived. */
-const positionsDelayMs = 2;
-/** ... and how much is much. */
-const positionsBytes = 2 << 20;
+/** What a channel lives through, from {@link Channel.outlast} on. */
+export interface Endurance {
+  /**
+   * How long nothing may arrive on a connection until it is taken for lost, in ms. Both ends ask for an answer on the control connection every
+   * 250 ms, so a link that lives is never silent for long.
+   */
+  readonly silenceMsMax: number;
+  /** How long the link may be gone until the channel fails, in ms; 0: the channel fails with its control connection. */
+  readonly outageMsMax: number;
+  /** The link is gone. */
+  readonly onCut?: () => void;
+  /** It is there again. */
+  readonly onMended?: (outage: Outage) => void;
+}
+
 /** How often the round trip is measured, and silence is looked for. */
 const pingMs = 250;
 /** Credit that was left over for so many round trips goes back. */
 const giveBackRoundTrips = 2;
-/** See {@link ChannelOptions.silenceMsMax}. */
-const silenceMsDefault = 5000;
+/** Before {@link Channel.outlast}. */
+const enduranceAtFirst: Endurance = { silenceMsMax: 5000, outageMsMax: 0 };
 /**
- * A data connection may be silent for so many times as long while frames are on their way on it: only whole frames are acknowledged,
+ * A lane whose rate is not known may be silent for so many times as long while frames are on their way on it: only whole frames are acknowledged,
  * and on a slow link a megabyte takes its time.
  */
 const dataPatience = 6;
-/** How long the control connection may still speak after a data connection was ended in good order. */
-const lastWordsMs = 1000;
+/**
+ * Between two attempts to dial control: at first, and at most, in ms. A dial that finds nothing takes a second, and going on should not take two
+ * once the link is there.
+ */
+const redialMsFirst = 50;
+const redialMsMax = 250;
+/** So often in a row the peer refuses a session that it does not know; a greeting that was damaged it refuses once. */
+const refusalsMax = 3;
+/** A lane that could not be opened is tried again after so long. */
+const redialLaneMs = 1000;
 
 /** What has gone through a channel. */
 export interface ChannelStatistics {
@@ -78,16 +101,25 @@ export interface ChannelStatistics {
   readonly link: LinkStatistics;
 }
 
+/** The link is gone, since then. */
+interface Cut {
+  readonly sinceMs: number;
+  readonly cause: MigrationError;
+  readonly cancelLimit: CancelTimer;
+  redialMs: number;
+  /** How often in a row the peer said that it does not know the session. */
+  refusals: number;
+}
+
 /** See the top of this file. Made by {@link connectChannel} and {@link ChannelAcceptor}. */
 export class Channel {
   readonly mailbox = new Mailbox();
   readonly #environment: Environment;
-  readonly #silenceMsMax: number;
-  readonly #control: Lane;
+  readonly #control: ControlLink;
   readonly #lanes: LaneSet;
   /** Of a channel that was accepted: the VM that its greeting named. */
   readonly greetedFor: string | undefined;
-  readonly #dial: ChannelOptions['dial'];
+  readonly #dialler: Dialler | undefined;
   readonly #laneCount = new LaneCount();
   readonly #dialling = new AbortController();
   readonly #scheduler = new Scheduler();
@@ -100,51 +132,50 @@ export class Channel {
   readonly #receiveStreams = new Map<number, ReceiveStream>();
   readonly #failure = new AbortController();
   readonly #dataWake = new Signalled();
-  readonly #controlWake = new Signalled();
-  readonly #controlQueue: Uint8Array[] = [];
-  readonly #pongs: Uint8Array[] = [];
-  readonly #loops: Promise<void>[] = [];
-  readonly #controlIdle = new Signalled();
-  readonly #controlEnded = deferred<void>();
-  /** Lanes that are being opened, and how many there are to be then. */
+  readonly #loops = new Set<Promise<void>>();
+  #endurance = enduranceAtFirst;
+  #cut: Cut | undefined;
+  /** How many lanes there are to be, and how many are being opened. */
+  #lanesWanted = 0;
   #lanesDialled = 0;
-  #lanesWanted = Number.POSITIVE_INFINITY;
-  /** There was room on the link and nothing to send, since it was last looked at. */
-  #starved = false;
+  /** After one could not be opened. */
+  #noDialBeforeMs = 0;
+  /** Looks in a row that found something on its way and nothing of it arrived. */
+  #stuckLooks = 0;
   #sendingStopped = false;
-  #controlSending = false;
-  #controlSent = 0;
-  #controlReceived = 0;
-  #positionsDue = false;
-  #positionsBytes = 0;
-  #cancelPositions: CancelTimer | undefined;
-  #cancelPing: CancelTimer | undefined;
-  #pingDue = false;
-  /** The one that is on its way. */
-  #ping: { readonly number: number; readonly sentMs: number } | undefined;
-  #pingNumber = 0;
+  #cancelTick: CancelTimer | undefined;
   #gaveBackMs = 0;
   #closing: Promise<void> | undefined;
   #ended = false;
 
   constructor(options: ChannelOptions, control: GreetedConnection) {
     this.#environment = options.environment;
-    this.#silenceMsMax = options.silenceMsMax ?? silenceMsDefault;
     this.#lanes = new LaneSet(options.windowBytesMax, options.paths ?? 1);
     const { rateBytesPerSecondMax: rate } = options;
     this.#rateBytesPerSecondMax = rate;
     this.#pacer = rate === undefined ? undefined : new Pacer(rate);
     this.greetedFor = options.acceptedFor;
-    this.#dial = options.dial;
-    this.#control = new Lane(0, control);
-    if (control.roundTripMs > 0) this.#estimate.roundTrip(control.roundTripMs);
-    this.#loops.push(this.#run(this.#readControl()), this.#run(this.#writeControl()));
-    this.#armPing();
+    this.#dialler = options.dialler;
+    this.#control = new ControlLink(options.environment, {
+      positions: (first) => this.#positions(first),
+      positioned: (positions, first) => this.#positioned(positions, first),
+      message: (message) => this.mailbox.deliver(message),
+      roundTrip: (ms) => this.#estimate.roundTrip(ms),
+      lost: (error) => this.#controlLost(error),
+      failed: (error) => this.#fail(error),
+    });
+    this.#attachControl(control);
+    this.#tick();
   }
 
   /** Aborted, with the reason, when the channel has failed. Never aborted by {@link Channel.close}. */
   get signal(): AbortSignal {
     return this.#failure.signal;
+  }
+
+  /** The link is gone, and may come back. */
+  get isCut(): boolean {
+    return this.#cut !== undefined;
   }
 
   /** The smallest round trip seen on the control lane, in ms; 0 if none was. */
@@ -154,7 +185,7 @@ export class Channel {
 
   get statistics(): ChannelStatistics {
     return {
-      wireBytes: this.#control.bytesSent + this.#control.bytesReceived + this.#lanes.wireBytes,
+      wireBytes: this.#control.wireBytes + this.#lanes.wireBytes,
       roundTripMs: this.roundTripMs,
       bytesPerSecond: this.#bytesPerSecond,
       link: { lanes: this.#lanes.statistics, classes: this.#queueing.statistics },
@@ -170,7 +201,22 @@ export class Channel {
 
   /** Payload bytes that wait or are on their way. */
   get backlogBytes(): number {
-    return this.#scheduler.queuedBytes + this.#lanes.inFlightBytes;
+    return this.#queuedBytes + this.#lanes.inFlightBytes;
+  }
+
+  /** Payload that waits for a lane. */
+  get #queuedBytes(): number {
+    return this.#scheduler.queuedBytes + this.#lanes.againBytes;
+  }
+
+  /** From now on the channel lives through an outage. Before, it fails with its control connection. */
+  outlast(endurance: Endurance): void {
+    this.#endurance = endurance;
+  }
+
+  /** From now on lanes that are lost are replaced, and where their number is automatic it follows what they carry. */
+  keepLanes(): void {
+    this.#lanesWanted = this.#dialler?.lanes ?? this.#lanes.open.length;
   }
 
   /**
@@ -185,18 +231,37 @@ export class Channel {
 
   /** Takes a data connection into use. */
   addLane(index: number, greeted: GreetedConnection): void {
-    if (this.#ended || !this.#lanes.takes(index)) {
+    if (this.#ended || !this.#control.attached || !this.#lanes.takes(index)) {
       greeted.connection.abort();
       return;
     }
     this.#useLane(index, greeted);
   }
 
+  /** Goes on over a further control connection, which the peer has dialled because it knows that the one before is lost. */
+  resume(control: GreetedConnection): void {
+    if (!this.#ended)
+      this.#control.lose(new MigrationError('connection-lost', 'the peer has lost the control connection'));
+    if (this.#ended) control.connection.abort();
+    else this.#attachControl(control);
+  }
+
+  #attachControl(greeted: GreetedConnection): void {
+    if (greeted.roundTripMs > 0) this.#estimate.roundTrip(greeted.roundTripMs);
+    this.#control.attach(greeted);
+  }
+
   #useLane(index: number, greeted: GreetedConnection): void {
     const lane = new Lane(index, greeted);
     if (greeted.roundTripMs > 0) this.#estimate.roundTrip(greeted.roundTripMs);
     this.#lanes.add(lane);
-    this.#loops.push(this.#runData(this.#readData(lane)), this.#runData(this.#writeData(lane)));
+    this.#start(this.#readData(lane));
+    this.#start(this.#writeData(lane));
+  }
+
+  #start(loop: Promise<void>): void {
+    this.#loops.add(loop);
+    loop.finally(() => this.#loops.delete(loop));
   }
 
   /** Opens the sending side of a stream. */
@@ -211,6 +276,7 @@ export class Channel {
         this.#dataWake.notify();
       },
       now: () => this.#environment.now(),
+      itemBytesMax: () => this.#lanes.itemBytesMax,
       releaseFailed: (error: unknown) => {
         this.#fail(asMigrationError(error, 'hypervisor', 'content that was sent could not be given back'));
       },
@@ -223,33 +289,31 @@ export class Channel {
 
   /** Opens the receiving side of a stream, before the peer may send on it. */
   openReceive(id: number, digestKey: number, credit: CreditShare, handler: ItemHandler): ReceiveStream {
-    const stream = new ReceiveStream(id, digestKey, credit, handler, () => this.#positionsSoon(0));
+    const stream = new ReceiveStream(id, digestKey, credit, handler, () => this.#control.positionsSoon(0));
     this.#receiveStreams.set(id, stream);
-    this.#positionsSoon(positionsBytes);
+    this.#control.positionsNow();
     return stream;
   }
 
   /** Sends a control message, ahead of all data. Messages arrive in order. Throws `incompatible` for one that is too long. */
   send(message: Message): void {
-    if (this.#ended) return;
-    this.#controlQueue.push(encodeMessage(message));
-    this.#controlWake.notify();
+    if (!this.#ended) this.#control.send(message);
   }
 
-  /** Sends what is queued on the control lane, ends all connections, and resolves when they are gone. Idempotent. */
+  /**
+   * Sends what is queued of control, ends all connections, and resolves when they are gone. While the link is gone, waits for it. Idempotent.
+   */
   close(): Promise<void> {
     this.#closing ??= this.#close();
     return this.#closing;
   }
 
   async #close(): Promise<void> {
-    while (this.#controlQueue.length > 0 && !this.signal.aborted) {
-      this.#controlWake.notify();
-      await this.#controlDrained();
-    }
+    if (this.#ended) return;
+    await this.#control.finish();
     if (this.#ended) return;
     this.#end(new MigrationError('connection-lost', 'the channel was closed'));
-    await Promise.allSettled([this.#control, ...this.#lanes.all].map((lane) => lane.close()));
+    await Promise.allSettled([this.#control.close(), ...this.#lanes.all.map((lane) => lane.close())]);
     // Not before: until it is gone a connection may still send what it accepted.
     this.#releaseKept();
     await Promise.allSettled(this.#loops);
@@ -258,44 +322,20 @@ export class Channel {
   /** Drops everything, also while {@link Channel.close} waits for the peer; whoever waits is told the reason. Idempotent. */
   abort(reason: MigrationError): void {
     this.#fail(reason);
+    this.#control.abort(reason);
     this.#dropLanes(reason);
-  }
-
-  async #controlDrained(): Promise<void> {
-    while ((this.#controlQueue.length > 0 || this.#controlSending) && !this.signal.aborted) {
-      await this.#controlIdle.wait().catch(() => {});
-    }
-  }
-
-  /** A loop that fails the channel with whatever it throws. */
-  async #run(loop: Promise<void>): Promise<void> {
-    try {
-      await loop;
-    } catch (error) {
-      this.#fail(asMigrationError(error, 'connection-lost'));
-    }
-  }
-
-  /** As `#run`, but a peer that closes says why on the control connection, which may end a moment later. */
-  #runData(loop: Promise<void>): Promise<void> {
-    return this.#run(
-      loop.catch(async (error: unknown) => {
-        if (!(error instanceof MigrationError) || error.code !== 'connection-lost') throw error;
-        await withTimeout(this.#environment, lastWordsMs, this.#controlEnded.promise, () => error);
-        throw error;
-      }),
-    );
   }
 
   #fail(error: MigrationError): void {
     if (this.#ended) return;
     this.#end(error);
     this.#failure.abort(error);
+    this.#control.farewell();
     this.#dropLanes(error);
   }
 
   #dropLanes(reason: MigrationError): void {
-    for (const lane of [this.#control, ...this.#lanes.all]) lane.abort(reason);
+    for (const lane of this.#lanes.all) lane.abort(reason);
     this.#releaseKept();
   }
 
@@ -305,39 +345,111 @@ export class Channel {
 
   #end(error: MigrationError): void {
     this.#ended = true;
-    this.#cancelPositions?.();
-    this.#cancelPing?.();
+    this.#cut?.cancelLimit();
+    this.#cancelTick?.();
     this.#cancelPace?.();
     this.#dialling.abort(error);
+    this.#control.end();
     this.mailbox.fail(error);
     this.#dataWake.fail(error);
-    this.#controlWake.fail(error);
-    this.#controlIdle.fail(error);
     this.stopSending(error);
   }
 
-  async #writeData(lane: Lane): Promise<void> {
-    while (!this.#ended && !lane.retired) {
-      const nowMs = this.#environment.now();
-      const room = lane.inFlightBytes < this.#lanes.windowOf(lane);
-      const takes = room && !this.#isPaced() && !this.#lanes.isSlow(lane, this.#scheduler.queuedBytes, nowMs);
-      const frame = takes ? this.#scheduler.next() : undefined;
-      if (frame === undefined) {
-        // What waits for credit is work all the same: then the rate is that of the peer, and counts.
-        if (room && this.#scheduler.queuedBytes === 0) this.#onStarved();
-        await this.#dataWake.wait().catch(() => {});
-        continue;
-      }
-      this.#sendStreams.get(frame.stream)?.left(frame.payloadBytes);
-      this.#estimate.sent(nowMs);
-      this.#pacer?.sent(frame.payloadBytes, nowMs);
-      this.#queueing.left(frame.class, frame.payloadBytes, nowMs - frame.queuedMs);
-      const sent = lane.sendKept(frame, nowMs);
-      this.#lanes.changed();
-      await sent;
+  /** Everything is lost with control: what goes on over lanes of which nothing can be said is only in the way. */
+  #controlLost(cause: MigrationError): void {
+    const { outageMsMax, onCut } = this.#endurance;
+    if (outageMsMax === 0) {
+      this.#fail(cause);
+      return;
     }
-    while (!this.#ended && lane.inFlightBytes > 0) await this.#dataWake.wait().catch(() => {});
-    if (!this.#ended) await lane.close();
+    for (const lane of this.#lanes.all) this.#dropLane(lane, cause);
+    if (this.#cut === undefined) {
+      const sinceMs = this.#control.heardMs;
+      const limit = () =>
+        this.#fail(
+          new MigrationError('connection-lost', `the link was gone for ${outageMsMax} ms: ${cause.message}`, {
+            cause,
+          }),
+        );
+      const cancelLimit = this.#environment.setTimer(outageMsMax, limit);
+      this.#cut = { sinceMs, cause, cancelLimit, redialMs: 0, refusals: 0 };
+      onCut?.();
+    }
+    if (this.#dialler !== undefined) this.#start(this.#redial(this.#cut, this.#dialler));
+  }
+
+  /** Dials control until it is there. One that is lost before it was of use comes here again. */
+  async #redial(cut: Cut, dialler: Dialler): Promise<void> {
+    const { signal } = this.#dialling;
+    while (!this.#ended && this.#cut === cut && !this.#control.attached) {
+      try {
+        if (cut.redialMs > 0) await delay(this.#environment, cut.redialMs, signal);
+        cut.redialMs = Math.min(redialMsMax, Math.max(redialMsFirst, 2 * cut.redialMs));
+        const greeted = await dialler.resume(signal);
+        cut.refusals = 0;
+        if (this.#ended) greeted.connection.abort();
+        else this.#attachControl(greeted);
+      } catch (error) {
+        const { code, message } = asMigrationError(error, 'connect-failed');
+        cut.refusals = code === 'refused' || code === 'version-mismatch' ? cut.refusals + 1 : 0;
+        if (cut.refusals < refusalsMax) continue;
+        this.#fail(
+          new MigrationError('connection-lost', `${cut.cause.message}; and then: ${message}`, {
+            cause: error,
+          }),
+        );
+      }
+    }
+  }
+
+  /** Both ends know what the other has: the rest goes over new lanes. */
+  #mended(cut: Cut): void {
+    cut.cancelLimit();
+    this.#cut = undefined;
+    this.#estimate.interrupted();
+    const resentBytes = this.#lanes.settle();
+    this.#fillLanes();
+    this.#endurance.onMended?.({ durationMs: this.#environment.now() - cut.sinceMs, resentBytes });
+  }
+
+  async #writeData(lane: Lane): Promise<void> {
+    try {
+      while (!this.#ended && this.#lanes.has(lane) && !lane.retired) await this.#sendNext(lane);
+      while (!this.#ended && this.#lanes.has(lane) && lane.inFlightBytes > 0) await this.#dataWake.wait();
+      if (!this.#ended && this.#lanes.has(lane)) await lane.close();
+    } catch (error) {
+      this.#laneOver(lane, error);
+    }
+  }
+
+  /** Sends a frame if this lane is the one to send it, or waits for something to change. Frames of lost lanes go first: streams wait for them. */
+  async #sendNext(lane: Lane): Promise<void> {
+    const nowMs = this.#environment.now();
+    const room = lane.inFlightBytes < this.#lanes.windowOf(lane);
+    const takes = room && !this.#isPaced() && !this.#lanes.isSlow(lane, this.#queuedBytes, nowMs);
+    const again = takes ? this.#lanes.nextAgain() : undefined;
+    const frame = again ?? (takes ? this.#scheduler.next() : undefined);
+    if (frame === undefined) {
+      // What waits for credit is work all the same: then the rate is that of the peer, and counts.
+      if (room && this.#queuedBytes === 0) this.#estimate.starved();
+      await this.#dataWake.wait();
+      return;
+    }
+    if (again === undefined) {
+      this.#sendStreams.get(frame.stream)?.left(frame.payloadBytes);
+      this.#queueing.left(frame.class, frame.payloadBytes, nowMs - frame.queuedMs);
+    }
+    this.#estimate.sent(nowMs);
+    this.#pacer?.sent(frame.payloadBytes, nowMs);
+    const sent = lane.sendKept(frame, nowMs);
+    this.#lanes.changed();
+    await sent;
+  }
+
+  /** The policy's rate, if it has one, counts again. */
+  beginPacing(): void {
+    const rate = this.#rateBytesPerSecondMax;
+    this.#pacer = rate === undefined ? undefined : new Pacer(rate);
   }
 
   /** From now on it is sent as fast as the link takes it. */
@@ -363,51 +475,61 @@ export class Channel {
     return limit !== undefined && (this.#estimate.bytesPerSecond ?? limit) > 0.9 * limit;
   }
 
-  #onStarved(): void {
-    this.#starved = true;
-    this.#estimate.starved();
-  }
-
-  /** Opens lanes, or closes the youngest, so that there are as many as carry more than fewer would. */
+  /** With an automatic number of lanes: opens some, or closes the youngest, so that there are as many as carry more than fewer would. */
   #adjustLanes(): void {
-    const dial = this.#dial;
-    if (dial === undefined) return;
-    const { open } = this.#lanes;
-    const there = open.length + this.#lanesDialled;
-    this.#lanesWanted = this.#laneCount.look({
-      nowMs: this.#environment.now(),
-      lanes: there,
-      bytesPerSecond: this.#estimate.bytesPerSecond,
-      latestBytesPerSecond: open.reduce((sum, { window }) => sum + window.latestBytesPerSecond, 0),
-      roundTripMs: this.roundTripMs,
-      queueMs: this.#estimate.queueMs,
-      busy: !this.#starved && !this.#reachesLimit,
-    });
-    this.#starved = false;
-    for (let more = there; more < this.#lanesWanted; more++) this.#loops.push(this.#dialLane(dial));
-    const tooMany = open.slice(this.#lanesWanted);
-    for (const lane of tooMany) this.#lanes.retire(lane);
-    if (tooMany.length > 0) this.#dataWake.notify();
+    if (this.#dialler === undefined || this.#lanesWanted === 0 || this.#cut !== undefined) return;
+    if (this.#dialler.lanes === undefined) {
+      const { open } = this.#lanes;
+      const count = this.#laneCount.look({
+        nowMs: this.#environment.now(),
+        lanes: this.#lanesWanted,
+        opening: this.#lanesDialled,
+        bytesPerSecond: this.#estimate.bytesPerSecond,
+        latestBytesPerSecond: open.reduce((sum, { window }) => sum + window.latestBytesPerSecond, 0),
+        roundTripMs: this.roundTripMs,
+        queueMs: this.#estimate.queueMs,
+        busy: this.#scheduler.queuedBytes > 0 && !this.#reachesLimit,
+      });
+      this.#lanesWanted = Math.max(1, count);
+      const tooMany = open.slice(this.#lanesWanted);
+      for (const lane of tooMany) this.#lanes.retire(lane);
+      if (tooMany.length > 0) this.#dataWake.notify();
+    }
+    this.#fillLanes();
   }
 
-  /** One that cannot be had is done without. */
-  async #dialLane(dial: NonNullable<ChannelOptions['dial']>): Promise<void> {
+  /** Opens what is missing, some at a time. */
+  #fillLanes(): void {
+    const dialler = this.#dialler;
+    if (dialler === undefined || this.#environment.now() < this.#noDialBeforeMs) return;
+    const missing = this.#lanesWanted - this.#lanes.open.length - this.#lanesDialled;
+    const more = Math.min(missing, openMax - this.#lanesDialled);
+    for (let count = 0; count < more; count++) this.#start(this.#dialLane(dialler));
+  }
+
+  /** One that cannot be had is done without: for a while, or, with an automatic number, until another one is worth it. */
+  async #dialLane(dialler: Dialler): Promise<void> {
     const index = this.#lanes.newIndex();
     if (index === undefined) return;
     this.#lanesDialled++;
     try {
-      const greeted = await dial(index, this.#dialling.signal);
-      if (this.#ended) greeted.connection.abort();
+      const greeted = await dialler.data(index, this.#dialling.signal);
+      if (this.#ended || !this.#control.attached) greeted.connection.abort();
       else if (this.#lanes.open.length < this.#lanesWanted) this.#useLane(index, greeted);
       else await end(greeted.connection, this.#environment);
     } catch {
-      this.#laneCount.failed(this.#environment.now());
+      const nowMs = this.#environment.now();
+      this.#noDialBeforeMs = nowMs + redialLaneMs;
+      if (dialler.lanes !== undefined || this.#cut !== undefined) return;
+      this.#lanesWanted = Math.max(1, this.#lanesWanted - 1);
+      this.#laneCount.failed(nowMs);
     } finally {
       this.#lanesDialled--;
     }
   }
 
   async #readData(lane: Lane): Promise<void> {
+    let over: unknown;
     try {
       for await (const frame of lane.frames()) {
         if (this.#ended) return;
@@ -415,176 +537,93 @@ export class Channel {
         if (stream === undefined)
           throw new MigrationError('protocol', 'a frame on a data connection has no place here');
         stream.accept(frame);
-        this.#positionsSoon(frame.payloadBytes);
+        this.#control.positionsSoon(frame.payloadBytes);
       }
-      if (!this.#ended) throw new MigrationError('connection-lost', `the peer ended ${lane.label}`);
     } catch (error) {
-      if (!this.#mayEnd(lane, asMigrationError(error, 'connection-lost'))) throw error;
-      this.#lanes.remove(lane);
-      this.#dataWake.notify();
-      await lane.close();
+      over = error;
     }
+    this.#laneOver(lane, over);
   }
 
-  /**
-   * Whether a lane's end is no loss: at the end that retired it, once the peer has all that was sent on it; at the other, whenever nothing of
-   * this end's was on its way. What of the peer's was, the peer sees itself.
-   */
-  #mayEnd(lane: Lane, { code }: MigrationError): boolean {
-    if (code !== 'connection-lost' || lane.inFlightBytes > 0) return false;
-    return this.greetedFor === undefined ? lane.retired : lane.atBoundary;
-  }
-
-  /** Positions go out a moment after something has changed, or at once when much has. */
-  #positionsSoon(bytes: number): void {
-    this.#positionsBytes += bytes;
-    if (this.#ended || this.#positionsDue) return;
-    if (this.#positionsBytes >= positionsBytes) {
-      this.#positionsNow();
+  /** A lane's connection has ended, in good order if there is no error. What the peer may not have of it goes over the others. */
+  #laneOver(lane: Lane, thrown?: unknown): void {
+    if (this.#ended || !this.#lanes.has(lane)) return;
+    const error = thrown === undefined ? undefined : asMigrationError(thrown, 'connection-lost');
+    if (error?.code === 'protocol') {
+      this.#fail(error);
       return;
     }
-    this.#cancelPositions ??= this.#environment.setTimer(positionsDelayMs, () => this.#positionsNow());
+    this.#dropLane(lane, error);
+    this.#lanes.settle();
+    this.#dataWake.notify();
   }
 
-  #positionsNow(): void {
-    this.#cancelPositions?.();
-    this.#cancelPositions = undefined;
-    this.#positionsBytes = 0;
-    this.#positionsDue = true;
-    this.#controlWake.notify();
+  #dropLane(lane: Lane, error: MigrationError | undefined): void {
+    this.#lanes.remove(lane);
+    if (error === undefined) this.#start(lane.end(this.#environment));
+    else lane.abort(error);
+    this.#dataWake.notify();
   }
 
-  #armPing(): void {
-    const silent = [this.#control, ...this.#lanes.all].find((lane) => this.#isSilent(lane));
-    if (silent !== undefined) {
-      this.#fail(new MigrationError('timeout', `nothing is heard of the peer any more on ${silent.label}`));
-      return;
-    }
-    this.#pingDue = true;
-    this.#controlWake.notify();
+  #tick(): void {
+    const { silenceMsMax } = this.#endurance;
+    const silent = (label: string) =>
+      new MigrationError('timeout', `nothing is heard of the peer any more on ${label}`);
+    if (this.#control.silentLooks() * pingMs >= silenceMsMax) this.#control.lose(silent(this.#control.label));
+    for (const lane of this.#lanes.all) if (this.#isSilent(lane)) this.#laneOver(lane, silent(lane.label));
+    if (this.#isStuck())
+      this.#fail(new MigrationError('timeout', 'connections are there, and nothing gets through'));
+    if (this.#ended) return;
+    this.#control.ping();
     this.#giveCreditBack();
     this.#adjustLanes();
-    this.#cancelPing = this.#environment.setTimer(pingMs, () => this.#armPing());
+    this.#cancelTick = this.#environment.setTimer(pingMs, () => this.#tick());
+  }
+
+  #isSilent(lane: Lane): boolean {
+    const { silenceMsMax } = this.#endurance;
+    const { bytesPerSecond } = lane.window;
+    const patienceMs =
+      bytesPerSecond === 0
+        ? dataPatience * silenceMsMax
+        : silenceMsMax + (1000 * lane.inFlightBytes) / bytesPerSecond;
+    return lane.silentLooks() * pingMs >= patienceMs;
+  }
+
+  /** Connections that come and go, or damage all they carry, are no link either. */
+  #isStuck(): boolean {
+    const { silenceMsMax, outageMsMax } = this.#endurance;
+    if (this.#cut !== undefined) return false;
+    const waits = this.#lanes.inFlightBytes + this.#lanes.againBytes > 0;
+    this.#stuckLooks = waits ? this.#stuckLooks + 1 : 0;
+    return this.#stuckLooks * pingMs > 2 * dataPatience * silenceMsMax + outageMsMax;
   }
 
   #giveCreditBack(): void {
     const nowMs = this.#environment.now();
     if (nowMs - this.#gaveBackMs < giveBackRoundTrips * this.#estimate.roundTripMs) return;
     this.#gaveBackMs = nowMs;
-    if (this.#scheduler.giveBack()) this.#positionsNow();
+    if (this.#scheduler.giveBack()) this.#control.positionsNow();
   }
 
-  #isSilent(lane: Lane): boolean {
-    const patience = lane === this.#control ? 1 : dataPatience;
-    return lane.silentLooks() * pingMs >= this.#silenceMsMax * patience;
-  }
-
-  async #writeControl(): Promise<void> {
-    while (!this.#ended) {
-      const payload = this.#nextControl();
-      if (payload === undefined) {
-        this.#controlSending = false;
-        this.#controlIdle.notify();
-        await this.#controlWake.wait().catch(() => {});
-        continue;
-      }
-      this.#controlSending = true;
-      await this.#control.send(
-        controlFrame(payload.type, payload.number, payload.bytes, crc32c(payload.bytes)),
-      );
-    }
-  }
-
-  #nextControl():
-    | {
-        readonly type: 'control' | 'positions' | 'ping' | 'pong';
-        readonly number: number;
-        readonly bytes: Uint8Array;
-      }
-    | undefined {
-    const message = this.#controlQueue.shift();
-    if (message !== undefined) return { type: 'control', number: ++this.#controlSent, bytes: message };
-    const pong = this.#pongs.shift();
-    if (pong !== undefined) return { type: 'pong', number: 0, bytes: pong };
-    if (this.#positionsDue) {
-      this.#positionsDue = false;
-      return { type: 'positions', number: 0, bytes: this.#positions() };
-    }
-    if (this.#pingDue && this.#ping === undefined) {
-      this.#pingDue = false;
-      this.#pingNumber = (this.#pingNumber + 1) >>> 0;
-      this.#ping = { number: this.#pingNumber, sentMs: this.#environment.now() };
-      const bytes = new Uint8Array(4);
-      new DataView(bytes.buffer).setUint32(0, this.#pingNumber);
-      return { type: 'ping', number: 0, bytes };
-    }
-    return undefined;
-  }
-
-  #positions(): Uint8Array {
-    return encodePositions({
-      lanes: this.#lanes.all.map((lane) => ({ lane: lane.index, sequence: lane.receivedSequence })),
+  #positions(first: boolean): Omit<Positions, 'control'> {
+    const { received, receivedBefore } = this.#lanes;
+    return {
+      lanes: first ? [...receivedBefore, ...received] : received,
       streams: [...this.#receiveStreams.values()].map((stream) => stream.position),
       returned: this.#scheduler.returned(),
-    });
+    };
   }
 
-  async #readControl(): Promise<void> {
-    try {
-      for await (const frame of this.#control.frames()) {
-        if (this.#ended) return;
-        this.#controlArrived(frame);
-      }
-    } finally {
-      this.#controlEnded.resolve();
-    }
-    if (!this.#ended) throw new MigrationError('connection-lost', 'the peer ended the control connection');
-  }
-
-  #controlArrived(frame: IncomingFrame): void {
-    const payload = joinChunks(frame.payload);
-    switch (frame.type) {
-      case 'control':
-        this.#controlReceived++;
-        if (frame.number !== this.#controlReceived)
-          throw new MigrationError('protocol', 'a control message is missing');
-        this.mailbox.deliver(decodeMessage(payload));
-        return;
-      case 'positions':
-        this.#positioned(payload);
-        return;
-      case 'ping':
-        if (payload.byteLength !== 4 || this.#pongs.length > 16)
-          throw new MigrationError('protocol', 'a bad ping');
-        this.#pongs.push(payload.slice());
-        this.#controlWake.notify();
-        return;
-      case 'pong':
-        this.#ponged(payload);
-        return;
-      case 'data':
-        throw new MigrationError('protocol', 'data on the control connection');
-    }
-  }
-
-  #ponged(payload: Uint8Array): void {
-    const ping = this.#ping;
-    const answers = payload.byteLength === 4 && new DataView(payload.buffer, payload.byteOffset).getUint32(0);
-    if (ping === undefined || answers !== ping.number)
-      throw new MigrationError('protocol', 'a pong that answers no ping');
-    this.#estimate.roundTrip(this.#environment.now() - ping.sentMs);
-    this.#ping = undefined;
-  }
-
-  #positioned(payload: Uint8Array): void {
-    const positions = decodePositions(payload);
+  #positioned(positions: Positions, first: boolean): void {
+    const nowMs = this.#environment.now();
     let bytes = 0;
     for (const { lane: index, sequence } of positions.lanes) {
       const lane = this.#lanes.get(index);
-      // The peer may know of a lane a moment before we see its welcome.
+      // The peer may know of a lane a moment before we see its welcome, and after we have forgotten it.
       if (lane === undefined && (sequence === 0 || this.#lanes.knew(index))) continue;
       if (lane === undefined) throw new MigrationError('protocol', 'a position of an unknown lane');
-      bytes += lane.received(sequence, this.#environment.now());
+      bytes += lane.received(sequence, nowMs);
     }
     for (const position of positions.streams) {
       const stream = this.#sendStreams.get(position.stream);
@@ -598,10 +637,15 @@ export class Channel {
       stream.returned(returned);
     }
     if (bytes > 0) {
+      this.#stuckLooks = 0;
       this.#lanes.changed();
-      this.#estimate.acknowledged(bytes, this.#environment.now(), this.#lanes.inFlightBytes);
-      if (this.backlogBytes === 0) this.#estimate.idle(this.#environment.now());
+      // How long that took says nothing of the link, if it was gone meanwhile.
+      if (this.#cut === undefined) {
+        this.#estimate.acknowledged(bytes, nowMs, this.#lanes.inFlightBytes);
+        if (this.backlogBytes === 0) this.#estimate.idle(nowMs);
+      }
     }
+    if (first && this.#cut !== undefined) this.#mended(this.#cut);
     this.#dataWake.notify();
   }
 }

@@ -4,12 +4,13 @@ import type { Connection, Transport } from '../interfaces/transport.ts';
 import { onAbort } from '../util/on-abort.ts';
 import { type Deferred, deferred, delay, raceAbort } from '../util/promises.ts';
 import { sessionBytes } from '../wire/greeting.ts';
-import { Channel } from './channel.ts';
+import { Channel, type Dialler } from './channel.ts';
+import { GreetingRoom } from './greeting-room.ts';
 import {
+  challenge,
   childOf,
   dial,
-  type GreetedConnection,
-  type GreetingConnection,
+  type ProvedConnection,
   readGreeting,
   refuse,
   welcome,
@@ -20,15 +21,21 @@ export interface ConnectOptions {
   readonly transport: Transport;
   /** Which VM the connections are for: a listener that serves several goes by it. */
   readonly vmId: string;
+  /** The ticket's: see handshake.ts. Default: none. */
+  readonly secret?: Uint8Array | undefined;
   readonly environment: Environment;
   /** Data connections. Undefined: some at first, and then as many as carry more than fewer would. */
   readonly connections: number | undefined;
   readonly windowBytesMax: number;
   readonly rateBytesPerSecondMax?: number | undefined;
-  /** For each connection. */
+  /** For each connection; further ones, once all are there, are given up on sooner. */
   readonly limitMs: number;
   readonly signal: AbortSignal | undefined;
 }
+
+/** After an outage nobody knows when the link is there again, so no dial may take long: so many ms, or round trips, of which TCP, TLS and the greeting take six. */
+const redialMsMax = 1000;
+const redialRoundTrips = 8;
 
 /** Dials all connections of a new session. On failure, which one of them is enough for, none is left. Rejects as {@link dial} does. */
 export async function connectChannel(options: ConnectOptions): Promise<Channel> {
@@ -41,22 +48,30 @@ export async function connectChannel(options: ConnectOptions): Promise<Channel> 
 }
 
 async function connect(options: ConnectOptions, attempt: ReturnType<typeof childOf>): Promise<Channel> {
-  const { transport, environment, limitMs } = options;
+  const { transport, environment, limitMs, vmId, secret } = options;
   const session = environment.randomBytes(sessionBytes);
-  const common = { session, vmId: options.vmId, environment, limitMs, signal: attempt.signal };
-  const control = await dial(transport, { ...common, purpose: 'control', lane: 0 });
-  const dialLane = (lane: number, signal: AbortSignal): Promise<GreetedConnection> =>
-    dial(transport, { ...common, signal, purpose: 'data', lane });
-  const automatic = options.connections === undefined ? { dial: dialLane } : {};
-  const channel = new Channel({ ...options, ...automatic, paths: transport.paths }, control);
+  const common = { session, vmId, secret, environment };
+  const first = { ...common, limitMs, signal: attempt.signal };
+  const control = await dial(transport, { ...first, purpose: 'control', lane: 0 });
+  const again = { ...common, limitMs: Math.max(redialMsMax, redialRoundTrips * control.roundTripMs) };
+  const dialler: Dialler = {
+    lanes: options.connections,
+    data: (lane, signal) => dial(transport, { ...again, purpose: 'data', lane, signal }),
+    resume: (signal) => dial(transport, { ...again, purpose: 'resume', lane: 0, signal }),
+  };
+  const channel = new Channel({ ...options, dialler, paths: transport.paths }, control);
   const unlink = onAbort(channel.signal, () => attempt.abort(channel.signal.reason));
   const atFirst = lanesAtFirst(control.roundTripMs, transport.paths);
   const dials = Array.from({ length: options.connections ?? atFirst }, async (_, index) => {
     const lane = index + 1;
-    channel.addLane(lane, await dialLane(lane, attempt.signal));
+    const greeted = await dial(transport, { ...first, purpose: 'data', lane });
+    // Whichever path is left has to do.
+    again.limitMs = Math.max(again.limitMs, redialRoundTrips * greeted.roundTripMs);
+    channel.addLane(lane, greeted);
   });
   try {
     await Promise.all(dials);
+    channel.keepLanes();
     return channel;
   } catch (error) {
     // Which calls off the other dials too.
@@ -70,9 +85,11 @@ async function connect(options: ConnectOptions, attempt: ReturnType<typeof child
 
 export interface AcceptOptions {
   readonly transport: Transport;
+  /** The ticket's: see handshake.ts. Default: none. */
+  readonly secret?: Uint8Array | undefined;
   readonly environment: Environment;
   readonly windowBytesMax: number;
-  /** How long a connection may take over its greeting. */
+  /** How long a connection may take over its greeting, and as long again over its proof. */
   readonly greetingMsMax: number;
   /** Whether a session is let in, or only questions. */
   readonly sessions: boolean;
@@ -80,11 +97,11 @@ export interface AcceptOptions {
    * Somebody asks who owns a VM: called with the connection, already let in. It must end it, and resolve then, for only so many are served at
    * once. The signal is aborted when the acceptor closes, which waits for it.
    */
-  readonly onQuestion: (connection: GreetingConnection, signal: AbortSignal) => Promise<unknown>;
+  readonly onQuestion: (connection: ProvedConnection, signal: AbortSignal) => Promise<unknown>;
 }
 
-/** Greetings and questions that may be under way at once; more connections wait in the transport. */
-const greetingsMax = 16;
+/** Questions that may be under way at once; more wait for their welcome. */
+const questionsMax = 16;
 /** A transport that cannot accept while a session runs is asked again after so long: the session's lanes and questions may still come. */
 const acceptAgainMs = 250;
 
@@ -102,6 +119,7 @@ export class ChannelAcceptor {
   readonly #options: AcceptOptions;
   readonly #closed = new AbortController();
   readonly #loop: Promise<void>;
+  readonly #questions = new Set<Promise<unknown>>();
   #session: Session | undefined;
   #next = deferred<Channel>();
 
@@ -133,14 +151,11 @@ export class ChannelAcceptor {
   async #accept(): Promise<void> {
     const { signal } = this.#closed;
     const { transport, environment } = this.#options;
-    const greetings = new Set<Promise<void>>();
+    const room = new GreetingRoom(environment);
     while (!signal.aborted) {
       try {
-        if (greetings.size >= greetingsMax) await Promise.race(greetings);
-        const connection = await transport.accept({ signal });
-        const greeting = this.#greet(connection).catch((error) => connection.abort(error));
-        greetings.add(greeting);
-        greeting.finally(() => greetings.delete(greeting));
+        await room.vacancy();
+        room.enter(await transport.accept({ signal }), (connection) => this.#greet(connection));
       } catch (error) {
         if (this.#session === undefined) {
           this.#next.reject(error);
@@ -149,35 +164,53 @@ export class ChannelAcceptor {
         await delay(environment, acceptAgainMs, signal).catch(() => {});
       }
     }
-    await Promise.allSettled(greetings);
+    await room.emptied();
+    await Promise.allSettled(this.#questions);
   }
 
   async #greet(connection: Connection): Promise<void> {
-    const { environment, greetingMsMax, sessions, onQuestion } = this.#options;
+    const { environment, greetingMsMax, secret, sessions } = this.#options;
     const { signal } = this.#closed;
-    const greeted = await raceAbort(readGreeting(connection, environment, greetingMsMax), signal);
+    const greeting = await raceAbort(readGreeting(connection, environment, greetingMsMax), signal);
+    const proving = challenge(greeting, { secret, environment, limitMs: greetingMsMax });
+    const greeted = await raceAbort(proving, signal);
     const { purpose, session, lane } = greeted.greeting;
     switch (purpose) {
       case 'question':
-        await raceAbort(welcome(greeted), signal);
-        await onQuestion(greeted, signal);
-        return;
+        return this.#question(greeted);
       case 'control':
         if (!sessions || this.#session !== undefined) return refuse(greeted, environment);
         return this.#begin(greeted);
-      case 'data': {
+      case 'data':
+      case 'resume': {
         const current = this.#session;
         const mine = current?.id.every((byte, index) => session[index] === byte) ?? false;
         if (current === undefined || !mine) return refuse(greeted, environment);
         const channel = await current.channel.promise;
+        // What has failed does not come back with its link.
+        if (channel.signal.aborted) return refuse(greeted, environment);
         await raceAbort(welcome(greeted), signal);
-        channel.addLane(lane, greeted);
+        if (purpose === 'data') channel.addLane(lane, greeted);
+        else channel.resume(greeted);
         return;
       }
     }
   }
 
-  async #begin(greeted: GreetingConnection): Promise<void> {
+  /** Keeps its place among those who greet until there is one among those who ask. */
+  async #question(greeted: ProvedConnection): Promise<void> {
+    const { signal } = this.#closed;
+    while (this.#questions.size >= questionsMax) await raceAbort(Promise.race(this.#questions), signal);
+    const asking = (async () => {
+      await raceAbort(welcome(greeted), signal);
+      await this.#options.onQuestion(greeted, signal);
+    })()
+      .catch((error) => greeted.connection.abort(error))
+      .finally(() => this.#questions.delete(asking));
+    this.#questions.add(asking);
+  }
+
+  async #begin(greeted: ProvedConnection): Promise<void> {
     // Taken before the answer goes out: a second greeting in that moment is one too many.
     const session: Session = { id: greeted.greeting.session, channel: deferred() };
     this.#session = session;

@@ -2,7 +2,7 @@
  * Shares the memory that a receiver has for what is not applied yet between its streams, as credit. Pure: the clock comes in with the
  * options.
  *
- * Each stream has a base that is always its own. Beyond it, credit follows what a stream applies: twice what it applied in a round trip, so
+ * Each stream has a base that is always its own. Beyond it, credit follows what a stream applies: twice what it applied in a round trip and the time of a frame, so
  * that it doubles with each round trip while the sender still becomes faster, and fills a link of any length afterwards. A slow disk applies
  * little, and never gets more than its base: it cannot hold what the others need.
  *
@@ -25,6 +25,11 @@ export interface CreditPoolOptions {
 const baseBytesMax = 32 << 20;
 /** What was applied is looked at over so long at least: applying comes in bursts, as disks and event loops do. */
 const lookMsMin = 20;
+/**
+ * How long a frame may be under way beside the round trip, in ms. Where each connection carries little, as with lost packets, there are many, and
+ * each has frames that take their time.
+ */
+const frameMs = 400;
 /** How many looks back the fastest is taken from, so that a pause does not cost what was gained. */
 const looks = 8;
 const gain = 2;
@@ -77,7 +82,7 @@ class Share implements CreditShare {
   #appliedBytes = 0;
   #lookStartMs: number;
   #lookBytes = 0;
-  /** Of the last looks, what was applied in a round trip. */
+  /** Of the last looks, what was applied in the time from sending a frame to hearing of it. */
   readonly #perRoundTrip: number[] = [];
 
   constructor(baseBytes: number, options: CreditPoolOptions, freeBytes: () => number) {
@@ -125,7 +130,7 @@ class Share implements CreditShare {
     if (elapsedMs < lookMsMin) return;
     const lookMs = Math.max(lookMsMin, this.#options.roundTripMs());
     if (elapsedMs < lookMs) return;
-    this.#perRoundTrip.push((this.#lookBytes * lookMs) / elapsedMs);
+    this.#perRoundTrip.push((this.#lookBytes * (lookMs + frameMs)) / elapsedMs);
     if (this.#perRoundTrip.length > looks) this.#perRoundTrip.shift();
     this.#lookStartMs = nowMs;
     this.#lookBytes = 0;

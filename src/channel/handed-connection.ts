@@ -1,12 +1,11 @@
 import type { Chunks } from '../interfaces/content.ts';
 import type { Connection } from '../interfaces/transport.ts';
 import type { Acceptable } from '../util/accept-queue.ts';
-import { encodeGreeting } from '../wire/greeting.ts';
 import type { GreetingConnection } from './handshake.ts';
 
 /**
- * A connection whose greeting was read, to be handed to who reads it again: what it delivers begins with the greeting. One chunk more is
- * read ahead, which is how a loss is noticed while nobody has accepted it.
+ * A connection whose greeting was read, to be handed to who reads it again: what it delivers begins with the greeting. Until it is
+ * challenged the other end has nothing more to say: should it break, end or speak while nobody has accepted it, it is spent.
  */
 export class HandedConnection implements Connection, Acceptable {
   readonly label: string;
@@ -15,20 +14,19 @@ export class HandedConnection implements Connection, Acceptable {
   readonly #chunks: AsyncIterator<Uint8Array>;
   readonly #next: Promise<IteratorResult<Uint8Array>>;
   readonly #greeting: Uint8Array;
+  #taken = false;
   #spent = false;
 
-  constructor({ connection, reader, greeting }: GreetingConnection) {
+  constructor({ connection, reader, bytes }: GreetingConnection) {
     this.label = connection.label;
     this.#connection = connection;
-    this.#greeting = encodeGreeting(greeting);
+    this.#greeting = bytes;
     this.#chunks = reader.rest()[Symbol.asyncIterator]();
     this.#next = this.#chunks.next();
-    this.gone = new Promise((resolve) => {
-      this.#next.catch(() => {
-        this.#spent = true;
-        resolve();
-      });
-    });
+    this.gone = this.#next.then(
+      () => this.#over(),
+      () => this.#over(),
+    );
   }
 
   get spent(): boolean {
@@ -39,7 +37,14 @@ export class HandedConnection implements Connection, Acceptable {
     return this.#connection.send(chunks);
   }
 
+  #over(): void {
+    if (this.#taken) return;
+    this.#spent = true;
+    this.#connection.abort();
+  }
+
   receive(): AsyncIterable<Uint8Array> {
+    this.#taken = true;
     const chunks = this.#chunks;
     let taken = 0;
     const iterator: AsyncIterator<Uint8Array> = {
@@ -54,6 +59,7 @@ export class HandedConnection implements Connection, Acceptable {
   }
 
   close(): Promise<void> {
+    this.#taken = true;
     return this.#connection.close();
   }
 

@@ -3,6 +3,8 @@ export interface LaneFigures {
   readonly nowMs: number;
   /** Lanes there are, or that are being opened. */
   readonly lanes: number;
+  /** Of these, that are being opened. */
+  readonly opening: number;
   /** What the link carries; undefined while nothing was measured. */
   readonly bytesPerSecond: number | undefined;
   /** What all lanes together carried just now. */
@@ -10,7 +12,7 @@ export interface LaneFigures {
   /** The smallest round trip, and by how much those of now are longer: the queue in front of the link. */
   readonly roundTripMs: number;
   readonly queueMs: number;
-  /** Since it was asked last there was always something to send. */
+  /** There is more to send than the lanes take. */
   readonly busy: boolean;
 }
 
@@ -24,19 +26,27 @@ const firstMin = 4;
 const firstMax = 16;
 /** ... and the rate that they are to be enough for: slow starts side by side are over sooner. */
 const firstBytesPerSecond = 1e9 / 8;
-/** How many there are at the most: what 4 Gbit/s takes over 200 ms. More than that nobody has measured the use of. */
-const lanesMax = 64;
+/** How many there are at the most. */
+const lanesMax = 256;
+/** So many more are opened at once, at the most: no listener resets them for being too many (TCP's keeps 64 waiting). */
+export const openMax = 48;
 /** How long it takes at the least until more are opened than were just now, in ms and round trips: they start slowly. */
 const growMsMin = 250;
 const growRoundTrips = 3;
-/** How long new lanes have until it is looked at what they brought: they have to start slowly. */
-const settleMsMin = 1000;
+/** How long a slow start may take, in ms and round trips: that of the lanes there are before others are tried, and theirs then. */
+const settleMsMin = 500;
 const settleRoundTrips = 8;
-/** Twice as many lanes that do not carry so much more are not worth it. */
-const usefulGain = 1.15;
+/** A rate that becomes so much higher is on the way up by itself. */
+const risingGain = 1.25;
+/** How many times as many lanes are tried out. */
+const trialFactor = 4;
+/** More lanes have to carry more: this part of what they would if each carried what each did before. */
+const usefulShare = 0.3;
 /** How long after a trial that brought nothing the next one comes: at first, and at most. */
-const pauseMsFirst = 10_000;
+const pauseMsFirst = 1000;
 const pauseMsMax = 320_000;
+/** How long none is asked for after one could not be opened, at first. */
+const failurePauseMsFirst = 10_000;
 /** A queue of so many ms, or of this part of a round trip, says that the link is full: more lanes would only lengthen it. */
 const queueMsMax = 3;
 const queueRoundTrips = 0.05;
@@ -50,43 +60,61 @@ function lanesFor(bytesPerSecond: number, roundTripMs: number): number {
   return Math.ceil((bytesPerSecond * roundTripMs) / 1000 / laneBytesMax);
 }
 
+/** More lanes, and what the link carried before there were. */
+interface Trial {
+  readonly lanes: number;
+  readonly bytesPerSecond: number;
+  /** When all of them were there; undefined while some are being opened. */
+  startMs: number | undefined;
+}
+
 /**
  * How many lanes a channel should have. Where a queue shows that the link is full, as many as there are. What is known to need more gets them: a
- * bandwidth-delay product that is more than the sockets hold. Otherwise it is tried out now and then, as it may lose packets, or be shared by connections: twice as
- * many, and those that did not carry more are closed again. Pure: the clock comes in with the figures.
+ * bandwidth-delay product that is more than the sockets hold. Where neither is so and the rate has stopped rising, something else holds each lane
+ * back, as lost packets do, or a limit on each connection. Nobody here can see what; so more lanes are tried out, again and again while they carry
+ * what as many should, and are closed if they do not. Pure: the clock comes in with the figures.
  */
 export class LaneCount {
-  #trial: { readonly startMs: number; readonly lanes: number; readonly bytesPerSecond: number } | undefined;
-  #nextTrialMs: number | undefined;
+  #trial: Trial | undefined;
+  /** The highest rate since the last trial, and when it was reached. */
+  #highBytesPerSecond = 0;
+  #highMs = Number.NEGATIVE_INFINITY;
+  /** When a queue was there last. */
+  #fullMs = Number.NEGATIVE_INFINITY;
+  #nextTrialMs = Number.NEGATIVE_INFINITY;
   #pauseMs = pauseMsFirst;
   #growMs = Number.NEGATIVE_INFINITY;
   /** After one could not be opened. */
   #notBeforeMs = Number.NEGATIVE_INFINITY;
-  #failurePauseMs = pauseMsFirst;
+  #failurePauseMs = failurePauseMsFirst;
 
   /** How many there should be from now on. */
   look(figures: LaneFigures): number {
     const { nowMs, lanes, bytesPerSecond, latestBytesPerSecond, roundTripMs, busy } = figures;
     if (nowMs < this.#notBeforeMs) return lanes;
     const settleMs = Math.max(settleMsMin, settleRoundTrips * roundTripMs);
-    this.#nextTrialMs ??= nowMs + settleMs;
     if (bytesPerSecond === undefined || !busy) {
       // What is carried now says nothing of the lanes: those on trial may stay.
-      this.#trial = undefined;
-      this.#nextTrialMs = Math.max(this.#nextTrialMs, nowMs + settleMs);
+      this.#restart(nowMs, 0);
       return lanes;
     }
+    if (bytesPerSecond > risingGain * this.#highBytesPerSecond) this.#rose(nowMs, bytesPerSecond);
+    if (figures.queueMs > Math.max(queueMsMax, queueRoundTrips * roundTripMs)) this.#fullMs = nowMs;
+    // A connection that has filled a queue may leave it empty for a while, when that has lost something.
+    const full = nowMs - this.#fullMs < settleMs;
+    if (this.#trial !== undefined) return this.#judge(this.#trial, figures, bytesPerSecond, settleMs);
+    if (full) return lanes;
     const needed = Math.min(lanesMax, 2 * lanes, lanesFor(latestBytesPerSecond, roundTripMs));
-    const full = figures.queueMs > Math.max(queueMsMax, queueRoundTrips * roundTripMs);
-    if (full && this.#trial === undefined) return lanes;
-    if (needed > lanes && !full) {
+    if (needed > lanes) {
       if (nowMs < this.#growMs) return lanes;
       this.#growMs = nowMs + Math.max(growMsMin, growRoundTrips * roundTripMs);
-      this.#trial = undefined;
-      this.#nextTrialMs = nowMs + settleMs;
+      this.#restart(nowMs, bytesPerSecond);
       return needed;
     }
-    return this.#try(figures, bytesPerSecond, settleMs);
+    const rising = nowMs - this.#highMs < settleMs;
+    if (rising || nowMs < this.#nextTrialMs || lanes >= lanesMax) return lanes;
+    this.#trial = { lanes, bytesPerSecond, startMs: undefined };
+    return Math.min(lanesMax, trialFactor * lanes, lanes + openMax);
   }
 
   /** One could not be opened: for some time, longer each time, none is asked for. */
@@ -97,18 +125,30 @@ export class LaneCount {
     this.#failurePauseMs = Math.min(pauseMsMax, 2 * this.#failurePauseMs);
   }
 
-  #try({ nowMs, lanes }: LaneFigures, bytesPerSecond: number, settleMs: number): number {
-    const trial = this.#trial;
-    if (trial === undefined) {
-      if (nowMs < (this.#nextTrialMs ?? nowMs) || lanes >= lanesMax) return lanes;
-      this.#trial = { startMs: nowMs, lanes, bytesPerSecond };
-      return Math.min(lanesMax, 2 * lanes);
-    }
+  #restart(nowMs: number, bytesPerSecond: number): void {
+    this.#trial = undefined;
+    this.#rose(nowMs, bytesPerSecond);
+  }
+
+  #rose(nowMs: number, bytesPerSecond: number): void {
+    this.#highBytesPerSecond = bytesPerSecond;
+    this.#highMs = nowMs;
+  }
+
+  #judge(
+    trial: Trial,
+    { nowMs, lanes, opening }: LaneFigures,
+    bytesPerSecond: number,
+    settleMs: number,
+  ): number {
+    if (opening > 0) return lanes;
+    trial.startMs ??= nowMs;
     if (nowMs - trial.startMs < settleMs) return lanes;
     this.#trial = undefined;
-    if (bytesPerSecond >= usefulGain * trial.bytesPerSecond) {
+    this.#highBytesPerSecond = bytesPerSecond;
+    const worth = trial.bytesPerSecond * (1 + usefulShare * (lanes / trial.lanes - 1));
+    if (bytesPerSecond >= worth) {
       this.#pauseMs = pauseMsFirst;
-      this.#nextTrialMs = nowMs;
       return lanes;
     }
     this.#nextTrialMs = nowMs + this.#pauseMs;

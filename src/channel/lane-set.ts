@@ -1,10 +1,19 @@
 import type { LaneStatistics } from '../interfaces/migration.ts';
-import { connectionsMax } from '../wire/limits.ts';
+import { connectionsMax, itemContentBytesMax } from '../wire/limits.ts';
+import type { LanePosition } from '../wire/positions.ts';
 import type { Lane } from './lane.ts';
 import type { QueuedFrame } from './scheduler.ts';
 
 /** A lane's number is 16 bits of its greeting. */
 const indexMax = 0xffff;
+
+/**
+ * For how long a frame should keep a lane, in ms: nothing is known of one that is half there, and where many lanes carry little each, large ones
+ * would need as much memory.
+ */
+const frameMs = 100;
+/** Items are not made smaller than this, which costs little more than larger ones do. */
+const itemBytesMin = 128 << 10;
 
 /** When lanes would have delivered all that waits: the first of them, and when the next one would. */
 interface Outlook {
@@ -22,6 +31,13 @@ export class LaneSet {
   readonly #lanes = new Map<number, Lane>();
   /** Numbers that were used, past and present. */
   readonly #used = new Set<number>();
+  /** Lanes that were lost, until it is known what the peer has of theirs. */
+  readonly #lost = new Map<number, Lane>();
+  /** What has to be sent once more. */
+  #again: QueuedFrame[] = [];
+  #againBytes = 0;
+  /** What had arrived on lanes that are no more, by lane, oldest first: the peer may not know. */
+  readonly #ended = new Map<number, number>();
   /** What went over lanes that are no more. */
   #goneBytes = 0;
   /** What all open lanes would take on their way; undefined: to be summed up again. */
@@ -43,10 +59,27 @@ export class LaneSet {
     return this.all.filter(({ retired }) => !retired);
   }
 
+  /** Sent, and not known to have arrived. */
   get inFlightBytes(): number {
     let bytes = 0;
     for (const lane of this.#lanes.values()) bytes += lane.inFlightBytes;
+    for (const lane of this.#lost.values()) bytes += lane.inFlightBytes;
     return bytes;
+  }
+
+  /** Payload that is to be sent once more. */
+  get againBytes(): number {
+    return this.#againBytes;
+  }
+
+  /** What has arrived, lane by lane. */
+  get received(): readonly LanePosition[] {
+    return this.all.map(({ index, receivedSequence }) => ({ lane: index, sequence: receivedSequence }));
+  }
+
+  /** ... and what had on lanes that ended lately. */
+  get receivedBefore(): readonly LanePosition[] {
+    return [...this.#ended].map(([lane, sequence]) => ({ lane, sequence }));
   }
 
   get wireBytes(): number {
@@ -67,8 +100,13 @@ export class LaneSet {
     return statistics.sort((a, b) => a.lane - b.lane);
   }
 
+  has(lane: Lane): boolean {
+    return this.#lanes.get(lane.index) === lane;
+  }
+
+  /** The lane of that number, also one that was lost and of which something may have arrived. */
   get(index: number): Lane | undefined {
-    return this.#lanes.get(index);
+    return this.#lanes.get(index) ?? this.#lost.get(index);
   }
 
   /** Whether a lane of this number was there once. */
@@ -101,21 +139,56 @@ export class LaneSet {
     this.changed();
   }
 
-  /** It is over. */
+  /** Its connection is over. What the peer may not have of it is kept until {@link LaneSet.settle}. */
   remove(lane: Lane): void {
     this.retire(lane);
-    if (this.#lanes.delete(lane.index)) this.#goneBytes += lane.bytesSent + lane.bytesReceived;
+    this.#lanes.delete(lane.index);
+    this.#goneBytes += lane.bytesSent + lane.bytesReceived;
+    if (lane.inFlightBytes > 0) this.#lost.set(lane.index, lane);
+    this.#ended.set(lane.index, lane.receivedSequence);
+    const [oldest] = this.#ended.keys();
+    if (this.#ended.size > connectionsMax && oldest !== undefined) this.#ended.delete(oldest);
+  }
+
+  /** What the peer has of lost lanes is known as well as it will be: the rest is to be sent once more. Returns how many bytes that is. */
+  settle(): number {
+    const frames = [...this.#lost.values()].flatMap((lane) => lane.takeKept());
+    this.#lost.clear();
+    this.#again = this.#again.concat(frames);
+    const bytes = frames.reduce((sum, { payloadBytes }) => sum + payloadBytes, 0);
+    this.#againBytes += bytes;
+    return bytes;
+  }
+
+  /** The next frame that is to be sent once more, if any. */
+  nextAgain(): QueuedFrame | undefined {
+    const frame = this.#again.shift();
+    if (frame !== undefined) this.#againBytes -= frame.payloadBytes;
+    return frame;
   }
 
   /** Takes out every frame that the peer may not have. */
   takeKept(): readonly QueuedFrame[] {
-    return this.all.flatMap((lane) => lane.takeKept());
+    this.settle();
+    this.#againBytes = 0;
+    return this.#again.splice(0).concat(this.all.flatMap((lane) => lane.takeKept()));
   }
 
   /** Something was sent or acknowledged. */
   changed(): void {
     this.#wantedBytes = undefined;
     this.#outlook = undefined;
+  }
+
+  /** What an item should carry at the most: 128 KiB, 256, 512 or 1024, by what a lane carries in a tenth of a second. */
+  get itemBytesMax(): number {
+    const { open } = this;
+    let bytesPerSecond = 0;
+    for (const { window } of open) bytesPerSecond += window.bytesPerSecond;
+    const laneBytes = (bytesPerSecond * frameMs) / 1000 / Math.max(1, open.length);
+    let bytes = itemBytesMin;
+    while (2 * bytes <= Math.min(laneBytes, itemContentBytesMax)) bytes *= 2;
+    return bytes;
   }
 
   /** What may be on its way on a lane: what it would take, or its share of what is allowed for all. */

@@ -1,10 +1,20 @@
 /** What is always allowed on its way on a lane: a frame, and the first acknowledgements mean something. */
-const windowBytesMin = 512 << 10;
+const windowBytesMin = 256 << 10;
 /**
  * The window over the bandwidth-delay product. Two, so that it doubles each round trip while the measured rate still grows (as BBR's
  * startup does), and half of it stands in queues afterwards.
  */
 const windowGain = 2;
+/**
+ * The window at first. As long as the lane becomes faster, it grows by what is acknowledged, and so doubles with each round trip, as that of the
+ * connection's own slow start does.
+ */
+const startBytes = 512 << 10;
+/** It has become faster if by so much ... */
+const risingGain = 1.25;
+/** ... and no more if not for so long, in ms and round trips. */
+const risingMsMin = 100;
+const risingRoundTrips = 3;
 /** Acknowledgements are held back for a moment (see `positionsDelayMs` in the channel); that is part of the delay to fill. */
 const acknowledgementMs = 4;
 /** The least time between two samples: acknowledgements come in bursts a few milliseconds apart. */
@@ -32,6 +42,11 @@ export class LaneWindow {
   #startMs = 0;
   #lastMs = Number.NEGATIVE_INFINITY;
   #pendingBytes = 0;
+  /** The window of its start; undefined when that is over. */
+  #startingBytes: number | undefined = startBytes;
+  /** The highest rate by then, and when it was reached. */
+  #highest = 0;
+  #highestMs = Number.POSITIVE_INFINITY;
 
   constructor(greetingMs: number) {
     this.greetingMs = greetingMs;
@@ -50,7 +65,9 @@ export class LaneWindow {
 
   /** How many bytes it would take on their way. */
   get bytes(): number {
-    return windowBytesMin + windowGain * (this.#fastest / 1000) * (this.roundTripMs + acknowledgementMs);
+    const bytes =
+      windowBytesMin + windowGain * (this.#fastest / 1000) * (this.roundTripMs + acknowledgementMs);
+    return Math.max(bytes, this.#startingBytes ?? 0);
   }
 
   /**
@@ -73,6 +90,7 @@ export class LaneWindow {
   /** So many bytes were acknowledged. */
   acknowledged(bytes: number, nowMs: number): void {
     this.#pendingBytes += bytes;
+    if (this.#startingBytes !== undefined) this.#startingBytes += bytes;
     this.#lastMs = nowMs;
     const elapsedMs = nowMs - this.#startMs;
     if (elapsedMs < Math.max(sampleMsMin, this.roundTripMs / 4)) return;
@@ -82,5 +100,16 @@ export class LaneWindow {
     this.#fastest = Math.max(...this.#samples.map(({ bytesPerSecond }) => bytesPerSecond));
     this.#startMs = nowMs;
     this.#pendingBytes = 0;
+    this.#endStart(nowMs);
+  }
+
+  /** ... if it has not become faster lately. */
+  #endStart(nowMs: number): void {
+    if (this.#fastest > risingGain * this.#highest) {
+      this.#highest = this.#fastest;
+      this.#highestMs = nowMs;
+    }
+    const patienceMs = Math.max(risingMsMin, risingRoundTrips * this.roundTripMs);
+    if (nowMs - this.#highestMs >= patienceMs) this.#startingBytes = undefined;
   }
 }

@@ -1,4 +1,5 @@
 import { MigrationError } from '../errors.ts';
+import type { Environment } from '../interfaces/environment.ts';
 import { chunksLength } from '../util/chunks.ts';
 import {
   encodeFrameHeader,
@@ -7,7 +8,7 @@ import {
   type IncomingFrame,
   type OutgoingFrame,
 } from '../wire/frame.ts';
-import type { GreetedConnection } from './handshake.ts';
+import { end, type GreetedConnection } from './handshake.ts';
 import { LaneWindow } from './lane-window.ts';
 import type { QueuedFrame } from './scheduler.ts';
 import { Silence } from './silence.ts';
@@ -60,11 +61,6 @@ export class Lane {
 
   retire(): void {
     this.#retired = true;
-  }
-
-  /** What has arrived are whole frames. */
-  get atBoundary(): boolean {
-    return this.#parser.atBoundary;
   }
 
   /** The last frame that arrived here, modulo 2^32. */
@@ -151,6 +147,11 @@ export class Lane {
     return this.#greeted.connection.close();
   }
 
+  /** Closes it, and drops it should the peer not follow. Does not reject. */
+  end(environment: Environment): Promise<void> {
+    return end(this.#greeted.connection, environment);
+  }
+
   abort(reason: unknown): void {
     this.#greeted.connection.abort(reason);
   }
@@ -158,7 +159,7 @@ export class Lane {
 
 /** A frame of the control connection. */
 export function controlFrame(
-  type: 'control' | 'positions' | 'ping' | 'pong',
+  type: Exclude<OutgoingFrame['type'], 'data'>,
   number: number,
   payload: Uint8Array,
   crc: number,

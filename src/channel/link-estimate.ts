@@ -12,13 +12,13 @@ const busyMsMax = 1000;
 export const bytesPerSecondAssumed = 250e6 / 8;
 /** How much of what a sample weighs in the rate is left when the next one comes: it looks back over about eight of them. */
 const rateDecay = 0.88;
-/** Over about so many round trips the recent one is a mean. */
-const recentRoundTrips = 3;
+/** So much of a longer round trip counts at once: a single one may have met a busy processor, or a lost packet. */
+const longerShare = 1 / 3;
 
 /** What the channel knows of its link, from round trips and acknowledgements. Pure: the clock comes in as an argument. */
 export class LinkEstimate {
   #roundTripMs = Number.POSITIVE_INFINITY;
-  #recentRoundTripMs = 0;
+  #recentRoundTripMs = Number.POSITIVE_INFINITY;
   /** What the samples that count for the rate carried, and in what time, the older ones fading. */
   #carriedBytes = 0;
   #carriedMs = 0;
@@ -41,12 +41,14 @@ export class LinkEstimate {
 
   /** By how much round trips are longer now than the smallest, in ms: the queue in front of the link. */
   get queueMs(): number {
-    return Math.max(0, this.#recentRoundTripMs - this.roundTripMs);
+    return Number.isFinite(this.#recentRoundTripMs) ? this.#recentRoundTripMs - this.#roundTripMs : 0;
   }
 
   roundTrip(ms: number): void {
-    this.#roundTripMs = Math.min(this.#roundTripMs, Math.max(0.01, ms));
-    this.#recentRoundTripMs += (ms - this.#recentRoundTripMs) / recentRoundTrips;
+    const trip = Math.max(0.01, ms);
+    this.#roundTripMs = Math.min(this.#roundTripMs, trip);
+    const recent = Math.min(this.#recentRoundTripMs, trip);
+    this.#recentRoundTripMs = recent + longerShare * (trip - recent);
   }
 
   /**
@@ -73,6 +75,13 @@ export class LinkEstimate {
     if (nowMs - this.#busyStartMs < busyMsMax) return;
     this.#busyStartMs = nowMs;
     this.#busyBytes = -inFlightBytes;
+  }
+
+  /** The link was gone: what was on its way then says nothing of it. */
+  interrupted(): void {
+    this.#sampleStartMs = undefined;
+    this.#pendingBytes = 0;
+    this.#starved = false;
   }
 
   /** There was room on the link and nothing to send. */

@@ -4,9 +4,10 @@ import type { Environment } from '../interfaces/environment.ts';
 import type { Connection, Transport, TransportCapabilities } from '../interfaces/transport.ts';
 import { AcceptQueue, transportClosed } from '../util/accept-queue.ts';
 import { nodeEnvironment } from '../util/node-environment.ts';
-import { raceAbort, Signalled, withTimeout } from '../util/promises.ts';
+import { raceAbort, Signalled } from '../util/promises.ts';
 import { asGreeted } from '../wire/greeting.ts';
 import { vmIdBytesMax } from '../wire/limits.ts';
+import { GreetingRoom } from './greeting-room.ts';
 import { HandedConnection } from './handed-connection.ts';
 import { readGreeting, refuse } from './handshake.ts';
 
@@ -32,12 +33,8 @@ export interface Listener {
   close(): Promise<void>;
 }
 
-/** How long a connection may take over its greeting ... */
+/** How long a connection may take over its greeting. */
 const greetingMsMax = 10_000;
-/** ... how many may be greeting, or be told that they are refused, at once; others wait in the transport ... */
-const greetingsMax = 64;
-/** ... and how long each may take while others wait: more than any round trip. */
-const crowdedMsMax = 1_000;
 
 /**
  * Serves many migrations on one transport: `createDestination({ transport: listener.expect(vmId), ... })`. Each connection says which VM it is
@@ -54,18 +51,11 @@ export function listen(transport: Transport, options: ListenOptions = {}): Liste
   return new ListenerImplementation(transport, options.environment ?? nodeEnvironment);
 }
 
-interface Greeting {
-  readonly connection: Connection;
-  readonly sinceMs: number;
-  readonly over: Promise<void>;
-}
-
 class ListenerImplementation implements Listener {
   readonly #transport: Transport;
   readonly #environment: Environment;
   readonly #expected = new Map<string, ExpectedTransport>();
-  /** Oldest first. */
-  readonly #greetings = new Set<Greeting>();
+  readonly #room: GreetingRoom;
   readonly #closed = new AbortController();
   readonly #asked = new Signalled();
   readonly #loop: Promise<void>;
@@ -73,6 +63,7 @@ class ListenerImplementation implements Listener {
   constructor(transport: Transport, environment: Environment) {
     this.#transport = transport;
     this.#environment = environment;
+    this.#room = new GreetingRoom(environment);
     this.#loop = this.#accept();
   }
 
@@ -97,7 +88,7 @@ class ListenerImplementation implements Listener {
   async close(): Promise<void> {
     this.#closed.abort();
     for (const expected of [...this.#expected.values()]) await expected.close();
-    for (const { connection } of this.#greetings) connection.abort();
+    this.#room.abort();
     await this.#loop;
   }
 
@@ -105,43 +96,23 @@ class ListenerImplementation implements Listener {
     const { signal } = this.#closed;
     while (!signal.aborted) {
       try {
-        while (this.#greetings.size >= greetingsMax) await this.#makeRoom();
-        this.#greet(await this.#transport.accept({ signal }));
+        await this.#room.vacancy();
+        this.#room.enter(await this.#transport.accept({ signal }), (connection) => this.#route(connection));
       } catch (error) {
         const asked = this.#asked.wait();
         for (const expected of this.#expected.values()) expected.queue.reject(error);
         await raceAbort(asked, signal).catch(() => {});
       }
     }
-    await Promise.all([...this.#greetings].map(({ over }) => over));
-  }
-
-  /** Waits until one is over, or drops the oldest once it has had its time. */
-  async #makeRoom(): Promise<void> {
-    const [oldest] = this.#greetings;
-    if (oldest === undefined) return;
-    const leftMs = Math.max(0, oldest.sinceMs + crowdedMsMax - this.#environment.now());
-    const one = Promise.race([...this.#greetings].map(({ over }) => over));
-    const slow = new MigrationError('timeout', `${oldest.connection.label}: slow to greet, and others wait`);
-    await withTimeout(this.#environment, leftMs, one, () => slow).catch(() => {
-      this.#greetings.delete(oldest);
-      oldest.connection.abort(slow);
-    });
-  }
-
-  #greet(connection: Connection): void {
-    const over = this.#route(connection)
-      .catch((error) => connection.abort(error))
-      .finally(() => this.#greetings.delete(greeting));
-    const greeting: Greeting = { connection, sinceMs: this.#environment.now(), over };
-    this.#greetings.add(greeting);
+    await this.#room.emptied();
   }
 
   async #route(connection: Connection): Promise<void> {
     const greeted = await readGreeting(connection, this.#environment, greetingMsMax);
     const expected = this.#expected.get(greeted.greeting.vmId);
-    if (expected?.queue.offer(new HandedConnection(greeted)) !== true) {
-      await refuse(greeted, this.#environment);
+    const handed = new HandedConnection(greeted);
+    if (expected?.queue.offer(handed) !== true) {
+      await refuse({ ...greeted, connection: handed }, this.#environment);
     }
   }
 }

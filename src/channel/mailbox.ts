@@ -1,5 +1,6 @@
 import { MigrationError } from '../errors.ts';
-import { type Deferred, deferred } from '../util/promises.ts';
+import { onAbort } from '../util/on-abort.ts';
+import { abortError, type Deferred, deferred } from '../util/promises.ts';
 import type { Message, MessageOf, MessageType } from '../wire/messages.ts';
 
 /** Control messages that may wait for somebody to take them. Both ends take each soon; a peer that sends more is up to no good. */
@@ -39,6 +40,19 @@ export class Mailbox {
     const taken = deferred<Message>();
     this.#takers.push({ types, taken });
     return taken.promise as Promise<MessageOf<T>>;
+  }
+
+  /** As {@link Mailbox.take}, until the signal is aborted: then it rejects with the reason, and what comes later is for the next who asks. */
+  async takeUntil<T extends MessageType>(signal: AbortSignal, ...types: readonly T[]): Promise<MessageOf<T>> {
+    if (signal.aborted) throw abortError(signal);
+    const taking = this.take(...types);
+    const taker = this.#takers.find(({ taken }) => taken.promise === (taking as Promise<Message>));
+    if (taker === undefined) return taking;
+    const takeBack = onAbort(signal, () => {
+      this.#takers = this.#takers.filter((candidate) => candidate !== taker);
+      taker.taken.reject(abortError(signal));
+    });
+    return taking.finally(takeBack);
   }
 
   fail(error: unknown): void {

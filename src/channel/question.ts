@@ -6,13 +6,15 @@ import { crc32c } from '../util/checksum.ts';
 import { joinChunks } from '../util/chunks.ts';
 import { raceAbort, withTimeout } from '../util/promises.ts';
 import type { IncomingFrame } from '../wire/frame.ts';
-import { sessionBytes } from '../wire/greeting.ts';
+import { asGreeted, sessionBytes } from '../wire/greeting.ts';
 import { decodeMessage, encodeMessage, type Message, type MessageOf } from '../wire/messages.ts';
-import { dial, end, type GreetedConnection } from './handshake.ts';
+import { dial, end, type ProvedConnection } from './handshake.ts';
 import { controlFrame, Lane } from './lane.ts';
 
 export interface AskOptions {
   readonly transport: Transport;
+  /** The ticket's: see handshake.ts. Default: none. */
+  readonly secret?: Uint8Array | undefined;
   readonly environment: Environment;
   readonly vmId: string;
   readonly epoch: number;
@@ -36,13 +38,14 @@ async function nextMessage(frames: AsyncIterator<IncomingFrame>, label: string):
 
 /** Asks once. Rejects as {@link dial} does, or with `protocol`; then nothing is known. */
 export async function ask(options: AskOptions): Promise<MessageOf<'answer'>['value']> {
-  const { transport, environment, vmId, epoch, limitMs, signal } = options;
+  const { transport, secret, environment, vmId, epoch, limitMs, signal } = options;
   const session = environment.randomBytes(sessionBytes);
   const greeted = await dial(transport, {
     purpose: 'question',
     lane: 0,
     session,
     vmId,
+    secret,
     environment,
     limitMs,
     signal,
@@ -70,7 +73,7 @@ export async function ask(options: AskOptions): Promise<MessageOf<'answer'>['val
  * that has not come is not waited for any more.
  */
 export async function answer(
-  greeted: GreetedConnection,
+  greeted: ProvedConnection,
   environment: Environment,
   limitMs: number,
   decide: (vmId: string, epoch: number) => Promise<MessageOf<'answer'>['value']>,
@@ -81,6 +84,10 @@ export async function answer(
   const respond = async (): Promise<void> => {
     const question = await raceAbort(nextMessage(frames, lane.label), signal);
     if (question.type !== 'ask') throw new MigrationError('protocol', `${lane.label}: not a question`);
+    // Proved was the right to ask of the VM that the greeting names.
+    if (asGreeted(question.vmId) !== greeted.greeting.vmId) {
+      throw new MigrationError('protocol', `${lane.label}: a question about another VM than was greeted for`);
+    }
     await sendMessage(lane, { type: 'answer', value: await decide(question.vmId, question.epoch) });
     // The asker ends the connection when it has its answer.
     const { done } = await frames.next();

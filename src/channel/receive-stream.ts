@@ -31,6 +31,8 @@ export class ReceiveStream {
   readonly #contentBytes: Record<FrameClass, number> = { mirror: 0, memory: 0, bulk: 0 };
   #highest = 0;
   #end = Number.POSITIVE_INFINITY;
+  /** What came after the end. */
+  readonly #beyond: ReceivedItem[] = [];
   #usedBytes = 0;
   #flushed = 0;
 
@@ -69,7 +71,6 @@ export class ReceiveStream {
       throw new MigrationError('protocol', 'a data frame has no number');
     if (!this.#received.add(frame.number)) return;
     const { number, payloadBytes, payloadCrc } = frame;
-    if (number > this.#end) throw this.#beyondEnd();
     this.#highest = Math.max(this.#highest, number);
     this.#usedBytes += creditOf(payloadBytes);
     const far = number > this.#applied.through + numbersAheadMax;
@@ -78,7 +79,9 @@ export class ReceiveStream {
     }
     const ranges = decodeItem(frame.payload, payloadBytes);
     for (const range of ranges) if (range.content !== 'zero') this.#contentBytes[frame.class] += range.length;
-    this.#handler({ number, class: frame.class, ranges, payloadBytes, payloadCrc });
+    const item = { number, class: frame.class, ranges, payloadBytes, payloadCrc };
+    if (number > this.#end) this.#beyond.push(item);
+    else this.#handler(item);
   }
 
   /** The channel's: the peer gives back what it will not use. Throws `protocol` if it has used it. */
@@ -96,14 +99,20 @@ export class ReceiveStream {
     this.#changed();
   }
 
-  /** Nothing may follow `last`: what does, now or later, breaks the protocol. Throws `protocol` if something came before. */
+  /** What comes after `last` from now on is kept, within the stream's credit, and not handed over before {@link ReceiveStream.goOn}. */
   endAt(last: number): void {
     this.#end = last;
-    if (this.#highest > last) throw this.#beyondEnd();
   }
 
-  #beyondEnd(): MigrationError {
-    return new MigrationError('protocol', `stream ${this.id} goes on after its end`);
+  /** Whether something has come that is after the end: the peer goes on, and its word of that is on its way. */
+  get goesOn(): boolean {
+    return this.#highest > this.#end;
+  }
+
+  /** There is no end any more. */
+  goOn(): void {
+    this.#end = Number.POSITIVE_INFINITY;
+    for (const item of this.#beyond.splice(0)) this.#handler(item);
   }
 
   /** Everything up to `number` is durable. */

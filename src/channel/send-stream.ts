@@ -13,6 +13,8 @@ export const queueBytesMax = 4 << 20;
 export interface FrameSink {
   enqueue(frame: QueuedFrame): void;
   now(): number;
+  /** See {@link SendStream.itemBytesMax}. */
+  itemBytesMax(): number;
   /** A `release` has thrown: whoever lent the content is broken. */
   releaseFailed(error: unknown): void;
 }
@@ -31,6 +33,11 @@ export class SendStream {
     this.id = id;
     this.#sink = sink;
     this.#digest = new ItemDigest(digestKey ^ id);
+  }
+
+  /** What an item should carry at the most, as the lanes are now: 128 KiB to 1 MiB of content. */
+  get itemBytesMax(): number {
+    return this.#sink.itemBytesMax();
   }
 
   /** The last number that was given out. */

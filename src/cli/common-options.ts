@@ -8,6 +8,12 @@ export const registerOption: OptionSpec = {
     '~/.local/state/longhaul/register)',
 };
 
+/** `--ticket-file` */
+export const ticketOption: OptionSpec = {
+  value: 'FILE',
+  help: "the migration's ticket, from `longhaul ticket`, which both ends need; not to be open to other users",
+};
+
 /** `--cert`, `--key`, `--ca` and `--no-tls` */
 export const tlsOptions = {
   cert: { value: 'FILE', help: "TLS: this end's certificate, in PEM; needed beyond loopback" },

@@ -3,12 +3,13 @@ import { demo } from './commands/demo.ts';
 import { receive } from './commands/receive.ts';
 import { recoverCommand } from './commands/recover.ts';
 import { send } from './commands/send.ts';
+import { ticketCommand } from './commands/ticket.ts';
 import { exitCodes } from './exit-code.ts';
 import { commandHelp, programHelp } from './help.ts';
 import { parseOptions } from './options.ts';
 import { UsageError } from './usage-error.ts';
 
-const commands: readonly Command[] = [send, receive, recoverCommand, demo];
+const commands: readonly Command[] = [send, receive, recoverCommand, ticketCommand, demo];
 
 /**
  * Runs the program with its arguments, without the names of the interpreter and the script, and resolves to

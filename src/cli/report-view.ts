@@ -35,6 +35,10 @@ export function renderOutcome(report: MigrationReport): readonly string[] {
     const done = `Completed: ${printable(vmId)} has moved, ${where}.`;
     return error === undefined ? [done] : [done, `But: ${printable(error.message)}`];
   }
+  if (outcome === 'rehearsed') {
+    const stays = role === 'source' ? 'its guest runs on here' : 'its guest runs on at the source';
+    return [`Rehearsed: ${printable(vmId)} can move; ${stays}, and nothing was claimed.`];
+  }
   const failure = error === undefined ? [] : renderError(error, role);
   if (outcome === 'failed') return failure;
   const recovery = `longhaul recover --role ${role}${epoch > 0 ? ` --epoch ${epoch}` : ''}`;
@@ -72,12 +76,16 @@ function reportRows(report: MigrationReport): readonly Row[] {
   rows.push(
     ['memory', formatBytes(bytes.memory)],
     ['disks', formatBytes(bytes.disk)],
+    ...(bytes.unchanged > 0 ? [['there already', formatBytes(bytes.unchanged)] as const] : []),
     ['guest writes', formatBytes(bytes.mirror)],
     ['device state', formatBytes(bytes.state)],
     ['on the wire', formatBytes(bytes.wire)],
     ['round trip', formatMs(report.roundTripMs)],
   );
+  const gone = report.outages.map(({ durationMs }) => formatMs(durationMs));
+  if (gone.length > 0) rows.push(['link gone', gone.length > 3 ? `${gone.length} times` : gone.join(', ')]);
   if (role === 'destination') return rows;
+  if (report.switchoverAttempts > 1) rows.push(['switchovers', formatCount(report.switchoverAttempts)]);
   const { mirrored, setBack } = guestWrites;
   rows.push(['memory rounds', formatCount(report.rounds)]);
   if (mirrored + setBack > 0) {

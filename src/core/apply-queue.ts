@@ -136,6 +136,10 @@ export class ApplyQueue {
     for (const part of turn.parts) {
       const range = item.ranges[part.index];
       if (range === undefined) continue;
+      if (part.length === range.length) {
+        ranges.push(range);
+        continue;
+      }
       const base = this.#bases[range.space] ?? 0;
       const offset = part.offset - base;
       const content =

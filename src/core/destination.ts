@@ -2,10 +2,12 @@
 import type { Channel } from '../channel/channel.ts';
 import { ChannelAcceptor, noSession } from '../channel/connect.ts';
 import { CreditPool } from '../channel/credit-pool.ts';
-import type { GreetedConnection } from '../channel/handshake.ts';
+import type { ProvedConnection } from '../channel/handshake.ts';
 import { answer } from '../channel/question.ts';
 import type { ReceiveStream } from '../channel/receive-stream.ts';
+import { secretOf, type Ticket } from '../channel/ticket.ts';
 import { asMigrationError, type GuestState, MigrationError, type Owner } from '../errors.ts';
+import type { BlockDevice } from '../interfaces/block-device.ts';
 import type { Environment } from '../interfaces/environment.ts';
 import type { DestinationVm, HypervisorBackend } from '../interfaces/hypervisor.ts';
 import type { MigrationReport, Outcome } from '../interfaces/migration.ts';
@@ -31,10 +33,13 @@ import {
 } from './handover/ownership.ts';
 import { createMemoryReceiver } from './memory/memory-receiver.ts';
 import { type Migration, MigrationEnd } from './migration.ts';
+import { codeOfPeer } from './peer-failed.ts';
 import type { ProgressSnapshot } from './progress-meter.ts';
 import { StateReceiver } from './state-receiver.ts';
+import { DigestSender } from './storage/digest-sender.ts';
 import { DiskReceiver } from './storage/disk-receiver.ts';
 import { tidy } from './tidy.ts';
+import { Verification } from './verification.ts';
 
 /** What {@link createDestination} needs. */
 export interface DestinationOptions {
@@ -42,6 +47,8 @@ export interface DestinationOptions {
   readonly backend: HypervisorBackend;
   /** Where the source connects; must be able to accept connections. Stays the caller's to close. */
   readonly transport: Transport;
+  /** This migration's ticket, which the source has too: {@link createTicket}. Default: none, and then whoever connects first is the source. */
+  readonly ticket?: Ticket | string | undefined;
   /** Where this end claims ownership. */
   readonly register: OwnershipRegister;
   /** How long to wait for a source to connect, in ms: 100 to 86,400,000. Default: 86,400,000, a day. */
@@ -54,13 +61,17 @@ export interface DestinationOptions {
 const receiveBytesMax = 256 << 20;
 /** What this end may have on its way: it sends next to nothing. */
 const windowBytesMax = 1 << 20;
-/** How long a connection may take over its greeting or its question. */
+/** How long a connection may take over its greeting, its proof or its question. */
 const greetingMsMax = 10_000;
 /**
  * How long a source may take over its first word: it dials all its connections before, each by every path if need be. One that is dead is
  * noticed much sooner, by its silence.
  */
 const firstWordMsMax = 120_000;
+/** What is lived through until the source has said how much it is to be. */
+const enduranceAtFirst = { silenceMsMax: 5000, outageMsMax: 10_000 };
+/** How long loading that is to end may go on. */
+const endMsMax = 10_000;
 /** How long a hypervisor may take to start a guest that was loaded. */
 const startMsMax = 60_000;
 
@@ -76,10 +87,13 @@ export function createDestination(options: DestinationOptions): Migration {
 }
 
 type Prepare = MessageOf<'prepare'>;
+/** What the source says to FINAL, sooner or later. */
+type Word = MessageOf<'go'> | MessageOf<'retreat'> | MessageOf<'rehearsed'>;
 
 class Destination extends MigrationEnd {
   readonly #backend: HypervisorBackend;
   readonly #transport: Transport;
+  readonly #secret: Uint8Array;
   readonly #register: OwnershipRegister;
   readonly #connectMsMax: number;
   readonly #streams = new Map<number, ReceiveStream>();
@@ -95,6 +109,9 @@ class Destination extends MigrationEnd {
   #owner: Owner = 'source';
   #started = false;
   #final: MessageOf<'final'> | undefined;
+  #verification: Verification | undefined;
+  /** Why the last switchover failed here. Should the source end the migration over it, that is why. */
+  #notReady: MigrationError | undefined;
   #finalMs = 0;
   #downtimeMs = 0;
   /** It failed before READY: nothing will be decided here but by those who ask. */
@@ -104,6 +121,7 @@ class Destination extends MigrationEnd {
     super(options.environment ?? nodeEnvironment);
     this.#backend = options.backend;
     this.#transport = options.transport;
+    this.#secret = secretOf(options.ticket);
     this.#register = options.register;
     this.#connectMsMax = options.connectMsMax ?? 86_400_000;
     if (!(this.#connectMsMax >= 100 && this.#connectMsMax <= 86_400_000)) {
@@ -117,6 +135,7 @@ class Destination extends MigrationEnd {
   protected async migrate(): Promise<MigrationReport> {
     const acceptor = new ChannelAcceptor({
       transport: this.#transport,
+      secret: this.#secret,
       environment: this.environment,
       windowBytesMax,
       sessions: true,
@@ -126,9 +145,9 @@ class Destination extends MigrationEnd {
     try {
       await this.#connect(acceptor);
       await this.#prepareVm();
-      await this.#receive();
-      await this.#verify();
-      await this.#handover();
+      const word = await this.#untilGiven();
+      if (word.type === 'rehearsed') return await this.#endRehearsal();
+      await this.#handover(word);
       await this.#release();
       return this.#report('completed');
     } catch (error) {
@@ -147,6 +166,7 @@ class Destination extends MigrationEnd {
       const channel = await withTimeout(this.environment, leftMs, acceptor.channel(this.signal), () =>
         noSession(this.#connectMsMax),
       );
+      channel.outlast(enduranceAtFirst);
       const silent = new MigrationError('timeout', 'the source said nothing of its VM');
       const word = raceAbort(channel.mailbox.take('prepare', 'abort'), this.signal);
       try {
@@ -159,9 +179,10 @@ class Destination extends MigrationEnd {
           );
         }
         this.#prepare = said;
-        return this.#adopt(channel);
+        return this.#adopt(channel, said);
       } catch (error) {
-        const wentSilent = error === silent || isTimeout(channel.signal.reason);
+        const { reason } = channel.signal;
+        const wentSilent = error === silent || isTimeout(reason) || isTimeout(reason?.cause);
         channel.abort(asMigrationError(error, 'internal'));
         throwIfAborted(this.signal);
         // Whoever connects and says nothing leaves the place to the next.
@@ -171,13 +192,14 @@ class Destination extends MigrationEnd {
     }
   }
 
-  #adopt(channel: Channel): void {
+  #adopt(channel: Channel, { silenceMsMax, outageMsMax }: Prepare): void {
     this.#channel = channel;
     channel.signal.addEventListener('abort', () => this.stop(channel.signal.reason), { once: true });
     channel.mailbox.take('abort').then(
-      ({ reason }) => this.stop(endedBySource(reason)),
+      ({ reason }) => this.stop(this.#notReady ?? endedBySource(reason)),
       () => {},
     );
+    channel.outlast({ silenceMsMax, outageMsMax, onMended: (outage) => this.mended(outage) });
   }
 
   /** Everything that can be refused is refused here, before a byte is copied. */
@@ -197,6 +219,7 @@ class Destination extends MigrationEnd {
     this.#epoch = nextEpoch(prepare.highest, highestEpoch(claims));
     this.#openStreams(prepare, vm);
     this.#live().send({ type: 'prepared', epoch: this.#epoch, backend: this.#backend.name });
+    for (const { digests } of this.#disks) digests?.start();
   }
 
   #openStreams(prepare: Prepare, vm: DestinationVm): void {
@@ -224,16 +247,36 @@ class Destination extends MigrationEnd {
     for (const [index, { id }] of copied.entries()) {
       const disk = vm.disks.find((candidate) => candidate.id === id);
       if (disk === undefined) throw new MigrationError('internal', `the backend prepared no disk ${id}`);
-      const receiver = new DiskReceiver(disk, failed);
+      const receiver = new DiskReceiver(
+        disk,
+        this.#digestsOf(disk, firstDiskStream + index, prepare),
+        failed,
+      );
       receiver.queue.attach(open(firstDiskStream + index, receiver.queue.arrived));
       this.#disks.push(receiver);
+    }
+  }
+
+  /** Over the stream of the disk's own number, the other way. */
+  #digestsOf(disk: BlockDevice, id: number, { seed, digestKey }: Prepare): DigestSender | undefined {
+    if (seed === 'none') return undefined;
+    const stream = this.#live().openSend(id, digestKey);
+    return new DigestSender({ disk, stream, environment: this.environment, signal: this.signal });
+  }
+
+  /** Each time that the source stuns its guest, all of it is verified; until the VM is given, or no more was wanted. */
+  async #untilGiven(): Promise<Exclude<Word, { readonly type: 'retreat' }>> {
+    for (;;) {
+      const word = await this.#verify(await this.#receive());
+      if (word.type !== 'retreat') return word;
+      await this.#retreat(word);
     }
   }
 
   /** Data arrives by itself; here the source's words are followed until FINAL. */
   async #receive(): Promise<MessageOf<'final'>> {
     for (;;) {
-      const message = await this.#take('phase', 'flush', 'final');
+      const message = await this.#take('phase', 'flush', 'retreat', 'final');
       switch (message.type) {
         case 'phase':
           this.enter(message.phase);
@@ -241,7 +284,13 @@ class Destination extends MigrationEnd {
         case 'flush':
           await raceAbort(this.#flush(message.token), this.signal);
           break;
+        case 'retreat':
+          await this.#retreat(message);
+          break;
         case 'final':
+          if (message.attempt <= (this.#final?.attempt ?? 0)) {
+            throw new MigrationError('protocol', `FINAL of attempt ${message.attempt}, which is over`);
+          }
           this.#final = message;
           this.#finalMs = this.environment.now();
           return message;
@@ -257,50 +306,108 @@ class Destination extends MigrationEnd {
     this.#live().send({ type: 'flushed', token, durationMs: this.environment.now() - start });
   }
 
-  /** Complete is what FINAL names, applied: nothing follows from its arrival. Then check, flush, load. */
-  async #verify(): Promise<void> {
-    const final = this.#final;
-    const vm = this.#vm;
-    if (final === undefined || vm === undefined) throw new MigrationError('internal', 'verified too early');
+  /** Says READY once all of it is applied, checked, flushed and loaded. Resolves to what the source says to that, or before that. */
+  async #verify(final: MessageOf<'final'>): Promise<Word> {
     this.enter('verify');
-    const ends = new Map(final.streams.map((end) => [end.stream, end]));
-    if (ends.size !== this.#streams.size || [...this.#streams.keys()].some((id) => !ends.has(id))) {
-      throw new MigrationError('protocol', 'FINAL does not name every stream');
-    }
-    const lastOf = (stream: number) => ends.get(stream)?.last ?? 0;
-    // From here on nothing may come: what did would be written after the state was loaded.
-    for (const stream of this.#streams.values()) stream.endAt(lastOf(stream.id));
-    const applied = [
-      this.#state?.complete(lastOf(stateStream), final.stateBytes),
-      this.#memory?.appliedThrough(lastOf(memoryStream)),
-      ...this.#disks.map((disk, index) => disk.queue.appliedThrough(lastOf(firstDiskStream + index))),
-    ];
-    await raceAbort(Promise.all(applied), this.signal);
-    for (const stream of this.#streams.values()) {
-      const end = ends.get(stream.id);
-      if (end === undefined || stream.appliedThrough !== end.last || stream.digest !== end.digest) {
-        throw new MigrationError('digest-mismatch', `stream ${stream.id} is not what the source sent`);
-      }
-    }
-    await raceAbort(Promise.all(this.#disks.map((disk) => disk.flush())), this.signal);
-    await vm.loadDeviceState(this.#state?.chunks ?? [], { signal: this.signal });
+    const { attempt } = final;
+    const verification = this.#newVerification();
+    const word = this.#take('go', 'retreat', 'rehearsed');
+    const verified = verification.run(final).then(
+      () => undefined,
+      (error: unknown) => asMigrationError(error, 'internal'),
+    );
+    const first = await Promise.race([word, verified]);
+    if (first === undefined) return this.#ready(attempt, word);
+    if (!(first instanceof MigrationError)) return inTurn(first, attempt);
+    word.catch(() => {});
     throwIfAborted(this.signal);
-    this.#saidReady = true;
-    this.#live().send({ type: 'ready' });
+    if (!verification.loadFailed || this.#vm?.capabilities.refill !== true) throw first;
+    this.#notReady = first;
+    this.#live().send({ type: 'notReady', attempt, code: first.code, reason: first.message });
+    return inTurn(await word, attempt);
   }
 
-  /** Waits for GO; then claims and, if the claim stands, starts. */
-  async #handover(): Promise<void> {
+  #newVerification(): Verification {
+    const [vm, state, memory] = [this.#vm, this.#state, this.#memory];
+    if (vm === undefined || state === undefined || memory === undefined) {
+      throw new MigrationError('internal', 'verified too early');
+    }
+    const { signal } = this;
+    this.#verification = new Verification({
+      vm,
+      state,
+      memory,
+      disks: this.#disks,
+      streams: this.#streams,
+      signal,
+    });
+    return this.#verification;
+  }
+
+  async #ready(attempt: number, word: Promise<Word>): Promise<Word> {
+    this.#saidReady = true;
+    this.#live().send({ type: 'ready', attempt });
     this.enter('handover');
+    const said = await this.#inTime(word);
+    if (said.type === 'go' && [...this.#streams.values()].some((stream) => stream.goesOn)) {
+      throw new MigrationError('protocol', 'the source gives the VM, and sends more of it');
+    }
+    return said;
+  }
+
+  /** Waits for what the source says to READY; for as long as the link is gone it cannot. */
+  async #inTime(word: Promise<Word>): Promise<Word> {
     const waitMs = this.#prepare?.decideMsMax ?? 0;
-    const go = await withTimeout(
-      this.environment,
-      waitMs,
-      this.#take('go'),
-      () => new MigrationError('timeout', `no GO within ${waitMs} ms after READY`),
-    );
+    const late = new MigrationError('timeout', `no GO within ${waitMs} ms after READY`);
+    for (;;) {
+      try {
+        return await withTimeout(this.environment, waitMs, word, () => late);
+      } catch (error) {
+        if (error !== late || this.#channel?.isCut !== true) throw error;
+      }
+    }
+  }
+
+  /** The source's guest runs on, and what it sends is taken in again. Throws if that cannot be any more. */
+  async #retreat({ attempt, stateLast, code, reason }: MessageOf<'retreat'>): Promise<void> {
+    const verification = this.#verification;
+    this.#verification = undefined;
+    this.#notReady = undefined;
+    // The source has given nothing, and will not before the next READY.
+    this.#saidReady = false;
+    const error = new MigrationError(codeOfPeer(code), reason, { phase: this.clock.phase, guest: 'running' });
+    if (verification !== undefined) await this.#takeBack(verification, error);
+    this.#state?.forget(stateLast);
+    for (const stream of this.#streams.values()) stream.goOn();
+    const stunnedMs = verification === undefined ? 0 : this.environment.now() - this.#finalMs;
+    this.emit('retreat', { attempt, error, stunnedMs });
+  }
+
+  async #takeBack(verification: Verification, error: MigrationError): Promise<void> {
+    const late = () => new MigrationError('timeout', 'loading the device state does not end');
+    const raced = raceAbort(verification.end(error), this.signal);
+    await withTimeout(this.environment, endMsMax, raced, late);
+    if (!verification.loadBegun) return;
+    if (this.#vm?.capabilities.refill !== true) {
+      const why = 'and here a VM whose device state was being loaded takes no more content';
+      throw new MigrationError(error.code, `${error.message}; ${why}`);
+    }
+    await raceAbort(this.#vm.refill(), this.signal);
+  }
+
+  /** The source knows what it wanted to. Nothing of it stays here. */
+  async #endRehearsal(): Promise<MigrationReport> {
+    this.#saidReady = false;
+    this.#over = true;
+    await this.#giveUp();
+    return this.#report('rehearsed');
+  }
+
+  /** Claims what was given, and, if the claim stands, starts. */
+  async #handover(go: MessageOf<'go'>): Promise<void> {
     if (go.epoch !== this.#epoch)
       throw new MigrationError('protocol', `GO for attempt ${go.epoch}, not ${this.#epoch}`);
+    for (const { digests } of this.#disks) void digests?.stop();
     // From the call of the claim on, only what stands counts: no abort, no lost link.
     this.commit();
     this.#owner = 'undecided';
@@ -378,7 +485,7 @@ class Destination extends MigrationEnd {
   }
 
   /** A source that lost its link asks. The one that we wait for has its answer when it has ended the connection with it. */
-  async #answer(greeted: GreetedConnection, closed: AbortSignal): Promise<void> {
+  async #answer(greeted: ProvedConnection, closed: AbortSignal): Promise<void> {
     let ours = false;
     const decide = async (vmId: string, epoch: number) => {
       const value = await this.#decisionOn(vmId, epoch);
@@ -397,6 +504,9 @@ class Destination extends MigrationEnd {
     const verdict = answerTo(claims, epoch, active);
     if (verdict !== 'decline') return verdict;
     const value = await this.#register.claim(vmId, epoch, 'destination', 'declined');
+    // Whoever asks has given it, and GO did not come: there is nothing to wait for any more.
+    if (value !== 'owner' && this.#isOurs(vmId, epoch))
+      this.stop(new MigrationError('timeout', 'the source asks, and no GO came'));
     return value === 'owner' ? 'owner' : 'declined';
   }
 
@@ -432,19 +542,25 @@ class Destination extends MigrationEnd {
     const { code, message } = error;
     if (this.#saidReady) {
       this.#channel?.send({ type: 'decided', value: 'declined', reason: message });
+      // To a source that has not given it, and waits for READY or has gone on.
+      this.#channel?.send({ type: 'failed', code, reason: message });
       await this.#untilSourceKnows();
     } else {
       this.#over = true;
       this.#channel?.send({ type: 'failed', code, reason: message });
     }
     this.#owner = 'source';
+    await this.#giveUp(error);
+    return this.#report('failed', error.with({ phase, owner: 'source', guest: this.#guestAtSource() }));
+  }
+
+  async #giveUp(error?: MigrationError): Promise<void> {
     await tidy(this.environment, [
-      ...this.#disks.map((disk) => () => disk.queue.stop()),
+      ...this.#disks.map((disk) => () => disk.stop()),
       () => this.#memory?.stop() ?? Promise.resolve(),
       () => this.#vm?.discard() ?? Promise.resolve(),
       () => this.#closeChannel(error),
     ]);
-    return this.#report('failed', error.with({ phase, owner: 'source', guest: this.#guestAtSource() }));
   }
 
   /** Our claim of *owner* stands, though its call failed. */
@@ -496,10 +612,10 @@ class Destination extends MigrationEnd {
     const description = this.#prepare?.vm;
     const memoryBytes = description?.memory.reduce((sum, region) => sum + region.sizeBytes, 0) ?? 0;
     const applied = this.#appliedBytes();
-    const disks = this.#disks.map(({ disk, queue }) => ({
+    const disks = this.#disks.map(({ disk, doneBytes }) => ({
       name: disk.id,
       totalBytes: disk.sizeBytes,
-      doneBytes: Math.min(disk.sizeBytes, queue.appliedBytes),
+      doneBytes,
     }));
     const memory = {
       name: 'memory',
@@ -535,22 +651,31 @@ class Destination extends MigrationEnd {
       ...(error === undefined ? {} : { error }),
       totalMs: this.clock.elapsedMs,
       downtimeMs: this.#started ? this.#downtimeMs : 0,
+      switchoverAttempts: this.#final?.attempt ?? 0,
       phases: this.clock.durations,
       bytes: {
         memory: counts.memory,
         disk: counts.bulk,
+        unchanged: this.#final?.unchangedBytes ?? 0,
         mirror: counts.mirror,
         state: counts.state,
         wire: statistics?.wireBytes ?? 0,
       },
       rounds: 0,
       throttleMax: 0,
+      outages: this.outages,
       guestWrites: { mirrored: 0, setBack: 0 },
       guestWriteHoldMs: 0,
       roundTripMs: statistics?.roundTripMs ?? 0,
       ...(statistics === undefined ? {} : { link: statistics.link }),
     };
   }
+}
+
+/** Before READY nothing else may be said, nor of another attempt. */
+function inTurn(word: Word, attempt: number): MessageOf<'retreat'> {
+  if (word.type === 'retreat' && word.attempt === attempt) return word;
+  throw new MigrationError('protocol', `${word.type} out of turn`);
 }
 
 function endedBySource(reason: string): MigrationError {

@@ -1,7 +1,7 @@
 import { MigrationError, type Phase } from '../errors.ts';
 import type { CallOptions } from '../interfaces/content.ts';
 import type { Environment } from '../interfaces/environment.ts';
-import type { MigrationEvents, MigrationReport, Progress } from '../interfaces/migration.ts';
+import type { MigrationEvents, MigrationReport, Outage, Progress } from '../interfaces/migration.ts';
 import { createEmitter } from '../util/emitter.ts';
 import { abortError } from '../util/promises.ts';
 import { ProgressMeter, type ProgressSnapshot } from './progress-meter.ts';
@@ -23,6 +23,9 @@ export interface Migration {
   off<E extends keyof MigrationEvents>(event: E, listener: MigrationEvents[E]): this;
 }
 
+/** So many outages stand in a report. */
+const outagesMax = 256;
+
 /**
  * What both ends share: running once, events, phases, progress, and the one signal that ends everything before commit.
  */
@@ -31,6 +34,7 @@ export abstract class MigrationEnd implements Migration {
   protected readonly clock: RunClock;
   readonly #events = createEmitter<MigrationEvents>();
   readonly #stop = new AbortController();
+  readonly #outages: Outage[] = [];
   #started = false;
   #committed = false;
 
@@ -49,9 +53,16 @@ export abstract class MigrationEnd implements Migration {
     return this;
   }
 
-  async run({ signal }: CallOptions = {}): Promise<MigrationReport> {
-    if (this.#started)
-      throw new MigrationError('invalid-state', 'run() was called before; make a new migration');
+  run(options: CallOptions = {}): Promise<MigrationReport> {
+    return this.once(options, () => this.migrate());
+  }
+
+  /** Runs what this end is for; there is no second time, of whatever it may be. */
+  protected async once(
+    { signal }: CallOptions,
+    migrate: () => Promise<MigrationReport>,
+  ): Promise<MigrationReport> {
+    if (this.#started) throw new MigrationError('invalid-state', 'it was run before; make a new migration');
     this.#started = true;
     const onAbort = () => this.stop(abortError(signal as AbortSignal));
     if (signal?.aborted) onAbort();
@@ -63,7 +74,7 @@ export abstract class MigrationEnd implements Migration {
     );
     meter.start();
     try {
-      return Object.freeze(await this.migrate());
+      return Object.freeze(await migrate());
     } finally {
       meter.stop();
       signal?.removeEventListener('abort', onAbort);
@@ -88,6 +99,17 @@ export abstract class MigrationEnd implements Migration {
 
   protected get committed(): boolean {
     return this.#committed;
+  }
+
+  /** When the link was gone, and came back. */
+  protected get outages(): readonly Outage[] {
+    return this.#outages;
+  }
+
+  /** The link is there again. */
+  protected mended(outage: Outage): void {
+    if (this.#outages.length < outagesMax) this.#outages.push(outage);
+    this.emit('outage', outage);
   }
 
   protected emit<E extends keyof MigrationEvents>(event: E, ...args: Parameters<MigrationEvents[E]>): void {

@@ -1,5 +1,5 @@
 import { MigrationError } from '../errors.ts';
-import type { DiskMode, MigrationPolicy } from '../interfaces/migration.ts';
+import type { DiskMode, DiskSeed, MigrationPolicy } from '../interfaces/migration.ts';
 
 /** A policy with every default filled in. */
 export type ResolvedPolicy = Required<Omit<MigrationPolicy, 'connections' | 'rateBytesPerSecondMax'>> & {
@@ -25,6 +25,7 @@ const limits: Readonly<Record<NumberField, Limits>> = {
   connections: { default: undefined, min: 1, max: 256, integer: true },
   downtimeMsMax: { default: 300, min: 30, max: 60_000, integer: false },
   stunMsMax: { default: 10_000, min: 100, max: 600_000, integer: false },
+  switchoverAttemptsMax: { default: 3, min: 1, max: 100, integer: true },
   guestWriteHoldMsMax: { default: 0, min: 0, max: 10_000, integer: false },
   throttleMax: { default: 0.8, min: 0, max: 0.99, integer: false },
   roundsMax: { default: 200, min: 2, max: 100_000, integer: true },
@@ -32,10 +33,13 @@ const limits: Readonly<Record<NumberField, Limits>> = {
   windowBytesMax: { default: 256 << 20, min: 1 << 20, max: 4 * 1024 ** 3, integer: true },
   rateBytesPerSecondMax: { default: undefined, min: 65_536, max: 1e12, integer: false },
   connectMsMax: { default: 30_000, min: 100, max: 3_600_000, integer: false },
+  silenceMsMax: { default: 5000, min: 1000, max: 600_000, integer: true },
+  outageMsMax: { default: 600_000, min: 0, max: 86_400_000, integer: true },
   decideMsMax: { default: 30_000, min: 100, max: 3_600_000, integer: false },
 };
 
 const diskModes: readonly DiskMode[] = ['copy', 'shared', 'leave'];
+const seeds: readonly DiskSeed[] = ['none', 'compare'];
 
 /** Fills in defaults. Throws `invalid-argument` naming the first field that is out of its range, or unknown. */
 export function resolvePolicy(policy: MigrationPolicy = {}): ResolvedPolicy {
@@ -62,11 +66,15 @@ export function resolvePolicy(policy: MigrationPolicy = {}): ResolvedPolicy {
       );
     }
   }
+  const { seed = 'none' } = policy;
+  if (!seeds.includes(seed)) {
+    throw new MigrationError('invalid-argument', `policy.seed must be none or compare, not ${seed}`);
+  }
   for (const field of Object.keys(policy)) {
-    if (field !== 'disks' && !Object.hasOwn(limits, field)) {
+    if (field !== 'disks' && field !== 'seed' && !Object.hasOwn(limits, field)) {
       throw new MigrationError('invalid-argument', `policy.${field} is not a setting`);
     }
   }
   const unset = { connections: undefined, rateBytesPerSecondMax: undefined };
-  return { ...unset, ...resolved, disks: { ...policy.disks } } as unknown as ResolvedPolicy;
+  return { ...unset, ...resolved, seed, disks: { ...policy.disks } } as unknown as ResolvedPolicy;
 }

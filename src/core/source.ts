@@ -1,15 +1,11 @@
 /** The source's end of a migration: `migrate()` reads as the list of phases. */
 import type { Channel } from '../channel/channel.ts';
 import { connectChannel } from '../channel/connect.ts';
+import { CreditPool } from '../channel/credit-pool.ts';
 import type { SendStream } from '../channel/send-stream.ts';
-import {
-  asMigrationError,
-  errorCodes,
-  type GuestState,
-  MigrationError,
-  messageOf,
-  type Owner,
-} from '../errors.ts';
+import { secretOf, type Ticket } from '../channel/ticket.ts';
+import { asMigrationError, type GuestState, MigrationError, type Owner } from '../errors.ts';
+import type { CallOptions } from '../interfaces/content.ts';
 import type { Environment } from '../interfaces/environment.ts';
 import type { SourceVm, UnexpectedStop, VmDescription } from '../interfaces/hypervisor.ts';
 import type { DiskMode, MigrationPolicy, MigrationReport, Outcome } from '../interfaces/migration.ts';
@@ -17,25 +13,29 @@ import type { OwnershipRegister } from '../interfaces/register.ts';
 import type { Transport } from '../interfaces/transport.ts';
 import { nodeEnvironment } from '../util/node-environment.ts';
 import { raceAbort, throwIfAborted, withTimeout } from '../util/promises.ts';
-import { diskBytesMax } from '../wire/limits.ts';
 import {
   firstDiskStream,
   type MessageOf,
   type MessageType,
   memoryStream,
-  type StreamEnd,
   stateStream,
 } from '../wire/messages.ts';
+import { diskModes } from './disk-modes.ts';
 import { commit } from './handover/commit.ts';
 import { checkEpoch, highestEpoch, unsettledAttempt } from './handover/ownership.ts';
 import { MemorySender } from './memory/memory-sender.ts';
 import { PreCopy } from './memory/pre-copy.ts';
 import { type Migration, MigrationEnd } from './migration.ts';
+import { peerFailed } from './peer-failed.ts';
 import { type ResolvedPolicy, resolvePolicy } from './policy.ts';
 import type { ProgressSnapshot } from './progress-meter.ts';
+import { describe, guestStopped, leftBehind } from './source-errors.ts';
+import { type SourceParts, sourceFigures, sourceProgress } from './source-figures.ts';
 import { StateSender } from './state-sender.ts';
+import { BlockDigests } from './storage/block-digests.ts';
 import { DiskSender } from './storage/disk-sender.ts';
 import { MirrorBuffer } from './storage/mirror-buffer.ts';
+import { Switchover } from './switchover.ts';
 import { tidy } from './tidy.ts';
 
 /** What {@link createSource} needs. */
@@ -44,6 +44,8 @@ export interface SourceOptions {
   readonly vm: SourceVm;
   /** How to reach the destination; must be able to open connections. Stays the caller's to close. */
   readonly transport: Transport;
+  /** This migration's ticket, which the destination has too: {@link createTicket}. Default: none, and then neither end has to prove anything. */
+  readonly ticket?: Ticket | string | undefined;
   /** Where this end claims ownership. */
   readonly register: OwnershipRegister;
   /** How it is to go. Every setting has a default. */
@@ -52,6 +54,21 @@ export interface SourceOptions {
   readonly environment?: Environment;
 }
 
+/** The source's end of a migration. */
+export interface SourceMigration extends Migration {
+  /**
+   * As {@link Migration.run}, instead of it, up to READY: the VM is copied, its guest stunned, and the destination loads all of it. Then
+   * the guest runs on here, and everything is taken away at both ends; nothing is claimed in a register. The report's `downtimeMs` says for how
+   * long the guest would have stood still; its `outcome` is `rehearsed`, also at the destination, which need not know before.
+   */
+  rehearse(options?: CallOptions): Promise<MigrationReport>;
+}
+
+/**
+ * What all disks together may have of digests that are on their way, or wait for the bulk copy; each disk may have a mebibyte in any case, which stands for half a
+ * gibibyte of content.
+ */
+const digestBytesMax = 16 << 20;
 /** How long a seal that is under way is waited for before the guest is resumed. */
 const sealMsMax = 1000;
 
@@ -59,19 +76,20 @@ const sealMsMax = 1000;
 const underWay = new WeakSet<SourceVm>();
 
 /**
- * The source's end of one migration. Throws `invalid-argument` for a policy out of its ranges, and `unsupported` for a VM or a transport that
+ * The source's end of one migration. Throws `invalid-argument` for a policy out of its ranges or a ticket that is none, and `unsupported` for a VM or a transport that
  * cannot do what this needs; nothing has been touched then.
  *
  * Whatever fails before commit leaves the guest running at the source, its taps removed and its throttle off. After commit the
  * destination decides who owns it.
  */
-export function createSource(options: SourceOptions): Migration {
+export function createSource(options: SourceOptions): SourceMigration {
   return new Source(options);
 }
 
-class Source extends MigrationEnd {
+class Source extends MigrationEnd implements SourceMigration {
   readonly #vm: SourceVm;
   readonly #transport: Transport;
+  readonly #secret: Uint8Array;
   readonly #register: OwnershipRegister;
   readonly #policy: ResolvedPolicy;
   readonly #description: VmDescription;
@@ -85,9 +103,11 @@ class Source extends MigrationEnd {
   #state: StateSender | undefined;
   #preCopy: PreCopy | undefined;
   #epoch = 0;
-  #wasRunning = true;
+  /** The last one. */
+  #switchover: Switchover | undefined;
   /** How the guest was stopped, if it was: also when something else had ended the migration by then. */
   #stopKind: UnexpectedStop['kind'] | undefined;
+  /** Since when the guest is stunned, if it is. */
   #stunStartMs: number | undefined;
   #sealing: Promise<void> | undefined;
   #downtimeMs = 0;
@@ -98,6 +118,7 @@ class Source extends MigrationEnd {
     super(options.environment ?? nodeEnvironment);
     this.#vm = options.vm;
     this.#transport = options.transport;
+    this.#secret = secretOf(options.ticket);
     this.#register = options.register;
     this.#policy = resolvePolicy(options.policy);
     if (!this.#transport.capabilities.open) {
@@ -114,7 +135,36 @@ class Source extends MigrationEnd {
     );
   }
 
-  protected async migrate(): Promise<MigrationReport> {
+  rehearse(options: CallOptions = {}): Promise<MigrationReport> {
+    return this.once(options, () => this.#rehearse());
+  }
+
+  protected migrate(): Promise<MigrationReport> {
+    return this.#alone(async () => {
+      await this.#untilReady(true);
+      await this.#handover();
+      const problems = await this.#release();
+      return this.#report('completed', 'destination', leftBehind(problems));
+    });
+  }
+
+  #rehearse(): Promise<MigrationReport> {
+    return this.#alone(async () => {
+      await this.#untilReady(false);
+      return this.#endRehearsal();
+    });
+  }
+
+  async #untilReady(gives: boolean): Promise<void> {
+    await this.#connect();
+    await this.#prepare();
+    await this.#copyDisks();
+    do await this.#copyMemory();
+    while (!(await this.#switchOver(gives)));
+  }
+
+  /** One migration of a VM at a time; and whatever it throws, the VM is where the report says that it is. */
+  async #alone(migrate: () => Promise<MigrationReport>): Promise<MigrationReport> {
     if (underWay.has(this.#vm)) {
       const error = new MigrationError('invalid-state', 'another migration of this VM is under way');
       return this.#report('failed', 'source', error);
@@ -125,15 +175,7 @@ class Source extends MigrationEnd {
       this.stop(guestStopped(stop));
     });
     try {
-      await this.#connect();
-      await this.#prepare();
-      await this.#copyDisks();
-      await this.#copyMemory();
-      await this.#stun();
-      await this.#verify();
-      await this.#handover();
-      const problems = await this.#release();
-      return this.#report('completed', 'destination', leftBehind(problems));
+      return await migrate();
     } catch (error) {
       return await this.#failed(asMigrationError(error, 'internal'));
     } finally {
@@ -148,6 +190,7 @@ class Source extends MigrationEnd {
     const channel = await connectChannel({
       transport: this.#transport,
       vmId: this.#description.vmId,
+      secret: this.#secret,
       environment: this.environment,
       connections: this.#policy.connections,
       windowBytesMax: this.#policy.windowBytesMax,
@@ -163,6 +206,21 @@ class Source extends MigrationEnd {
       ({ code, reason }) => this.stop(peerFailed(code, reason)),
       () => {},
     );
+    channel.outlast({
+      silenceMsMax: this.#policy.silenceMsMax,
+      outageMsMax: this.#policy.outageMsMax,
+      onCut: () => this.#linkGone(),
+      onMended: (outage) => {
+        this.#buffer.holds(true);
+        this.mended(outage);
+      },
+    });
+  }
+
+  /** Nothing can be sent, so there is nothing for the guest to wait for. */
+  #linkGone(): void {
+    this.#buffer.holds(false);
+    this.#preCopy?.releaseThrottle().catch((error) => this.stop(asMigrationError(error, 'hypervisor')));
   }
 
   async #prepare(): Promise<void> {
@@ -184,9 +242,12 @@ class Source extends MigrationEnd {
       type: 'prepare',
       vm: this.#description,
       disks: Object.fromEntries(this.#modes),
+      seed: this.#policy.seed,
       highest,
       digestKey: this.#digestKey,
       decideMsMax: this.#policy.decideMsMax,
+      silenceMsMax: this.#policy.silenceMsMax,
+      outageMsMax: this.#policy.outageMsMax,
     });
     const prepared = await withTimeout(
       this.environment,
@@ -199,6 +260,7 @@ class Source extends MigrationEnd {
     }
     checkEpoch(prepared.epoch, claims);
     this.#epoch = prepared.epoch;
+    this.#takeDigests(channel);
   }
 
   #openStreams(channel: Channel): void {
@@ -215,10 +277,27 @@ class Source extends MigrationEnd {
           disk,
           stream: channel.openSend(firstDiskStream + index, this.#digestKey),
           buffer: this.#buffer,
+          digests:
+            this.#policy.seed === 'compare'
+              ? new BlockDigests(disk.sizeBytes, (error) => this.stop(error))
+              : undefined,
           signal: this.signal,
           failed: (error) => this.stop(error),
         }),
       );
+    }
+  }
+
+  /** Lets the destination say what is on its disks: not before it can, which its answer says. */
+  #takeDigests(channel: Channel): void {
+    const credit = new CreditPool({
+      totalBytes: digestBytesMax,
+      streams: this.#disks.length,
+      now: () => this.environment.now(),
+      roundTripMs: () => channel.roundTripMs,
+    });
+    for (const { digests, stream } of this.#disks) {
+      digests?.attach(channel.openReceive(stream.id, this.#digestKey, credit.open(), digests.arrived));
     }
   }
 
@@ -238,7 +317,7 @@ class Source extends MigrationEnd {
     const channel = this.#live();
     const memory = this.#memory;
     if (memory === undefined) throw new MigrationError('internal', 'memory is copied before it was prepared');
-    this.#preCopy = new PreCopy({
+    this.#preCopy ??= new PreCopy({
       vm: this.#vm,
       memory,
       channel,
@@ -263,89 +342,89 @@ class Source extends MigrationEnd {
     return flushed.durationMs;
   }
 
-  /** Pauses the guest and sends what is left: the last pages, the mirror's rest, the device state, and FINAL. All in one flight. */
-  async #stun(): Promise<void> {
+  /** From the stun to READY, and the seal. False if that failed, and the guest runs on: then it is memory's turn again. */
+  async #switchOver(gives: boolean): Promise<boolean> {
     this.#enterBoth('stun');
-    const channel = this.#live();
     // A limit is for the sake of others; from here on every moment is the guest's.
-    channel.endPacing();
-    this.#wasRunning = this.#vm.runState() === 'running';
-    this.#stunStartMs = this.environment.now();
-    await this.#withinStun(async () => {
-      await this.#vm.stun({ signal: this.signal });
-      const disks = Promise.all(this.#disks.map((disk) => disk.finish()));
-      disks.catch((error) => this.stop(asMigrationError(error, 'tap-gap')));
-      await this.#sendLastRoundsAndState();
-      await disks;
-      channel.send({
-        type: 'final',
-        streams: this.#streamEnds(),
-        stateBytes: this.#state?.bytes ?? 0,
-        run: this.#wasRunning,
-      });
-    });
-  }
-
-  /** Saving state can dirty memory, so rounds go on until one that began after the state was complete is empty. */
-  async #sendLastRoundsAndState(): Promise<void> {
-    const options = { signal: this.signal };
-    let saved = false;
-    const saving = (async () => {
-      await this.#state?.send(this.#vm.saveDeviceState(options));
-      saved = true;
-    })();
-    saving.catch((error) => this.stop(asMigrationError(error, 'device-state')));
-    for (;;) {
-      const complete = saved;
-      const bytes = (await this.#memory?.sendRound(options)) ?? 0;
-      if (bytes > 0) continue;
-      if (complete) return;
-      await saving;
-    }
-  }
-
-  #streamEnds(): StreamEnd[] {
-    const streams = [this.#state?.stream, this.#memoryStream, ...this.#disks.map((disk) => disk.stream)];
-    return streams.flatMap((stream) =>
-      stream === undefined ? [] : [{ stream: stream.id, last: stream.last, digest: stream.digest }],
-    );
-  }
-
-  /** The destination has applied, checked, flushed and loaded all of it. */
-  async #verify(): Promise<void> {
-    this.#enterBoth('verify');
-    await this.#withinStun(() => this.#take('ready'));
-  }
-
-  /** From stun to READY there is a limit; past it the source takes back. */
-  async #withinStun<T>(work: () => Promise<T>): Promise<T> {
-    const { stunMsMax } = this.#policy;
-    const elapsedMs = this.environment.now() - (this.#stunStartMs ?? 0);
-    const cancel = this.environment.setTimer(Math.max(0, stunMsMax - elapsedMs), () => {
-      this.stop(new MigrationError('stun-timeout', `from stun to READY took more than ${stunMsMax} ms`));
-    });
+    this.#live().endPacing();
+    const switchover = this.#nextSwitchover();
     try {
-      const result = await work();
-      throwIfAborted(this.signal);
-      return result;
-    } finally {
-      cancel();
+      await switchover.stun();
+      this.#enterBoth('verify');
+      await switchover.verify();
+      if (gives) await this.#seal(switchover);
+      return true;
+    } catch (error) {
+      await this.#retreat(switchover, asMigrationError(error, 'internal'));
+      return false;
     }
   }
 
-  /** Seals the VM, gives it, and waits for what the destination decides. */
-  async #handover(): Promise<void> {
-    this.#enterBoth('handover');
-    await this.#withinStun(() => {
-      this.#sealing = this.#vm.seal();
-      return raceAbort(this.#sealing, this.signal);
+  #nextSwitchover(): Switchover {
+    const [state, memory, stream] = [this.#state, this.#memory, this.#memoryStream];
+    if (state === undefined || memory === undefined || stream === undefined) {
+      throw new MigrationError('internal', 'the guest is stunned before the streams were opened');
+    }
+    this.#switchover = new Switchover({
+      attempt: (this.#switchover?.attempt ?? 0) + 1,
+      vm: this.#vm,
+      state,
+      memory,
+      disks: this.#disks,
+      streams: [state.stream, stream, ...this.#disks.map((disk) => disk.stream)],
+      channel: this.#live(),
+      environment: this.environment,
+      stunMsMax: this.#policy.stunMsMax,
+      signal: this.signal,
     });
+    this.#stunStartMs = this.#switchover.startMs;
+    return this.#switchover;
+  }
+
+  /** The guest runs on, and the migration with it, as before the stun. Throws what ends the migration, if this does. */
+  async #retreat(switchover: Switchover, error: MigrationError): Promise<void> {
+    const { attempt, startMs } = switchover;
+    throwIfAborted(this.signal);
+    if (attempt >= this.#policy.switchoverAttemptsMax) throw error;
+    if (!(await switchover.mayBeFollowed(error))) throw error;
+    throwIfAborted(this.signal);
+    // The data first: what the guest writes from its first moment on is seen.
+    for (const disk of this.#disks) disk.goOn();
+    const problems = await tidy(this.environment, [() => this.#vm.resume()]);
+    if (problems.length > 0) throw error;
+    this.#stunStartMs = undefined;
+    this.#downtimeMs = this.environment.now() - startMs;
+    const channel = this.#live();
+    const { code, message } = error;
+    const stateLast = this.#state?.stream.last ?? 0;
+    channel.send({ type: 'retreat', attempt, stateLast, code, reason: message });
+    this.#state?.startOver();
+    channel.beginPacing();
+    const where = { phase: this.clock.phase, owner: 'source', guest: this.#guestNow([]) } as const;
+    this.emit('retreat', { attempt, error: error.with(where), stunnedMs: this.#downtimeMs });
+    await this.#preCopy?.releaseThrottle();
+  }
+
+  /** From here on nothing but our own word runs the guest. While the link is gone it is not given. */
+  async #seal(switchover: Switchover): Promise<void> {
+    this.#enterBoth('handover');
+    await switchover.within(() => {
+      this.#sealing = this.#vm.seal();
+      return this.#sealing;
+    });
+    if (this.#live().isCut)
+      throw new MigrationError('connection-lost', 'the link is gone, and the VM was not given');
+  }
+
+  /** Gives the VM, and waits for what the destination decides. */
+  async #handover(): Promise<void> {
     // This is the last moment at which an abort, a stopped guest or a lost link counts.
     const channel = this.#live();
     this.commit();
     await commit({
       channel,
       transport: this.#transport,
+      secret: this.#secret,
       environment: this.environment,
       register: this.#register,
       vmId: this.#description.vmId,
@@ -354,6 +433,23 @@ class Source extends MigrationEnd {
     });
     this.#gone = true;
     this.#downtimeMs = this.environment.now() - (this.#stunStartMs ?? 0) - channel.statistics.roundTripMs / 2;
+  }
+
+  /** All is known that was to be: the guest runs on here, as if nothing had been. */
+  async #endRehearsal(): Promise<MigrationReport> {
+    const { phase } = this.clock;
+    const channel = this.#live();
+    this.#downtimeMs = this.environment.now() - (this.#stunStartMs ?? 0) + channel.statistics.roundTripMs / 2;
+    channel.send({ type: 'rehearsed' });
+    const over = new MigrationError('invalid-state', 'the rehearsal is over');
+    const problems = await this.#restoreSource(over);
+    if (problems.length === 0) return this.#report('rehearsed', 'source');
+    const error = new MigrationError('hypervisor', 'the rehearsal went well');
+    return this.#report(
+      'failed',
+      'source',
+      describe(error, problems, { phase, guest: this.#guestNow(problems) }),
+    );
   }
 
   /** The destination runs it: let go of everything here. Resolves to what could not be let go of. */
@@ -444,7 +540,7 @@ class Source extends MigrationEnd {
 
   #guestNow(problems: readonly unknown[]): GuestState {
     if (this.#stopKind === 'gone' || this.#stopKind === 'shutdown') return 'lost';
-    if (!this.#wasRunning || this.#stopKind === 'paused') return 'paused';
+    if (this.#switchover?.wasRunning === false || this.#stopKind === 'paused') return 'paused';
     if (problems.length > 0) return 'unknown';
     return this.#vm.runState() === 'running' ? 'running' : 'paused';
   }
@@ -477,35 +573,25 @@ class Source extends MigrationEnd {
     this.#channel?.send({ type: 'phase', phase });
   }
 
-  protected snapshot(): ProgressSnapshot {
-    const disks = this.#disks.map(({ disk, doneBytes }) => ({
-      name: disk.id,
-      totalBytes: disk.sizeBytes,
-      doneBytes,
-    }));
-    const totalBytes = this.#vm.memory.regions.reduce((sum, region) => sum + region.sizeBytes, 0);
-    const doneBytes = Math.min(totalBytes, this.#memory?.offeredBytes ?? 0);
+  get #parts(): SourceParts {
     return {
-      phase: this.clock.phase,
-      elapsedMs: this.clock.elapsedMs,
-      transferredBytes: this.#transferredBytes(),
-      streams: [...disks, { name: 'memory', totalBytes, doneBytes }],
-      rounds: this.#memory?.rounds ?? 0,
-      throttle: this.#preCopy?.throttle ?? 0,
-      ...(this.#channel === undefined ? {} : { link: this.#channel.statistics.link }),
+      source: this.#vm.memory,
+      disks: this.#disks,
+      memory: this.#memory,
+      state: this.#state,
+      preCopy: this.#preCopy,
+      buffer: this.#buffer,
+      channel: this.#channel,
     };
   }
 
-  #transferredBytes(): number {
-    const disks = this.#disks.reduce((sum, disk) => sum + disk.bulkBytes + disk.mirrorBytes, 0);
-    return disks + (this.#memory?.contentBytes ?? 0) + (this.#state?.bytes ?? 0);
+  protected snapshot(): ProgressSnapshot {
+    const { phase, elapsedMs } = this.clock;
+    return { phase, elapsedMs, ...sourceProgress(this.#parts) };
   }
 
   #report(outcome: Outcome, owner: Owner, error?: MigrationError): MigrationReport {
     this.clock.enter('done');
-    const statistics = this.#channel?.statistics;
-    const sum = (of: (disk: DiskSender) => number) =>
-      this.#disks.reduce((total, disk) => total + of(disk), 0);
     return {
       role: 'source',
       vmId: this.#description.vmId,
@@ -515,87 +601,10 @@ class Source extends MigrationEnd {
       ...(error === undefined ? {} : { error }),
       totalMs: this.clock.elapsedMs,
       downtimeMs: Math.max(0, this.#downtimeMs),
+      switchoverAttempts: this.#switchover?.attempt ?? 0,
       phases: this.clock.durations,
-      bytes: {
-        memory: this.#memory?.contentBytes ?? 0,
-        disk: sum((disk) => disk.bulkBytes),
-        mirror: sum((disk) => disk.mirrorBytes),
-        state: this.#state?.bytes ?? 0,
-        wire: statistics?.wireBytes ?? 0,
-      },
-      rounds: this.#memory?.rounds ?? 0,
-      throttleMax: this.#preCopy?.throttleMax ?? 0,
-      guestWrites: {
-        mirrored: sum((disk) => disk.guestWrites.mirrored),
-        setBack: sum((disk) => disk.guestWrites.setBack),
-      },
-      guestWriteHoldMs: this.#buffer.longestHoldMs,
-      roundTripMs: statistics?.roundTripMs ?? 0,
-      ...(statistics === undefined ? {} : { link: statistics.link }),
+      outages: this.outages,
+      ...sourceFigures(this.#parts),
     };
   }
-}
-
-/** What happens to each of the VM's disks. Throws `invalid-argument` for one that it does not have, `unsupported` for one that cannot be copied. */
-function diskModes(vm: SourceVm, policy: ResolvedPolicy): ReadonlyMap<string, DiskMode> {
-  const wanted = new Map(Object.entries(policy.disks));
-  for (const id of wanted.keys()) {
-    if (!vm.disks.some((disk) => disk.id === id)) {
-      throw new MigrationError('invalid-argument', `policy.disks names ${id}, which the VM does not have`);
-    }
-  }
-  const modes = new Map<string, DiskMode>();
-  for (const disk of vm.disks) {
-    const mode = wanted.get(disk.id) ?? (disk.readOnly ? 'shared' : 'copy');
-    if (mode === 'copy' && !disk.readOnly && disk.tapCapability !== 'ordered') {
-      throw new MigrationError(
-        'unsupported',
-        `the writes of disk ${disk.id} cannot be seen in order, so it cannot be copied`,
-      );
-    }
-    if (mode === 'copy' && disk.sizeBytes > diskBytesMax) {
-      throw new MigrationError('unsupported', `disk ${disk.id} is larger than ${diskBytesMax} bytes`);
-    }
-    modes.set(disk.id, mode);
-  }
-  return modes;
-}
-
-function guestStopped(stop: UnexpectedStop): MigrationError {
-  const code = stop.kind === 'gone' ? 'hypervisor' : 'guest-stopped';
-  return new MigrationError(code, stop.reason, { guest: stop.kind === 'paused' ? 'paused' : 'lost' });
-}
-
-function peerFailed(code: string, reason: string): MigrationError {
-  const known = errorCodes.find((candidate) => candidate === code);
-  return new MigrationError(known ?? 'peer-failed', `the destination failed: ${reason}`);
-}
-
-/** What a migration that completed could not let go of at the source, if anything. */
-function leftBehind(problems: readonly unknown[]): MigrationError | undefined {
-  if (problems.length === 0) return undefined;
-  return new MigrationError('hypervisor', `the source could not be let go of: ${messages(problems)}`, {
-    phase: 'release',
-    owner: 'destination',
-    guest: 'running',
-    cause: problems[0],
-  });
-}
-
-function messages(problems: readonly unknown[]): string {
-  return problems.map(messageOf).join('; ');
-}
-
-/** The error as the caller gets it: with where things stand, and with what could not be put right. */
-function describe(
-  error: MigrationError,
-  problems: readonly unknown[],
-  details: { readonly phase: MigrationError['phase']; readonly guest: GuestState },
-): MigrationError {
-  const message = problems.length === 0 ? error.message : `${error.message}; and then: ${messages(problems)}`;
-  return new MigrationError(error.code, message, {
-    ...details,
-    owner: 'source',
-    cause: error.cause ?? problems[0],
-  });
 }

@@ -5,13 +5,22 @@ import { Signalled } from '../util/promises.ts';
 import { deviceStateBytesMax, deviceStatePiecesMax, itemContentBytesMax } from '../wire/limits.ts';
 import { fits } from '../wire/messages.ts';
 
+interface Piece {
+  /** Of the item that brought it. */
+  readonly number: number;
+  readonly length: number;
+  readonly content: Chunks;
+}
+
 /** Collects the device state, whose pieces arrive in any order. It is held in memory until it is loaded. */
 export class StateReceiver {
-  readonly #pieces = new Map<number, { readonly length: number; readonly content: Chunks }>();
+  readonly #pieces = new Map<number, Piece>();
   readonly #failed: (error: MigrationError) => void;
   readonly #changed = new Signalled();
   #stream: ReceiveStream | undefined;
   #bytes = 0;
+  /** Pieces up to this number are of a state that came to nothing. */
+  #forgotten = 0;
 
   constructor(failed: (error: MigrationError) => void) {
     this.#failed = failed;
@@ -24,7 +33,23 @@ export class StateReceiver {
 
   /** Takes a piece that has arrived. */
   readonly arrived = (item: ReceivedItem): void => {
-    for (const { offset, length, content } of item.ranges) {
+    if (item.number > this.#forgotten) this.#take(item);
+    this.#stream?.applied(item);
+    this.#changed.notify();
+  };
+
+  /** Drops every piece up to that number, also those that are still to come: another state follows. */
+  forget(last: number): void {
+    this.#forgotten = last;
+    for (const [offset, { number, length }] of this.#pieces) {
+      if (number > last) continue;
+      this.#pieces.delete(offset);
+      this.#bytes -= length;
+    }
+  }
+
+  #take({ number, ranges }: ReceivedItem): void {
+    for (const { offset, length, content } of ranges) {
       const bad = content === 'zero' || length > itemContentBytesMax || this.#pieces.has(offset);
       // All together too, for what overlaps is held as often as it came.
       const tooMuch = this.#bytes + length > deviceStateBytesMax || this.#pieces.size >= deviceStatePiecesMax;
@@ -32,12 +57,10 @@ export class StateReceiver {
         this.#failed(new MigrationError('protocol', 'a piece of device state makes no sense'));
         return;
       }
-      this.#pieces.set(offset, { length, content });
+      this.#pieces.set(offset, { number, length, content });
       this.#bytes += length;
     }
-    this.#stream?.applied(item);
-    this.#changed.notify();
-  };
+  }
 
   /** Resolves when every piece up to number `last` has arrived. Throws `protocol` if they are not `bytes` in all. */
   async complete(last: number, bytes: number): Promise<void> {

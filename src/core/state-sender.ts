@@ -1,5 +1,7 @@
 import type { SendStream } from '../channel/send-stream.ts';
 import { MigrationError } from '../errors.ts';
+import type { CallOptions } from '../interfaces/content.ts';
+import { raceAbort } from '../util/promises.ts';
 import { deviceStateBytesMax, itemContentBytesMax } from '../wire/limits.ts';
 
 /** Less than this waits for more of the state, so that a hypervisor that writes it bit by bit does not make a million pieces. */
@@ -9,6 +11,7 @@ const pieceBytesMin = 64 << 10;
 export class StateSender {
   readonly stream: SendStream;
   #bytes = 0;
+  #sentBytes = 0;
   #piece: Uint8Array[] = [];
   #pieceBytes = 0;
 
@@ -16,13 +19,25 @@ export class StateSender {
     this.stream = stream;
   }
 
-  /** Bytes sent so far. */
+  /** How long the state is, as far as it was sent. */
   get bytes(): number {
     return this.#bytes;
   }
 
+  /** Bytes sent so far, those of states that came to nothing included. */
+  get sentBytes(): number {
+    return this.#sentBytes;
+  }
+
+  /** The state that was sent, or a part of it, is of no use: another one follows. Not while {@link StateSender.send} is under way. */
+  startOver(): void {
+    this.#bytes = 0;
+    this.#piece = [];
+    this.#pieceBytes = 0;
+  }
+
   /** Resolves when all of the state is queued. Rejects with `device-state` if it is larger than the protocol takes (1 GiB). */
-  async send(state: AsyncIterable<Uint8Array>): Promise<void> {
+  async send(state: AsyncIterable<Uint8Array>, { signal }: CallOptions = {}): Promise<void> {
     for await (const chunk of state) {
       if (this.#bytes + this.#pieceBytes + chunk.byteLength > deviceStateBytesMax) {
         throw new MigrationError(
@@ -35,17 +50,18 @@ export class StateSender {
         this.#piece.push(part);
         this.#pieceBytes += part.byteLength;
         at += part.byteLength;
-        if (this.#pieceBytes >= pieceBytesMin) await this.#push();
+        if (this.#pieceBytes >= pieceBytesMin) await this.#push(signal);
       }
     }
-    if (this.#pieceBytes > 0) await this.#push();
+    if (this.#pieceBytes > 0) await this.#push(signal);
   }
 
-  async #push(): Promise<void> {
-    await this.stream.room();
+  async #push(signal: AbortSignal | undefined): Promise<void> {
+    await raceAbort(this.stream.room(), signal);
     const range = { space: 0, offset: this.#bytes, length: this.#pieceBytes, content: this.#piece };
     this.stream.push('memory', [range], () => {});
     this.#bytes += this.#pieceBytes;
+    this.#sentBytes += this.#pieceBytes;
     this.#piece = [];
     this.#pieceBytes = 0;
   }

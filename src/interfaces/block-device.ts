@@ -34,7 +34,11 @@ export interface ReadableDisk {
   flush(options?: CallOptions): Promise<void>;
 }
 
-/** A disk that the engine fills at the destination, while no guest runs on it. */
+/**
+ * A disk that the engine fills at the destination, while no guest runs on it. What it holds at first may be anything. With the policy's `seed: 'compare'`
+ * the engine reads it, also beside writes to the very range (what comes of that counts for nothing), and leaves in place what is as it should
+ * be; a disk that can be written only rejects {@link ReadableDisk.read} with `unsupported`, and is written all over. A flush covers what was there before, too.
+ */
 export interface BlockDevice extends ReadableDisk {
   /**
    * Writes the chunks one after the other from `offset`. Writes that overlap are never in flight together (the engine
@@ -80,7 +84,8 @@ export interface TapHandler {
 export interface Tap {
   /**
    * With the guest stunned: resolves once every write since the tap was set has been handed to the handler, and rejects
-   * with `tap-gap` if one may be missing. The tap stays until {@link Tap.remove}.
+   * with `tap-gap` if one may be missing. The tap stays until {@link Tap.remove}: a guest that is resumed goes on writing through
+   * it, from its first write on, and when it is stunned again the tap can be finished again.
    */
   finish(options?: CallOptions): Promise<void>;
   /**

@@ -81,7 +81,8 @@ export interface SourceVm {
 
   /**
    * Pauses the guest: on success its CPUs are stopped, its devices quiesced, its I/O finished, and every disk write of it
-   * has reached the tap's handler. On failure the guest runs (if it ran before). A guest that was paused from the start stays so.
+   * has reached the tap's handler. On failure the guest runs (if it ran before). A guest that was paused from the start stays so. May be
+   * called again once the guest was resumed.
    */
   stun(options?: CallOptions): Promise<void>;
 
@@ -99,7 +100,9 @@ export interface SourceVm {
 
   /**
    * Runs the guest on at the source (unless it was paused from the start), from any state but `released`, also half-way through a failed
-   * `stun()` or `saveDeviceState()`, while a `seal()` that was given up has not settled (which must then not seal any more), and after the
+   * `stun()` or `saveDeviceState()`. Every tap that is set sees what the guest writes from then on. After it the migration may go on: with
+   * a round, in which come all pages dirtied since the last one that was read to its end began, or, should the feed have ended with the
+   * stun, all pages; and with another `stun()`. May be called while a `seal()` that was given up has not settled (which must then not seal any more), and after the
    * process that stunned it died. Idempotent. Rejects with `hypervisor`.
    */
   resume(): Promise<void>;
@@ -114,8 +117,24 @@ export interface SourceVm {
   detach(): Promise<void>;
 }
 
-/** A VM at the destination that has been prepared and waits, paused, for its content. */
+/** What a {@link DestinationVm} can do beyond what every one must. */
+export interface DestinationVmCapabilities {
+  /** {@link DestinationVm.refill} works. If false the engine never calls it, and a switchover that failed once the state was being loaded ends the migration. */
+  readonly refill: boolean;
+}
+
+/**
+ * A VM at the destination that has been prepared and waits, paused, for its content.
+ *
+ * ```
+ * prepared ──loadDeviceState()──► loaded ──start()──► started
+ *    ▲                              │
+ *    └──────────refill()────────────┘
+ * ```
+ */
 export interface DestinationVm {
+  /** What it can do beyond what every one must. */
+  readonly capabilities: DestinationVmCapabilities;
   /** Its memory, to be filled. */
   readonly memory: MemorySink;
   /** Its disks, to be filled. */
@@ -123,9 +142,17 @@ export interface DestinationVm {
 
   /**
    * Loads the device state. All memory and all disk content has been written and flushed before; nothing is written
-   * after. Called once. Rejects with `device-state`; then only {@link DestinationVm.discard} may follow.
+   * after, unless {@link DestinationVm.refill} is called. Called once, and once more after each of those. Rejects with `device-state`; then
+   * only {@link DestinationVm.refill} or {@link DestinationVm.discard} may follow.
    */
   loadDeviceState(state: Chunks, options?: CallOptions): Promise<void>;
+
+  /**
+   * The source's guest runs on: forgets the device state that was loaded, in whole or in part, or failed to be, and goes back to where
+   * memory and disks can be written; they hold what was written to them before, and nothing that loading put there. Called when
+   * `loadDeviceState()` has settled, never after `start()`. Rejects with `unsupported` without the capability, else with `hypervisor`.
+   */
+  refill(): Promise<void>;
 
   /**
    * Runs the guest (or, with `run: false`, takes possession but leaves it paused), and announces it on its network. Called once, after the

@@ -3,22 +3,33 @@ import type { MigrationError, Owner, Phase } from '../errors.ts';
 /** What happens to a disk. `copy`: it moves. `shared`: both hosts reach the same one. `leave`: it stays and is not there at the destination. */
 export type DiskMode = 'copy' | 'shared' | 'leave';
 
+/**
+ * Whether what the destination's disks hold already is used. `none`: all of a disk is sent. `compare`: the destination reads its disks and says, by
+ * digest, what is on them; only what differs is sent.
+ */
+export type DiskSeed = 'none' | 'compare';
+
 /** How a migration is to go. Everything has a default; units are in the names. */
 export interface MigrationPolicy {
-  /** Connections for data, beside one for control: 1 to 256. Default: 4 to 16 at first, by the round trip, and then, up to 64, as many as carry more than fewer would. */
+  /** Connections for data, beside one for control: 1 to 256. Default: 4 to 16 at first, by the round trip, and then, up to 256, as many as carry more than fewer would. */
   readonly connections?: number;
   /**
    * The downtime to aim for: 30 (loading the state takes 20 of them) to 60,000. Switchover waits until the rest is expected to fit. Default
    * 300, and the handover's 1.5 round trips come on top.
    */
   readonly downtimeMsMax?: number;
-  /** The longest from stun to READY before the source takes back: 100 to 600,000. Default 10,000. */
+  /** The longest from stun to READY before the source takes back, and its guest runs on: 100 to 600,000. Default 10,000. */
   readonly stunMsMax?: number;
+  /**
+   * How often the guest is stunned at most: 1 to 100. Default 3. A switchover that fails (it takes longer than `stunMsMax`, the state cannot
+   * be saved or loaded) ends with the guest running at the source, and memory is copied in rounds again; the last one ends the migration.
+   */
+  readonly switchoverAttemptsMax?: number;
   /** How long a guest's write may be held for the mirror: 0 (never) to 10,000. Default 0. */
   readonly guestWriteHoldMsMax?: number;
   /** The hardest throttle: 0 (never) to 0.99. Default 0.8. */
   readonly throttleMax?: number;
-  /** Memory rounds at most before the policy ends (`not-converging`): 2 to 100,000. Default 200. */
+  /** Memory rounds at most before each switchover, or the policy ends (`not-converging`): 2 to 100,000. Default 200. */
   readonly roundsMax?: number;
   /** Guest writes that wait for the link, in bytes, all disks together: 1 MiB to 4 GiB. Default 64 MiB. When it is full, extents are copied again later. */
   readonly mirrorBufferBytesMax?: number;
@@ -28,6 +39,16 @@ export interface MigrationPolicy {
   readonly rateBytesPerSecondMax?: number;
   /** How long connecting and preparing may take, each: 100 to 3,600,000. Default 30,000. */
   readonly connectMsMax?: number;
+  /**
+   * How long nothing may be heard of the other end, in ms, until its connections are taken for lost: 1,000 to 600,000. Both ends ask for an answer
+   * four times a second. Default 5,000.
+   */
+  readonly silenceMsMax?: number;
+  /**
+   * How long the link may be gone before commit, in ms, until the migration fails (`connection-lost`): 0 (it fails at once) to 86,400,000. The guest
+   * runs on meanwhile, neither held nor throttled. Default 600,000, ten minutes. A connection that is lost alone is replaced, whatever this says.
+   */
+  readonly outageMsMax?: number;
   /** After commit, how long to ask for the destination's decision: 100 to 3,600,000. Default 30,000. */
   readonly decideMsMax?: number;
   /**
@@ -35,6 +56,12 @@ export interface MigrationPolicy {
    * destination already, as an installation medium's is.
    */
   readonly disks?: Readonly<Record<string, DiskMode>>;
+  /**
+   * For all disks that are copied. Default `none`. `compare` is for a migration that is started again after it failed or was cancelled, for a golden image and for an
+   * old replica: disks at the destination may hold anything, and none of it is believed unread. It takes a read of all that is on them there; a disk, or
+   * a part of it, that cannot be read is sent.
+   */
+  readonly seed?: DiskSeed;
 }
 
 /** How far one stream has come. */
@@ -101,6 +128,14 @@ export interface Progress {
   readonly link?: LinkStatistics;
 }
 
+/** The link was gone, and came back: an `outage` event, and a part of the report. */
+export interface Outage {
+  /** From when the peer was heard last until both ends knew again what the other has, in ms. */
+  readonly durationMs: number;
+  /** What had been sent and not received, and so was sent again, in bytes. At the destination 0, or next to it: it sends little. */
+  readonly resentBytes: number;
+}
+
 /** A `round` event: one pass over dirty memory is over. */
 export interface RoundStatistics {
   /** 1 is the first pass, over all memory. */
@@ -115,8 +150,18 @@ export interface RoundStatistics {
   readonly throttle: number;
 }
 
-/** How a migration ended. */
-export type Outcome = 'completed' | 'failed' | 'undecided';
+/** A `retreat` event: a switchover failed, and the guest runs on at the source. */
+export interface Retreat {
+  /** Which one, 1 and up. */
+  readonly attempt: number;
+  /** Why. */
+  readonly error: MigrationError;
+  /** How long the guest stood still; at the destination from FINAL's arrival until the word of it came, 0 if there was none. */
+  readonly stunnedMs: number;
+}
+
+/** How a migration ended. `rehearsed`: up to READY, as was asked for, and then the guest ran on at the source. */
+export type Outcome = 'completed' | 'rehearsed' | 'failed' | 'undecided';
 
 /** Bytes by kind. Ranges of zeros count as 0 here, whatever their length. */
 export interface BytesByKind {
@@ -124,6 +169,8 @@ export interface BytesByKind {
   readonly memory: number;
   /** Bulk copy of disks. */
   readonly disk: number;
+  /** Content of disks that the destination held already, so that the bulk copy did not send it. At a destination 0 unless FINAL came. */
+  readonly unchanged: number;
   /** Mirrored guest writes. */
   readonly mirror: number;
   /** Device state. */
@@ -150,10 +197,16 @@ export interface MigrationReport {
   readonly totalMs: number;
   /**
    * How long the guest stood still. Source: from the call of `stun()` to the arrival of DONE, less half of the smallest
-   * round trip seen; uncertain by that half. 0 if the guest was not stunned, and if the switchover failed, until it ran again. Destination: from
-   * FINAL's arrival until the guest was started (a part of the whole, measured there).
+   * round trip seen; uncertain by that half. 0 if the guest was not stunned, and if the switchover failed, until it ran again: of several,
+   * the last; the others are told as they end, by `retreat`. Destination: from FINAL's arrival until the guest was started (a part of the
+   * whole, measured there).
+   *
+   * Of a rehearsal, at the source: from the call of `stun()` to the arrival of READY, and half of the smallest round trip, which GO would
+   * have taken. What the handover does beside (sealing the VM, a claim at each end, starting the guest) is not in it: it is not done.
    */
   readonly downtimeMs: number;
+  /** How often the guest was stunned; at the destination, as far as FINAL came. */
+  readonly switchoverAttempts: number;
   /** How long each phase took. */
   readonly phases: Readonly<Partial<Record<Phase, number>>>;
   /** What was sent (source) or received (destination). */
@@ -162,6 +215,8 @@ export interface MigrationReport {
   readonly rounds: number;
   /** The hardest throttle that was in force, 0 to 1. */
   readonly throttleMax: number;
+  /** When the link was gone, and came back; the first 256. */
+  readonly outages: readonly Outage[];
   /** Guest writes that were mirrored, and those whose extents were set back to be copied again. */
   readonly guestWrites: {
     /** Sent as they were made. */
@@ -185,4 +240,8 @@ export type MigrationEvents = {
   progress: (progress: Progress) => void;
   /** Source only. */
   round: (round: RoundStatistics) => void;
+  /** A switchover failed, and another one follows. */
+  retreat: (retreat: Retreat) => void;
+  /** The link was gone, and is there again. */
+  outage: (outage: Outage) => void;
 };

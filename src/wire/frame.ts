@@ -2,7 +2,7 @@
  * Frames: everything on a connection after the greeting.
  *
  * ```
- *  0  1  type: 1 data, 2 control, 3 positions, 4 ping, 5 pong
+ *  0  1  type: 1 data, 2 control, 3 positions, 4 ping, 5 pong, 6 end
  *  1  1  class of a data frame: 1 mirror, 2 memory, 3 bulk; else 0
  *  2  2  stream of a data frame; else 0
  *  4  4  length of the payload in bytes
@@ -13,7 +13,8 @@
  * 28     payload
  * ```
  *
- * The header's own checksum is looked at before its length is believed.
+ * The header's own checksum is looked at before its length is believed. What arrives damaged is nobody's fault and ends the connection (`connection-lost`), whose
+ * frames go over another; what arrives whole and cannot be right breaks the protocol.
  */
 import { MigrationError } from '../errors.ts';
 import type { Chunks } from '../interfaces/content.ts';
@@ -22,11 +23,12 @@ import { controlBytesMax, framePayloadBytesMax, streamsMax } from './limits.ts';
 
 export const frameHeaderBytes = 28;
 
-export type FrameType = 'data' | 'control' | 'positions' | 'ping' | 'pong';
+/** `end`, on the control connection: the sender is done with the channel, and its connections end because of that. */
+export type FrameType = 'data' | 'control' | 'positions' | 'ping' | 'pong' | 'end';
 /** What a data frame is for; it decides who goes first. */
 export type FrameClass = 'mirror' | 'memory' | 'bulk';
 
-const types: readonly FrameType[] = ['data', 'control', 'positions', 'ping', 'pong'];
+const types: readonly FrameType[] = ['data', 'control', 'positions', 'ping', 'pong', 'end'];
 export const frameClasses: readonly FrameClass[] = ['mirror', 'memory', 'bulk'];
 
 interface FrameFields {
@@ -68,7 +70,7 @@ interface Header extends Omit<IncomingFrame, 'payload'> {}
 function decodeHeader(bytes: Uint8Array): Header {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   if (view.getUint32(24) !== crc32c(bytes.subarray(0, 24))) {
-    throw new MigrationError('protocol', 'a frame header is damaged');
+    throw new MigrationError('connection-lost', 'a frame header arrived damaged');
   }
   const type = types[view.getUint8(0) - 1];
   const classIndex = view.getUint8(1);
@@ -116,8 +118,8 @@ export class FrameParser {
   }
 
   /**
-   * The frames that the chunk completes. Throws `protocol` at the first byte that cannot be right; the connection
-   * is of no use after that.
+   * The frames that the chunk completes. Throws `connection-lost` at the first frame that is damaged, `protocol` at the first that cannot be right; the
+   * connection is of no use after either.
    */
   *push(chunk: Uint8Array): Generator<IncomingFrame> {
     let at = 0;
@@ -158,7 +160,7 @@ export class FrameParser {
     this.#current = undefined;
     const crc = this.#crc;
     this.#crc = 0;
-    if (crc !== header.payloadCrc) throw new MigrationError('protocol', 'a frame arrived damaged');
+    if (crc !== header.payloadCrc) throw new MigrationError('connection-lost', 'a frame arrived damaged');
     return { ...header, payload };
   }
 }

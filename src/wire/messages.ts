@@ -6,7 +6,7 @@ import { type ErrorCode, MigrationError, type Phase } from '../errors.ts';
 import type { ByteRange } from '../interfaces/content.ts';
 import type { DiskDescription, VmDescription } from '../interfaces/hypervisor.ts';
 import type { MemoryRegion } from '../interfaces/memory.ts';
-import type { DiskMode } from '../interfaces/migration.ts';
+import type { DiskMode, DiskSeed } from '../interfaces/migration.ts';
 import { controlBytesMax, deviceStateBytesMax, reasonLengthMax, streamsMax } from './limits.ts';
 
 /** Where a stream ended: what the destination must have applied. */
@@ -24,9 +24,13 @@ export type Message =
       readonly type: 'prepare';
       readonly vm: VmDescription;
       readonly disks: Readonly<Record<string, DiskMode>>;
+      /** `compare`: the destination is to say what is on the disks that are copied. */
+      readonly seed: DiskSeed;
       readonly highest: number;
       readonly digestKey: number;
       readonly decideMsMax: number;
+      readonly silenceMsMax: number;
+      readonly outageMsMax: number;
     }
   /** Destination: ready to take it, as attempt `epoch`. */
   | { readonly type: 'prepared'; readonly epoch: number; readonly backend: string }
@@ -35,15 +39,38 @@ export type Message =
   /** Source: make durable what has arrived so far. Answered by `flushed`. */
   | { readonly type: 'flush'; readonly token: number }
   | { readonly type: 'flushed'; readonly token: number; readonly durationMs: number }
-  /** Source: nothing more will be sent; where each stream ends, and whether the guest ran when it was stunned. */
+  /**
+   * Source, its guest stunned for the `attempt`th time: nothing more will be sent, unless it retreats; where each stream ends, and whether
+   * the guest ran.
+   */
   | {
       readonly type: 'final';
+      readonly attempt: number;
       readonly streams: readonly StreamEnd[];
       readonly stateBytes: number;
+      /** What of the disks was not sent, for the destination's report. */
+      readonly unchangedBytes: number;
       readonly run: boolean;
     }
   /** Destination: all of it is applied, checked, flushed and loaded. */
-  | { readonly type: 'ready' }
+  | { readonly type: 'ready'; readonly attempt: number }
+  /** Destination: it is not, but another attempt may do better. */
+  | {
+      readonly type: 'notReady';
+      readonly attempt: number;
+      readonly code: ErrorCode;
+      readonly reason: string;
+    }
+  /** Source: its guest runs on, and more will follow. The device state up to number `stateLast` is of no use. */
+  | {
+      readonly type: 'retreat';
+      readonly attempt: number;
+      readonly stateLast: number;
+      readonly code: ErrorCode;
+      readonly reason: string;
+    }
+  /** Source, instead of GO: this is all that it wanted to know. */
+  | { readonly type: 'rehearsed' }
   /** Source: the VM is given; decide. */
   | { readonly type: 'go'; readonly epoch: number }
   /** Destination: decided, once and for all. */
@@ -171,8 +198,11 @@ class Fields {
   }
 }
 
-/** The longest that a policy allows for a decision: an hour. */
+/** The longest that a policy allows for a decision: an hour ... */
 const decideMsMax = 3_600_000;
+/** ... for silence, and for an outage. */
+const silenceMsMax = 600_000;
+const outageMsMax = 86_400_000;
 
 /** What a source can say it begins: before these there is no channel, or no VM; and what is over it does not say here. */
 const phases: readonly Phase[] = ['copyDisks', 'copyMemory', 'stun', 'verify', 'handover', 'release'];
@@ -218,14 +248,31 @@ function readStreamEnd(fields: Fields): StreamEnd {
   };
 }
 
+/** The most that a policy allows. */
+const attemptsMax = 100;
+
+function readAttempt(fields: Fields): number {
+  return fields.integer('attempt', 1, attemptsMax);
+}
+
+function readFailure(fields: Fields): { readonly code: ErrorCode; readonly reason: string } {
+  return {
+    code: fields.string('code', 64) as ErrorCode,
+    reason: fields.string('reason', reasonLengthMax),
+  };
+}
+
 const readers: { readonly [T in MessageType]: (fields: Fields) => MessageOf<T> } = {
   prepare: (f) => ({
     type: 'prepare',
     vm: readVm(f.object('vm')),
     disks: f.record('disks', ['copy', 'shared', 'leave']),
+    seed: f.oneOf('seed', ['none', 'compare']),
     highest: f.integer('highest', 0),
     digestKey: f.integer('digestKey', 0, 0xffff_ffff),
     decideMsMax: f.milliseconds('decideMsMax', decideMsMax),
+    silenceMsMax: f.integer('silenceMsMax', 1000, silenceMsMax),
+    outageMsMax: f.integer('outageMsMax', 0, outageMsMax),
   }),
   prepared: (f) => ({ type: 'prepared', epoch: f.integer('epoch', 1), backend: f.string('backend') }),
   phase: (f) => ({ type: 'phase', phase: f.oneOf('phase', phases) }),
@@ -237,11 +284,21 @@ const readers: { readonly [T in MessageType]: (fields: Fields) => MessageOf<T> }
   }),
   final: (f) => ({
     type: 'final',
+    attempt: readAttempt(f),
     streams: f.list('streams', streamsMax, readStreamEnd),
     stateBytes: f.integer('stateBytes', 0, deviceStateBytesMax),
+    unchangedBytes: f.integer('unchangedBytes', 0),
     run: f.boolean('run'),
   }),
-  ready: () => ({ type: 'ready' }),
+  ready: (f) => ({ type: 'ready', attempt: readAttempt(f) }),
+  notReady: (f) => ({ type: 'notReady', attempt: readAttempt(f), ...readFailure(f) }),
+  retreat: (f) => ({
+    type: 'retreat',
+    attempt: readAttempt(f),
+    stateLast: f.integer('stateLast', 0),
+    ...readFailure(f),
+  }),
+  rehearsed: () => ({ type: 'rehearsed' }),
   go: (f) => ({ type: 'go', epoch: f.integer('epoch', 1) }),
   decided: (f) => ({
     type: 'decided',
@@ -249,21 +306,16 @@ const readers: { readonly [T in MessageType]: (fields: Fields) => MessageOf<T> }
     reason: f.string('reason', reasonLengthMax),
   }),
   bye: () => ({ type: 'bye' }),
-  abort: (f) => ({
-    type: 'abort',
-    code: f.string('code', 64) as ErrorCode,
-    reason: f.string('reason', reasonLengthMax),
-  }),
-  failed: (f) => ({
-    type: 'failed',
-    code: f.string('code', 64) as ErrorCode,
-    reason: f.string('reason', reasonLengthMax),
-  }),
+  abort: (f) => ({ type: 'abort', ...readFailure(f) }),
+  failed: (f) => ({ type: 'failed', ...readFailure(f) }),
   ask: (f) => ({ type: 'ask', vmId: f.identifier('vmId'), epoch: f.integer('epoch', 1) }),
   answer: (f) => ({ type: 'answer', value: f.oneOf('value', ['owner', 'declined', 'pending']) }),
 };
 
-/** The streams of a channel: device state, memory, then the disks that are copied, in the description's order. */
+/**
+ * The streams of a channel: device state, memory, then the disks that are copied, in the description's order. Each has the number of its disk also
+ * the other way, from destination to source: what the destination says of that disk, if it is to.
+ */
 export const stateStream = 0;
 export const memoryStream = 1;
 export const firstDiskStream = 2;

@@ -7,7 +7,8 @@
  *  2  2  count of streams that this end receives
  *  4  2  count of streams that this end sends, of those that gave something back
  *  6  2  0
- *  8     for each lane, 8 bytes:              0 2 lane   2 2 0   4 4 sequence received, modulo 2^32
+ *  8  8  control messages received
+ * 16     for each lane, 8 bytes:              0 2 lane   2 2 0   4 4 sequence received, modulo 2^32
  *        for each received stream, 32 bytes:  0 2 stream 2 6 0
  *                                             8 8 applied: every number up to it
  *                                            16 8 credit: what the sender's items may have taken in all
@@ -38,21 +39,24 @@ export interface ReturnedCredit {
 }
 
 export interface Positions {
+  /** How many control messages have arrived. */
+  readonly control: number;
   readonly lanes: readonly LanePosition[];
   readonly streams: readonly StreamPosition[];
   readonly returned: readonly ReturnedCredit[];
 }
 
-const headerBytes = 8;
+const headerBytes = 16;
 const laneBytes = 8;
 const streamBytes = 32;
 const returnedBytes = 16;
 
-export function encodePositions({ lanes, streams, returned }: Positions): Uint8Array {
+export function encodePositions({ control, lanes, streams, returned }: Positions): Uint8Array {
   const counts = [lanes.length, streams.length, returned.length] as const;
   const bytes = new Uint8Array(lengthOf(...counts));
   const view = new DataView(bytes.buffer);
   for (const [index, count] of counts.entries()) view.setUint16(2 * index, count);
+  view.setBigUint64(8, BigInt(control));
   let at = headerBytes;
   for (const { lane, sequence } of lanes) {
     view.setUint16(at, lane);
@@ -83,7 +87,7 @@ export function decodePositions(bytes: Uint8Array): Positions {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const count = (at: number): number => (bytes.byteLength >= headerBytes ? view.getUint16(at) : 0);
   const [laneCount, streamCount, returnedCount] = [count(0), count(2), count(4)];
-  const tooMany = laneCount > connectionsMax || streamCount > streamsMax || returnedCount > streamsMax;
+  const tooMany = laneCount > 2 * connectionsMax || streamCount > streamsMax || returnedCount > streamsMax;
   if (tooMany || bytes.byteLength !== lengthOf(laneCount, streamCount, returnedCount)) {
     throw new MigrationError('protocol', 'positions do not fit their length');
   }
@@ -110,5 +114,5 @@ export function decodePositions(bytes: Uint8Array): Positions {
   for (let index = 0; index < returnedCount; index++, at += returnedBytes) {
     returned.push({ stream: view.getUint16(at), bytes: position(at + 8) });
   }
-  return { lanes, streams, returned };
+  return { control: position(8), lanes, streams, returned };
 }

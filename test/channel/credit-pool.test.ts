@@ -76,6 +76,14 @@ describe('the credit of a receiver', () => {
     expect(left(share, appliedBytes)).toBeGreaterThan(200 * mebibyte);
   });
 
+  it('covers frames that take their time beside the round trip, as on many slow connections', () => {
+    const world = createPool(256 * mebibyte, 2);
+    const { share, appliedBytes } = run(world, 0, 50, 6 * mebibyte);
+    // 60 MiB a second, and half a second, twice.
+    expect(left(share, appliedBytes)).toBeGreaterThan(55 * mebibyte);
+    expect(left(share, appliedBytes)).toBeLessThan(65 * mebibyte);
+  });
+
   it('stays at the base for a stream that applies little, as a slow disk', () => {
     const world = createPool(256 * mebibyte, 2);
     const base = world.shares[0]?.creditBytes ?? 0;

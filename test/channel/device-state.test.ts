@@ -23,6 +23,7 @@ async function sendState(state: AsyncIterable<Uint8Array>) {
     0,
     {
       now: () => 0,
+      itemBytesMax: () => 1 << 20,
       enqueue: (frame) => {
         frames.push(frame);
         stream.left(frame.payloadBytes);

@@ -7,7 +7,7 @@ import { type Connection, MigrationError, type Transport } from '../../src/index
 import { crc32c } from '../../src/util/checksum.ts';
 import { encodeFrameHeader } from '../../src/wire/frame.ts';
 import { withChanges } from '../support/worlds.ts';
-import { createAcceptor, createPair, fixedCredit, greeting, item, stateAfter } from './pair.ts';
+import { createAcceptor, createPair, dialBy, fixedCredit, item, stateAfter } from './pair.ts';
 
 /** Connections that stay until they are aborted, and of which nothing arrives any more. */
 const heldOpen = (transport: Transport): Transport =>
@@ -87,9 +87,9 @@ describe('a release that throws', () => {
 describe('a pong', () => {
   /** An accepted channel, and a peer that sends pongs with these numbers, 5 ms apart; resolves to how many the channel lived through. */
   async function pongs(numbers: readonly number[]): Promise<number> {
-    const { environment, link, acceptor } = createAcceptor();
-    const connection = await environment.run(link.source.open());
-    await environment.run(connection.send([greeting('control', 7)]));
+    const world = createAcceptor();
+    const { environment, acceptor } = world;
+    const { connection } = await environment.run(dialBy(world, 'control', 7));
     const channel = await environment.run(acceptor.channel(undefined));
     let lived = 0;
     for (const [index, number] of numbers.entries()) {

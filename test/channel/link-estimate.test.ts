@@ -84,6 +84,17 @@ describe('the estimate of a link', () => {
     // Less than is assumed of any link, so nothing was learned from it; and not that it is four times as fast.
     expect(estimate.bytesPerSecond).toBeUndefined();
   });
+
+  it('takes longer round trips for a queue, but not for long if only one was', () => {
+    const estimate = new LinkEstimate();
+    for (const ms of [100, 120, 120, 120, 120]) estimate.roundTrip(ms);
+    expect(estimate.queueMs).toBeGreaterThan(15);
+    expect(estimate.queueMs).toBeLessThan(20);
+    estimate.roundTrip(100);
+    estimate.roundTrip(400);
+    estimate.roundTrip(101);
+    expect(estimate.queueMs).toBe(1);
+  });
 });
 
 describe('a channel', () => {

@@ -5,6 +5,7 @@
  */
 import { describe, expect, test } from 'vitest';
 import { createMemoryBackend, createMemoryVm } from '../../src/backends/memory/index.ts';
+import { dial } from '../../src/channel/handshake.ts';
 import {
   answerQuestions,
   askDecision,
@@ -20,14 +21,13 @@ import {
 } from '../../src/index.ts';
 import { tcp } from '../../src/transports/tcp.ts';
 import { nodeEnvironment } from '../../src/util/node-environment.ts';
-import { encodeGreeting } from '../../src/wire/greeting.ts';
 import { createVirtualEnvironment } from '../support/virtual-environment.ts';
 import { withChanges } from '../support/worlds.ts';
+import { greeting } from './pair.ts';
 
 const vms = Array.from({ length: 8 }, (_, index) => `vm-${index + 1}`);
 const session = new Uint8Array(16).fill(9);
-const versions = { versionMin: 1, versionMax: 1, session };
-const control = (vmId: string) => encodeGreeting({ ...versions, purpose: 'control', lane: 0, vmId });
+const control = (vmId: string) => greeting('control', 9, { vmId });
 
 function source(vmId: string, transport: Transport, environment: Environment) {
   const disks = [{ id: 'd', sizeBytes: 4 << 20, allocatedFraction: 0.5 }];
@@ -74,20 +74,20 @@ async function crowd(near: Transport, far: Transport, environment: Environment):
     }),
     answerTo(near, new Uint8Array(100).fill(65)).then((status) => expect(status).toBeUndefined()),
     answerTo(near, control('nobody')).then((status) => expect(status).toBe(2)),
-    answerTo(
-      near,
-      encodeGreeting({
-        ...versions,
-        versionMin: 7,
-        versionMax: 9,
-        purpose: 'control',
-        lane: 0,
-        vmId: 'vm-1',
-      }),
-    ).then((status) => expect(status).toBe(1)),
-    answerTo(near, encodeGreeting({ ...versions, purpose: 'data', lane: 1, vmId: 'vm-2' })).then((status) =>
-      expect(status).toBe(2),
+    answerTo(near, greeting('control', 9, { versionMin: 7, versionMax: 9, vmId: 'vm-1' })).then((status) =>
+      expect(status).toBe(1),
     ),
+    expect(
+      dial(near, {
+        purpose: 'data',
+        lane: 1,
+        vmId: 'vm-2',
+        session,
+        environment,
+        limitMs: 5000,
+        signal: undefined,
+      }),
+    ).rejects.toMatchObject({ code: 'refused' }),
     source('unknown', near, environment).run().then(refusedIn),
     source('vm-3', near, environment).run().then(refusedIn),
   ];
@@ -165,22 +165,43 @@ describe('listen()', () => {
     expect(() => listen(dialler)).toThrow(expect.objectContaining({ code: 'unsupported' }));
   });
 
-  test('a connection begins with its greeting, whatever came with it', async () => {
+  test('a connection begins with its greeting, however it came', async () => {
     const { environment, link, listener } = world();
     const expected = listener.expect('v');
     const near = await environment.run(link.source.open());
-    const bytes = Uint8Array.from([...control('v'), 1, 2, 3]);
+    const bytes = control('v');
     await near.send([bytes.subarray(0, 7)]);
     await near.send([bytes.subarray(7)]);
-    const closing = near.close();
     const far = await environment.run(expected.accept());
     const received: number[] = [];
     const collecting = (async () => {
       for await (const chunk of far.receive()) received.push(...chunk);
     })();
-    await environment.run(Promise.all([collecting, closing]));
-    expect(received).toEqual([...bytes]);
+    await near.send([Uint8Array.from([1, 2, 3])]);
+    await environment.run(Promise.all([collecting, near.close()]));
+    expect(received).toEqual([...bytes, 1, 2, 3]);
     await listener.close();
+  });
+
+  test.each<[string, (connection: Connection) => unknown]>([
+    ['breaks', (connection) => connection.abort()],
+    ['ends', (connection) => connection.close()],
+    ['says more than its greeting', (connection) => connection.send([new Uint8Array(1)])],
+  ])('one that %s before it is challenged is dropped, and nobody accepts it', async (_, act) => {
+    const { environment, link, listener } = world();
+    const expected = listener.expect('v');
+    const near = await environment.run(link.source.open());
+    await near.send([control('v')]);
+    await environment.run(environment.now() + 10);
+    act(near);
+    await environment.run(environment.now() + 10);
+    expect(link.statistics().connections).toBe(0);
+    const next = await environment.run(link.source.open());
+    await next.send([greeting('control', 3)]);
+    const far = await environment.run(expected.accept());
+    const { value } = await environment.run(far.receive()[Symbol.asyncIterator]().next());
+    expect(value).toEqual(greeting('control', 3));
+    await environment.run(listener.close());
   });
 
   test('who does not accept holds up nobody else: 64 wait for it, and then it is refused alone', async () => {
@@ -215,15 +236,15 @@ describe('listen()', () => {
     await environment.run(expect(answered).rejects.toMatchObject({ code: 'connection-lost' }));
   });
 
-  test('64 that are slow to greet keep others out for a second, and not for ever', async () => {
+  test('256 that are slow to greet keep others out for a second, and not for ever', async () => {
     const { environment, link, listener } = world();
     const expected = listener.expect('v');
-    for (let index = 0; index < 64; index++) await environment.run(link.source.open());
     const startMs = environment.now();
+    for (let index = 0; index < 256; index++) await environment.run(link.source.open());
     const near = await environment.run(link.source.open());
     await near.send([control('v')]);
     await environment.run(expected.accept());
-    expect(environment.now() - startMs).toBeGreaterThan(500);
+    expect(environment.now() - startMs).toBeGreaterThan(900);
     expect(environment.now() - startMs).toBeLessThan(1500);
     await environment.run(environment.now() + 11_000);
     expect(link.statistics().connections).toBe(1);

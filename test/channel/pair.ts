@@ -1,10 +1,17 @@
 import type { Channel } from '../../src/channel/channel.ts';
 import { type AcceptOptions, ChannelAcceptor, connectChannel } from '../../src/channel/connect.ts';
 import type { CreditShare } from '../../src/channel/credit-pool.ts';
-import { type MemoryLink, type MemoryLinkOptions, memoryLink, type Transport } from '../../src/index.ts';
+import { type DialOptions, dial, type GreetedConnection } from '../../src/channel/handshake.ts';
+import {
+  type Environment,
+  type MemoryLink,
+  type MemoryLinkOptions,
+  memoryLink,
+  type Transport,
+} from '../../src/index.ts';
 import { chunksLength } from '../../src/util/chunks.ts';
 import type { FrameClass, IncomingFrame } from '../../src/wire/frame.ts';
-import { encodeGreeting } from '../../src/wire/greeting.ts';
+import { encodeGreeting, type Greeting, type Purpose, versions } from '../../src/wire/greeting.ts';
 import { encodeItem, type ItemRange } from '../../src/wire/item.ts';
 import { createVirtualEnvironment, type VirtualEnvironment } from '../support/virtual-environment.ts';
 
@@ -65,15 +72,36 @@ export async function createPair(options: PairOptions = {}): Promise<PairWorld> 
   return { ...world, near, far };
 }
 
-export function greeting(purpose: 'control' | 'data' | 'question', fill: number): Uint8Array {
-  const lane = purpose === 'data' ? 1 : 0;
+const laneFor = (purpose: Purpose) => (purpose === 'data' ? 1 : 0);
+
+export function greeting(purpose: Purpose, fill: number, changes: Partial<Greeting> = {}): Uint8Array {
   return encodeGreeting({
-    versionMin: 1,
-    versionMax: 1,
+    ...versions,
     purpose,
-    lane,
+    lane: laneFor(purpose),
+    session: new Uint8Array(16).fill(fill),
+    nonce: new Uint8Array(32).fill(fill),
+    vmId: 'v',
+    ...changes,
+  });
+}
+
+/** A connection of a session that is made up: greets, proves itself, and is let in or not. */
+export function dialBy(
+  { environment, link }: { readonly environment: Environment; readonly link: MemoryLink },
+  purpose: Purpose,
+  fill: number,
+  changes: Partial<DialOptions> = {},
+): Promise<GreetedConnection> {
+  return dial(link.source, {
+    purpose,
+    lane: laneFor(purpose),
     session: new Uint8Array(16).fill(fill),
     vmId: 'v',
+    environment,
+    limitMs: 2000,
+    signal: undefined,
+    ...changes,
   });
 }
 

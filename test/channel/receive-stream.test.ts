@@ -49,13 +49,36 @@ describe('a receiving stream', () => {
     expect(stream.position.creditBytes).toBe(200 << 10);
   });
 
-  it('takes nothing after its end, and says so if something came before it was known', () => {
+  it('hands over nothing that comes after its end, until it goes on', () => {
     const { stream, arrived } = createStream(1 << 20, true);
+    const numbers = () => arrived.map(({ number }) => number);
     stream.accept(arriving(2, item(0, 100)));
-    expect(() => stream.endAt(1)).toThrow(/after its end/);
     stream.endAt(2);
+    expect(stream.goesOn).toBe(false);
+    stream.accept(arriving(4, item(0, 100)));
     stream.accept(arriving(1, item(0, 100)));
-    expect(() => stream.accept(arriving(3, item(0, 100)))).toThrow(/after its end/);
-    expect(arrived.map(({ number }) => number)).toEqual([2, 1]);
+    stream.accept(arriving(3, item(0, 100)));
+    expect(stream.goesOn).toBe(true);
+    expect(numbers()).toEqual([2, 1]);
+    expect(stream.appliedThrough).toBe(2);
+    stream.goOn();
+    expect(numbers()).toEqual([2, 1, 4, 3]);
+    stream.accept(arriving(5, item(0, 100)));
+    expect(stream.appliedThrough).toBe(5);
+  });
+
+  it('sees that it goes on when that came before its end was known', () => {
+    const { stream } = createStream(1 << 20, true);
+    stream.accept(arriving(1, item(0, 100)));
+    stream.accept(arriving(2, item(0, 100)));
+    stream.endAt(1);
+    expect(stream.goesOn).toBe(true);
+  });
+
+  it('keeps no more after its end than its credit allows', () => {
+    const { stream } = createStream(100 << 10, true);
+    stream.endAt(0);
+    for (let number = 1; number <= 100; number++) stream.accept(arriving(number, zero));
+    expect(() => stream.accept(arriving(101, zero))).toThrow(/beyond its credit/);
   });
 });

@@ -1,6 +1,6 @@
 /**
- * Goal: a channel whose peer cannot be heard any more fails soon, on any of its connections, and one that is
- * merely slow does not. Method: two real channels over a simulated network in virtual time, which goes dark
+ * Goal: a channel whose peer cannot be heard any more on control fails soon, unless it was told to outlast that; on another connection it does
+ * without; and one that is merely slow is left alone. Method: two real channels over a simulated network in virtual time, which goes dark
  * or slow.
  */
 import { describe, expect, it } from 'vitest';
@@ -83,7 +83,7 @@ describe('a channel', () => {
     expect([near.signal.aborted, far.signal.aborted]).toEqual([false, false]);
   });
 
-  it('fails when one of several paths is dark and holds data back', async () => {
+  it('lives when one of several paths is dark, and sends what was on its way there over the others', async () => {
     const { environment, network, near, far } = await world([lan, { ...lan, name: 'other' }]);
     const stream = far.openReceive(1, 0, fixedCredit(8 << 20), (received) => stream.applied(received));
     const sender = near.openSend(1, 0);
@@ -92,8 +92,11 @@ describe('a channel', () => {
     // Nothing was on its way there.
     expect(near.signal.aborted).toBe(false);
     for (let count = 0; count < 8; count++) sender.push('bulk', item(500_000), () => {});
-    const waiting = sender.allApplied();
-    await expect(environment.run(waiting)).rejects.toMatchObject({ code: 'timeout', message: /other/ });
+    const startMs = environment.now();
+    await environment.run(sender.allApplied());
+    // Of a lane that never carried anything it is not known how fast it is: six times the silence.
+    expect(environment.now() - startMs).toBeLessThan(31_000);
+    expect(near.signal.aborted).toBe(false);
   });
 
   it('has patience with a slow link: a megabyte in fifteen seconds', async () => {

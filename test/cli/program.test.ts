@@ -70,7 +70,7 @@ describe('help', () => {
   test('names the commands and the exit codes', async () => {
     const { code, stdout, stderr } = await program(['--help']);
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
-    for (const command of ['send', 'receive', 'recover', 'demo'])
+    for (const command of ['send', 'receive', 'recover', 'ticket', 'demo'])
       expect(stdout).toMatch(new RegExp(`^  ${command} `, 'm'));
     for (const exitCode of [0, 1, 2, 3, 64]) expect(stdout).toMatch(new RegExp(`^  ${exitCode} `, 'm'));
   });
@@ -85,6 +85,7 @@ describe('help', () => {
         '--downtime-ms N',
         '--disk ID=MODE',
         '--register DIR',
+        '--ticket-file FILE',
         '--cert FILE',
         '--key FILE',
         '--ca FILE',
@@ -96,6 +97,7 @@ describe('help', () => {
       ['--qmp SOCKET', '--listen HOST:PORT', '--register DIR', '--cert FILE', '--no-tls', '--json'],
     ],
     ['recover', ['--role ROLE', '--vm-id ID', '--epoch N', '--ask HOST:PORT', '--json']],
+    ['ticket', ['--out FILE']],
     ['demo', ['--rtt-ms N', '--rate-mbit N', '--json']],
   ])('of %s names its options, whatever else is given', async (command, options) => {
     const { code, stdout } = await program([command, '--nonsense', '--help']);

@@ -20,10 +20,12 @@ const completed: MigrationReport = {
   owner: 'destination',
   totalMs: 7420,
   downtimeMs: 262,
+  switchoverAttempts: 1,
   phases: { connect: 201 },
-  bytes: { memory: 129 * mib, disk: 128 * mib, mirror: 9.8 * mib, state: 512, wire: 270 * mib },
+  bytes: { memory: 129 * mib, disk: 128 * mib, unchanged: 0, mirror: 9.8 * mib, state: 512, wire: 270 * mib },
   rounds: 4,
   throttleMax: 0.4,
+  outages: [],
   guestWrites: { mirrored: 1234, setBack: 5 },
   guestWriteHoldMs: 0,
   roundTripMs: 100,
@@ -53,6 +55,22 @@ describe('the summary', () => {
       'writes mirrored  1,234, 5 copied again instead',
       'guest slowed     40% at most',
     ]);
+  });
+
+  test('of one that needed more than one switchover', () => {
+    expect(renderReport({ ...completed, switchoverAttempts: 3 })).toContain('switchovers      3');
+  });
+
+  test('of a rehearsal', () => {
+    const rehearsed = { ...completed, outcome: 'rehearsed', owner: 'source' } as const;
+    expect(first(rehearsed)).toEqual([
+      'Rehearsed: web-1 can move; its guest runs on here, and nothing was claimed.',
+    ]);
+    expect(renderReport(rehearsed)).toContain('downtime         262 ms');
+    expect(first({ ...rehearsed, role: 'destination' })).toEqual([
+      'Rehearsed: web-1 can move; its guest runs on at the source, and nothing was claimed.',
+    ]);
+    expect(exitCodeOf(rehearsed)).toBe(0);
   });
 
   test('of one that left something behind at the source', () => {

@@ -6,7 +6,7 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { fileRegister } from '../../src/index.ts';
+import { createTicket, fileRegister } from '../../src/index.ts';
 import { qemuAvailable } from '../qemu/support/guest.ts';
 import { opensslAvailable, TestCertificates, type TestCredentials } from '../support/certificates.ts';
 import { type BuiltCli, buildCli } from './support/built-cli.ts';
@@ -120,11 +120,23 @@ describe.skipIf(!opensslAvailable)(suite, { timeout: 120_000 }, () => {
   describe.skipIf(!qemu.available)(withQemu, () => {
     const stage = new QemuStage();
 
-    test('a guest moves over TLS', async () => {
+    test('a guest moves over TLS, with the ticket and not with another', async () => {
       const source = await stage.takeGuest();
       const destination = await stage.waiting();
-      const { process: receiving, to } = await stage.receive(destination, {}, ...tlsArguments());
-      const sent = await stage.send(source, to, ...tlsArguments()).ended;
+      const ticket = (name: string) => {
+        const file = (good as TestCredentials).files.cert.replace(/[^/]*$/, name);
+        writeFileSync(file, createTicket().reveal(), { mode: 0o600 });
+        return `--ticket-file=${file}`;
+      };
+      const [right, wrong] = [ticket('ticket'), ticket('other-ticket')];
+      const { process: receiving, to } = await stage.receive(destination, {}, right, ...tlsArguments());
+      const turnedAway = await stage.send(source, to, wrong, ...tlsArguments()).ended;
+      expect(turnedAway.code, turnedAway.stderr).toBe(1);
+      expect(JSON.parse(turnedAway.stdout.trim().split('\n').at(-1) ?? '').error.code).toBe(
+        'ticket-mismatch',
+      );
+      expect(await source.guest.runState()).toBe('running');
+      const sent = await stage.send(source, to, right, ...tlsArguments()).ended;
       expect(sent.code, sent.stderr).toBe(0);
       expect((await receiving.ended).code).toBe(0);
       expect(await destination.guest.runState()).toBe('running');

@@ -26,7 +26,17 @@ test('a source that greets for one VM and describes another is a protocol error'
     }),
   );
   const described = vm.source().description;
-  channel.send({ type: 'prepare', vm: described, disks: {}, highest: 0, digestKey: 0, decideMsMax: 1000 });
+  channel.send({
+    type: 'prepare',
+    vm: described,
+    disks: {},
+    seed: 'none',
+    highest: 0,
+    digestKey: 0,
+    decideMsMax: 1000,
+    silenceMsMax: 5000,
+    outageMsMax: 0,
+  });
   const report = await environment.run(running);
   expect(report).toMatchObject({ outcome: 'failed', owner: 'source', vmId: '' });
   expect(report.error).toMatchObject({ code: 'protocol', message: expect.stringContaining('other') });

@@ -96,7 +96,8 @@ describe('an abort ends a migration', () => {
 describe('nobody has to abort a migration', () => {
   it('whose VM cannot be sealed: the limit of the stun ends it', async () => {
     const w = world({
-      policy: { stunMsMax: 500 },
+      // A seal that hangs is waited for, for a second; the destination waits for GO longer than that.
+      policy: { stunMsMax: 500, decideMsMax: 5000 },
       sourceVm: (vm) => withChanges<SourceVm>(vm, { seal: never }),
     });
     const { source } = await runWithin(w, limitMs);

@@ -17,7 +17,7 @@ import {
   type SourceVm,
   type Transport,
 } from '../../src/index.ts';
-import { encodeGreeting } from '../../src/wire/greeting.ts';
+import { dialBy } from '../channel/pair.ts';
 import { createVirtualEnvironment } from '../support/virtual-environment.ts';
 import { busyVm, createWorld, type World, type WorldOptions, withChanges } from '../support/worlds.ts';
 
@@ -59,7 +59,10 @@ describe('after commit', () => {
       claim: inner.claim,
       read: (vmId) => (hangs ? never() : inner.read(vmId)),
     };
-    const w = idleWorld({ registers: { source, destination: memoryRegister() } });
+    const w = idleWorld({
+      registers: { source, destination: memoryRegister() },
+      policy: { outageMsMax: 0 },
+    });
     w.destination.on('phase', (phase) => {
       if (phase !== 'release') return;
       hangs = true;
@@ -174,9 +177,7 @@ describe('before the first word', () => {
       register,
       environment,
     }).run();
-    const silent = await environment.run(link.source.open());
-    const greeting = { versionMin: 1, versionMax: 1, purpose: 'control', lane: 0, vmId: 'v' } as const;
-    await silent.send([encodeGreeting({ ...greeting, session: new Uint8Array(16).fill(3) })]);
+    await environment.run(dialBy({ environment, link }, 'control', 3));
     await environment.run(environment.now() + 20_000);
     const source = createSource({
       vm: vm.source(),

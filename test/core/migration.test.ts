@@ -11,6 +11,7 @@ import {
   type ErrorCode,
   MigrationError,
   memoryRegister,
+  type Outage,
   type OwnershipRegister,
   type Phase,
   type SourceVm,
@@ -144,7 +145,7 @@ describe('a migration', () => {
           await vm.guest.writeDisk('disk1', at, block.slice()).catch(() => {});
         }
         await new Promise<void>((resolve) => environment.setTimer(20, resolve));
-        if (round > 12) writing = false;
+        if (round > 30) writing = false;
       }
     })();
     const { source } = await w.run();
@@ -251,8 +252,8 @@ describe('before commit', () => {
       await expectUntouched(w);
     });
 
-    it(`a cut link in ${phase} leaves the guest as it was`, async () => {
-      const w = world();
+    it(`a cut link in ${phase}, not to be outlasted, leaves the guest as it was`, async () => {
+      const w = world({ policy: { outageMsMax: 0 } });
       const stop = new AbortController();
       w.source.on('phase', (entered) => {
         if (entered === phase) w.link.cut();
@@ -264,6 +265,23 @@ describe('before commit', () => {
       expect(destination.outcome).toBe('failed');
       await expectUntouched(w);
     });
+
+    if (phase !== 'connect')
+      it(`connections that are cut in ${phase} are replaced, and nothing is lost`, async () => {
+        const w = world();
+        w.source.on('phase', (entered) => {
+          if (entered === phase) w.link.cut();
+        });
+        const outages: Outage[] = [];
+        w.source.on('outage', (outage) => outages.push(outage));
+        const { source, destination } = await w.run();
+        expect(source).toMatchObject({ outcome: 'completed', owner: 'destination' });
+        expect(destination.outcome).toBe('completed');
+        expect(source.outages).toEqual(outages);
+        expect(outages).toHaveLength(1);
+        expect(w.comparison()?.equal).toBe(true);
+        w.backend.vm?.destroy();
+      });
 
     it(`an abort at the destination in ${phase} leaves the guest as it was`, async () => {
       const w = world({ policy: { connectMsMax: 300 } });
@@ -448,7 +466,7 @@ describe('around commit', () => {
   it('a link cut before GO arrives: the destination declines, the source asks, reclaims and resumes', async () => {
     let cut = () => {};
     const registers = { source: meddling('given', { before: () => cut() }), destination: memoryRegister() };
-    const w = world({ registers });
+    const w = world({ registers, policy: { outageMsMax: 0 } });
     cut = () => w.link.cut();
     const { source, destination } = await w.run();
     expect(source).toMatchObject({

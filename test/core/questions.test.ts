@@ -74,7 +74,7 @@ describe('a source whose link is lost with the decision', () => {
     const w = world({
       registers: { source: memoryRegister(), destination },
       link: { rttMs: 20 },
-      policy: { decideMsMax: 5000 },
+      policy: { decideMsMax: 5000, outageMsMax: 0 },
     });
     await expectCompleted(w);
     expect(cuts).toBe(2);

@@ -61,7 +61,7 @@ test('the README shows all of examples/embed.ts', () => {
   expect(blocks('README.md', 'ts')).toContain(read('examples/embed.ts'));
 });
 
-test.each(['receive', 'send', 'recover', 'demo'])(
+test.each(['receive', 'send', 'recover', 'ticket', 'demo'])(
   'the help of %s is as docs/command-line.md quotes it',
   async (command) => {
     const { stdout } = await program([command, '--help']);

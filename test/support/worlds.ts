@@ -3,6 +3,7 @@ import {
   createMemoryBackend,
   createMemoryVm,
   type MemoryBackend,
+  type MemoryDisk,
   type MemoryVm,
   memoryDirtier,
   randomWriter,
@@ -22,6 +23,7 @@ import {
   memoryLink,
   memoryRegister,
   type OwnershipRegister,
+  type SourceMigration,
   type SourceVm,
 } from '../../src/index.ts';
 import { createVirtualEnvironment, type VirtualEnvironment } from './virtual-environment.ts';
@@ -35,12 +37,14 @@ export interface World {
   readonly registers: { readonly source: OwnershipRegister; readonly destination: OwnershipRegister };
   /** Taken at the destination, after the owner claim and before the guest runs. */
   readonly comparison: () => VmComparison | undefined;
-  readonly source: Migration;
+  readonly source: SourceMigration;
   readonly destination: Migration;
   run(signals?: { source?: AbortSignal; destination?: AbortSignal }): Promise<{
     readonly source: MigrationReport;
     readonly destination: MigrationReport;
   }>;
+  /** As `run`, but the source only rehearses. */
+  rehearse: World['run'];
 }
 
 export interface WorldOptions {
@@ -48,6 +52,8 @@ export interface WorldOptions {
   readonly environment?: VirtualEnvironment;
   readonly vm?: MemoryVm;
   readonly idle?: boolean;
+  /** That are there already at the destination. */
+  readonly disks?: readonly MemoryDisk[];
   readonly link?: MemoryLinkOptions;
   readonly policy?: MigrationPolicy;
   readonly registers?: { readonly source: OwnershipRegister; readonly destination: OwnershipRegister };
@@ -94,7 +100,7 @@ export function withChanges<T extends object>(object: T, changes: Partial<T>): T
 export function createWorld(options: WorldOptions = {}): World {
   const environment = options.environment ?? createVirtualEnvironment();
   const vm = options.vm ?? busyVm(environment, { idle: options.idle ?? false });
-  const backend = createMemoryBackend({ environment });
+  const backend = createMemoryBackend({ environment, disks: options.disks ?? [] });
   const link = memoryLink({ rttMs: 2, rateMbit: 2000, ...options.link, environment });
   const registers = options.registers ?? { source: memoryRegister(), destination: memoryRegister() };
   let comparison: VmComparison | undefined;
@@ -126,6 +132,17 @@ export function createWorld(options: WorldOptions = {}): World {
     register: registers.destination,
     environment,
   });
+  const both =
+    (how: 'run' | 'rehearse'): World['run'] =>
+    async (signals = {}) => {
+      const [sourceReport, destinationReport] = await environment.run(
+        Promise.all([
+          source[how]({ signal: signals.source }),
+          destination.run({ signal: signals.destination }),
+        ]),
+      );
+      return { source: sourceReport, destination: destinationReport };
+    };
   return {
     environment,
     vm,
@@ -135,14 +152,7 @@ export function createWorld(options: WorldOptions = {}): World {
     comparison: () => comparison,
     source,
     destination,
-    run: async (signals = {}) => {
-      const [sourceReport, destinationReport] = await environment.run(
-        Promise.all([
-          source.run({ signal: signals.source }),
-          destination.run({ signal: signals.destination }),
-        ]),
-      );
-      return { source: sourceReport, destination: destinationReport };
-    },
+    run: both('run'),
+    rehearse: both('rehearse'),
   };
 }

@@ -1,9 +1,9 @@
 // Goal: a migration over the simulated network completes however far and lossy it is, and whatever the
-// network does before commit, it fails soon at whoever lives: the guest runs at the source, nothing is left
-// open, and the next attempt succeeds.
+// network does before commit, it goes on when that is over; or, where it is not to outlast that, fails soon at
+// whoever lives: the guest runs at the source, nothing is left open, and the next attempt succeeds.
 // Method: the real engine with the in-memory backend, in virtual time; faults strike when a phase begins.
 import { afterEach, describe, expect, test } from 'vitest';
-import type { Phase } from '../../src/index.ts';
+import type { MigrationPolicy, Phase } from '../../src/index.ts';
 import type { PathOptions } from '../../src/testing/sim/network-path.ts';
 import { type Attempt, createNetworkWorld, type NetworkWorld, type Reports } from './network-world.ts';
 
@@ -71,8 +71,9 @@ async function struck(
   w: NetworkWorld,
   phase: Phase,
   strike: (attempt: Attempt) => void,
-): Promise<Reports & { readonly tookMs: number }> {
-  const attempt = w.attempt();
+  policy: MigrationPolicy = { outageMsMax: 0 },
+): Promise<Reports & { readonly tookMs: number; readonly attempt: Attempt }> {
+  const attempt = w.attempt(policy);
   let struckAt = Number.NaN;
   let overAt = Number.NaN;
   attempt.source.on('phase', (entered) => {
@@ -84,7 +85,7 @@ async function struck(
     }
   });
   const reports = await attempt.run();
-  return { ...reports, tookMs: overAt - struckAt };
+  return { ...reports, tookMs: overAt - struckAt, attempt };
 }
 
 describe('before commit', () => {
@@ -109,7 +110,26 @@ describe('before commit', () => {
   };
   for (const [name, { strike, heal }] of Object.entries(faults)) {
     for (const phase of phases) {
-      test(`${name} in ${phase}: the guest runs at the source, and the next attempt succeeds`, async () => {
+      test(`${name} in ${phase} is outlasted`, async () => {
+        const w = world([wan]);
+        const attempt = w.attempt({ connectMsMax: 20_000, decideMsMax: 20_000 });
+        attempt.source.on('phase', (entered) => {
+          if (entered !== phase) return;
+          strike(w);
+          w.environment.setTimer(8000, () => heal?.(w));
+        });
+        const { source } = await expectCompletes(w, attempt);
+        for (const { durationMs } of source?.outages ?? []) expect(durationMs).toBeLessThan(10_000);
+        if (heal !== undefined) expect(source?.outages).toHaveLength(1);
+      });
+    }
+  }
+
+  for (const [name, { strike, heal }] of Object.entries(faults).filter(
+    ([, { heal }]) => heal !== undefined,
+  )) {
+    for (const phase of phases) {
+      test(`${name} in ${phase}, not to be outlasted: the guest runs at the source, and the next attempt succeeds`, async () => {
         const w = world([wan]);
         const { source, destination, tookMs } = await struck(w, phase, () => strike(w));
         expect(source).toMatchObject({ outcome: 'failed', owner: 'source', error: { guest: 'running' } });
@@ -124,6 +144,40 @@ describe('before commit', () => {
       });
     }
   }
+
+  for (const phase of ['verify', 'handover'] as const) {
+    test(`a link that is gone for 20 s from ${phase} on is waited for, and the VM not given meanwhile`, async () => {
+      const w = world([wan]);
+      const attempt = w.attempt({ stunMsMax: 2000 });
+      let entries = 0;
+      attempt.source.on('phase', (entered) => {
+        if (entered !== phase || entries++ > 0) return;
+        w.network.cut();
+        w.environment.setTimer(20_000, () => w.network.mend());
+      });
+      const { source, destination } = await attempt.run();
+      cleanUp.push(() => attempt.moved()?.destroy());
+      expect(destination?.outcome).toBe(source?.outcome);
+      expect(source).toMatchObject({ outcome: 'completed', owner: 'destination' });
+      expect(attempt.moved()?.state).toBe('running');
+      expect(w.vm.state).not.toBe('running');
+      expect(attempt.equal()).toBe(true);
+    });
+  }
+
+  test('a destination that is never heard of again is waited for as long as was asked', async () => {
+    const w = world([wan]);
+    const strike = ({ transports }: Attempt) => transports.destination.kill('silent');
+    const { source, tookMs } = await struck(w, 'copyMemory', strike, { outageMsMax: 60_000 });
+    expect(source).toMatchObject({
+      outcome: 'failed',
+      owner: 'source',
+      error: { code: 'connection-lost', guest: 'running' },
+    });
+    expect(tookMs).toBeGreaterThan(60_000);
+    expect(tookMs).toBeLessThan(66_000);
+    await expectCompletes(w);
+  });
 
   for (const how of ['reset', 'silent'] as const) {
     for (const phase of phases) {

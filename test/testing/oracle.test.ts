@@ -48,7 +48,8 @@ describe('what nobody tells the engine', () => {
 describe('a made-up world', () => {
   function made() {
     const environment = createVirtualEnvironment();
-    const vm = createSimulatedVm({ environment, vmId: 'vm-1', memory: { sizeBytes: mebibyte } });
+    const disks = [{ id: 'disk0', sizeBytes: mebibyte }];
+    const vm = createSimulatedVm({ environment, vmId: 'vm-1', memory: { sizeBytes: mebibyte }, disks });
     const oracle = new Oracle({
       scenario: scenarioOf([]),
       now: () => 0,
@@ -71,10 +72,12 @@ describe('a made-up world', () => {
     owner: 'source',
     totalMs: 0,
     downtimeMs: 0,
+    switchoverAttempts: 1,
     phases: {},
-    bytes: { memory: 0, disk: 0, mirror: 0, state: 0, wire: 0 },
+    bytes: { memory: 0, disk: 0, unchanged: 0, mirror: 0, state: 0, wire: 0 },
     rounds: 0,
     throttleMax: 0,
+    outages: [],
     guestWrites: { mirrored: 0, setBack: 0 },
     guestWriteHoldMs: 0,
     roundTripMs: 0,
@@ -93,6 +96,34 @@ describe('a made-up world', () => {
     const { oracle, rulesOf } = made();
     oracle.vmEvent({ kind: 'violation', message: 'seal: the VM is running', host: 'source', ...at });
     expect(rulesOf()).toEqual(['contract']);
+  });
+
+  test.each([
+    ['goes', ['tapped']],
+    ['stays', []],
+  ] as const)('in which a guest runs on after a failed switchover, and its tap %s', async (what, broken) => {
+    const { vm, oracle, rulesOf } = made();
+    const [disk] = vm.attachSource().disks;
+    const tap = await disk?.tap({
+      write: ({ release }) => release(),
+      invalidate: () => {},
+      broken: () => {},
+    });
+    oracle.vmEvent({ kind: 'state', state: 'stunning', before: 'running', host: 'source', ...at });
+    if (what === 'goes') await tap?.remove();
+    oracle.vmEvent({ kind: 'state', state: 'running', before: 'stunned', host: 'source', ...at });
+    oracle.retreated();
+    expect(rulesOf()).toEqual(broken);
+  });
+
+  test('in which a rehearsal says that it went well, and the guest stands still', () => {
+    const { vm, oracle, rulesOf } = made();
+    oracle.ended(report({ outcome: 'rehearsed' }));
+    expect(rulesOf()).toEqual([]);
+    void vm.pause();
+    oracle.ended(report({ outcome: 'rehearsed' }));
+    oracle.ended(report({ outcome: 'rehearsed', owner: 'undecided' }));
+    expect(rulesOf()).toEqual(['restored', 'truth', 'truth', 'restored']);
   });
 
   test.each([

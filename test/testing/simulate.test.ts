@@ -139,7 +139,7 @@ describe('what once broke a rule', () => {
   test('a seal that is under way when the link breaks does not seal the guest that runs again', async () => {
     const { violations, reports } = await run(
       [{ at: { end: 'source', step: 'seal', afterMs: 1 }, do: { reset: '*' } }],
-      { hosts: { source: { sealMs: 30 } } },
+      { hosts: { source: { sealMs: 30 } }, policy: { stunMsMax: 5000, decideMsMax: 2000, outageMsMax: 0 } },
     );
     expect(violations).toEqual([]);
     expect(reports.source).toMatchObject({ outcome: 'failed', error: { guest: 'running' } });

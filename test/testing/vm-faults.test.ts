@@ -25,9 +25,9 @@ interface Outcome {
   readonly destination: Awaited<ReturnType<VmWorld['migrate']>>['destination'];
 }
 
-async function migrateWith(options: VmWorldOptions): Promise<Outcome> {
+async function migrateWith(options: VmWorldOptions, switchoverAttemptsMax = 1): Promise<Outcome> {
   const world = createVmWorld({ link, ...options, vm: { workloads, ...options.vm } });
-  const { source, destination } = await world.migrate({ stunMsMax: 2000 });
+  const { source, destination } = await world.migrate({ stunMsMax: 2000, switchoverAttemptsMax });
   return { world, source, destination };
 }
 
@@ -63,6 +63,20 @@ test.each(atSource)('%s leaves the guest running at the source', async (_, fault
   const again = await world.migrate();
   expect(again.source.error).toBeUndefined();
   expect(world.comparison()).toMatchObject({ equal: true });
+});
+
+const inSwitchover: readonly (readonly [string, VmWorldOptions])[] = [
+  ...atSource.slice(0, 4).map(([name, fault]) => [name, { vm: { faults: [fault] } }] as const),
+  ['a state that cannot be loaded', { backend: { faults: [{ point: 'load', effect: 'fail' }] } }],
+  ['a load that takes too long', { backend: { faults: [{ point: 'load', delayMs: 5000 }] } }],
+];
+
+test.each(inSwitchover)('%s, once, costs a pause and not the migration', async (_, faulty) => {
+  const { world, source, destination } = await migrateWith(faulty, 2);
+  expect(source.error).toBeUndefined();
+  expect([source.switchoverAttempts, destination.switchoverAttempts]).toEqual([2, 2]);
+  expect(world.comparison()).toMatchObject({ equal: true });
+  expect(world.vm.violations).toEqual([]);
 });
 
 const atDestination: readonly (readonly [string, VmFault, ErrorCode])[] = [

@@ -45,8 +45,12 @@ function tell(message: EndMessage): Promise<void> {
 
 async function digests(vm: MemoryVm): Promise<Record<string, string>> {
   const result: Record<string, string> = {};
-  for (const [index, { name }] of vm.memory.regions.entries()) {
-    result[name] = createHash('sha256').update(vm.memory.bytes(index)).digest('hex');
+  for (const [index, { name, sizeBytes }] of vm.memory.regions.entries()) {
+    const hash = createHash('sha256');
+    for (let offset = 0; offset < sizeBytes; offset += mebibyte) {
+      hash.update(vm.memory.read(index, offset, Math.min(mebibyte, sizeBytes - offset)));
+    }
+    result[name] = hash.digest('hex');
   }
   for (const disk of vm.disks) {
     const hash = createHash('sha256');

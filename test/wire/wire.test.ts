@@ -14,11 +14,14 @@ import {
   type OutgoingFrame,
 } from '../../src/wire/frame.ts';
 import {
+  challengeProvenBytes,
   chooseVersion,
   decodeAnswer,
+  decodeChallenge,
   decodeGreetingHead,
   decodeGreetingTail,
   encodeAnswer,
+  encodeChallenge,
   encodeGreeting,
   greetingHeadBytes,
 } from '../../src/wire/greeting.ts';
@@ -182,35 +185,96 @@ describe('items', () => {
 
 describe('greetings', () => {
   const session = new Uint8Array(16).fill(7);
+  const nonce = new Uint8Array(32).fill(8);
+  const version = fc.nat(65535);
+  const exactly = (length: number) => fc.uint8Array({ minLength: length, maxLength: length });
   const decode = (bytes: Uint8Array) => {
     const { tailBytes, ...head } = decodeGreetingHead(bytes.subarray(0, greetingHeadBytes));
     expect(bytes.byteLength).toBe(greetingHeadBytes + tailBytes);
-    return { ...head, vmId: decodeGreetingTail(bytes.subarray(greetingHeadBytes)) };
+    return { ...head, ...decodeGreetingTail(bytes.subarray(greetingHeadBytes)) };
   };
 
-  it('and answers come back', () => {
-    for (const vmId of ['', 'web-1', 'b\u00fccher', '\u20ac'.repeat(255)]) {
-      const greeting = { versionMin: 1, versionMax: 3, purpose: 'data', lane: 4, session, vmId } as const;
-      expect(decode(encodeGreeting(greeting))).toEqual(greeting);
-    }
-    const answer = { version: 2, status: 'welcome', session } as const;
-    expect(decodeAnswer(encodeAnswer(answer))).toEqual(answer);
+  it('come back', () => {
+    const what = fc.oneof(
+      fc.record({ purpose: fc.constant('data' as const), lane: fc.integer({ min: 1, max: 65535 }) }),
+      fc.record({
+        purpose: fc.constantFrom('control' as const, 'question' as const, 'resume' as const),
+        lane: fc.constant(0),
+      }),
+    );
+    const who = fc.record({
+      versionMin: version,
+      versionMax: version,
+      session: exactly(16),
+      nonce: exactly(32),
+      vmId: fc.oneof(
+        fc.constantFrom('', 'web-1', 'b\u00fccher', '\ufeffvm', '\u20ac'.repeat(255)),
+        fc.string({ unit: 'grapheme', maxLength: 60 }),
+      ),
+    });
+    fc.assert(
+      fc.property(what, who, (one, other) => {
+        expect(decode(encodeGreeting({ ...one, ...other }))).toEqual({ ...one, ...other });
+      }),
+    );
   });
 
-  it('that were changed in any byte are refused', () => {
-    const greeting = { versionMin: 1, versionMax: 1, purpose: 'control', lane: 0, session } as const;
-    const good = encodeGreeting({ ...greeting, vmId: 'web-1' });
-    for (let at = 0; at < good.byteLength; at++) {
-      const bad = good.slice();
-      bad[at] = (bad[at] ?? 0) ^ 0x10;
-      expect(() => decode(bad)).toThrow(MigrationError);
+  it('are answered by what comes back too', () => {
+    const answers = fc.record({
+      version,
+      status: fc.constantFrom('welcome', 'version', 'refused', 'challenge'),
+      session: exactly(16),
+    });
+    fc.assert(
+      fc.property(answers, (answer) => {
+        expect(decodeAnswer(encodeAnswer(answer))).toEqual(answer);
+      }),
+    );
+    const challenges = fc.record({ versionMin: version, versionMax: version, nonce: exactly(32) });
+    fc.assert(
+      fc.property(challenges, exactly(32), (challenge, proof) => {
+        let proven: Uint8Array | undefined;
+        const bytes = encodeChallenge(challenge, (covered) => {
+          proven = covered.slice();
+          return proof;
+        });
+        expect(decodeChallenge(bytes)).toEqual({ ...challenge, proof });
+        expect(proven).toEqual(bytes.subarray(0, challengeProvenBytes));
+      }),
+    );
+  });
+
+  it('that were changed in any byte are refused, and so is what answers them', () => {
+    const greeting = { versionMin: 1, versionMax: 1, purpose: 'control', lane: 0, session, nonce } as const;
+    const answer = encodeAnswer({ version: 1, status: 'challenge', session });
+    const challenge = encodeChallenge({ versionMin: 1, versionMax: 1, nonce }, () => nonce);
+    for (const [good, decoder] of [
+      [encodeGreeting({ ...greeting, vmId: 'web-1' }), decode],
+      [answer, decodeAnswer],
+      [challenge, decodeChallenge],
+    ] as const) {
+      for (let at = 0; at < good.byteLength; at++) {
+        const bad = good.slice();
+        bad[at] = (bad[at] ?? 0) ^ 0x10;
+        expect(() => decoder(bad)).toThrow(expect.objectContaining({ code: 'protocol' }));
+      }
     }
+  });
+
+  it('of any length that are not whole are refused', () => {
+    fc.assert(
+      fc.property(fc.uint8Array({ maxLength: 120 }), (garbage) => {
+        for (const decoder of [decodeGreetingHead, decodeGreetingTail, decodeAnswer, decodeChallenge]) {
+          expect(() => decoder(garbage)).toThrow(expect.objectContaining({ code: 'protocol' }));
+        }
+      }),
+    );
   });
 
   it('are for a VM whose id is bounded, also on the wire', () => {
-    const greeting = { versionMin: 1, versionMax: 1, purpose: 'control', lane: 0, session } as const;
+    const greeting = { versionMin: 1, versionMax: 1, purpose: 'control', lane: 0, session, nonce } as const;
     expect(() => encodeGreeting({ ...greeting, vmId: 'x'.repeat(766) })).toThrow('765 bytes');
-    const head = encodeGreeting({ ...greeting, vmId: '' });
+    const head = encodeGreeting({ ...greeting, vmId: '' }).slice(0, greetingHeadBytes);
     const view = new DataView(head.buffer);
     view.setUint16(32, 766);
     view.setUint32(36, crc32c(head.subarray(0, 36)));
@@ -221,6 +285,21 @@ describe('greetings', () => {
     expect(chooseVersion({ versionMin: 1, versionMax: 9 })).toBe(1);
     expect(chooseVersion({ versionMin: 2, versionMax: 9 })).toBeUndefined();
     expect(chooseVersion({ versionMin: 0, versionMax: 0 })).toBeUndefined();
+    const range = fc
+      .tuple(fc.integer({ min: 1, max: 9 }), fc.nat(9))
+      .map(([versionMin, more]) => ({ versionMin, versionMax: versionMin + more }));
+    fc.assert(
+      fc.property(range, range, (one, other) => {
+        const all = Array.from({ length: 20 }, (_, index) => index);
+        const spoken =
+          ({ versionMin, versionMax }: typeof one) =>
+          (candidate: number) =>
+            candidate >= versionMin && candidate <= versionMax;
+        const common = all.filter(spoken(one)).filter(spoken(other)).at(-1);
+        expect(chooseVersion(one, other)).toBe(common);
+        expect(chooseVersion(other, one)).toBe(common);
+      }),
+    );
   });
 });
 
@@ -238,16 +317,25 @@ describe('control messages', () => {
         deviceStateFormat: 'x',
       },
       disks: { disk0: 'copy' },
+      seed: 'compare',
       highest: 3,
       digestKey: 2 ** 32 - 1,
       decideMsMax: 1000.5,
+      silenceMsMax: 5000,
+      outageMsMax: 0,
     },
     {
       type: 'final',
+      attempt: 100,
       streams: [{ stream: 2, last: 9, digest: '0123456789abcdef' }],
       stateBytes: 17,
+      unchangedBytes: 2 ** 40,
       run: true,
     },
+    { type: 'ready', attempt: 1 },
+    { type: 'notReady', attempt: 2, code: 'device-state', reason: 'no' },
+    { type: 'retreat', attempt: 3, stateLast: 0, code: 'stun-timeout', reason: '' },
+    { type: 'rehearsed' },
     { type: 'decided', value: 'declined', reason: 'no' },
     { type: 'answer', value: 'pending' },
   ];
@@ -324,6 +412,7 @@ describe('control messages', () => {
 describe('positions', () => {
   it('come back, and garbage is a protocol error', () => {
     const positions = {
+      control: 2 ** 40,
       lanes: [{ lane: 3, sequence: 4_294_967_295 }],
       streams: [{ stream: 2, applied: 2 ** 45, creditBytes: 2 ** 50, flushed: 7 }],
       returned: [{ stream: 4095, bytes: 2 ** 50 }],

@@ -60,13 +60,13 @@ function compareMemory(a: MemoryVm, b: MemoryVm, differences: MemoryDifference[]
       total += length;
       list(differences, { region, offset, length }, (last) => last.region === region);
     };
-    if (one === undefined || other === undefined || one.bytes.length !== other.bytes.length) {
-      add(0, Math.max(one?.bytes.length ?? 0, other?.bytes.length ?? 0));
+    if (one === undefined || other === undefined || one.sizeBytes !== other.sizeBytes) {
+      add(0, Math.max(one?.sizeBytes ?? 0, other?.sizeBytes ?? 0));
       continue;
     }
-    for (let at = 0; at < one.bytes.length; at += CHUNK_BYTES) {
-      const end = Math.min(one.bytes.length, at + CHUNK_BYTES);
-      compareUnits(one.bytes.subarray(at, end), other.bytes.subarray(at, end), at, one.pageBytes, add);
+    for (let at = 0; at < one.sizeBytes; at += CHUNK_BYTES) {
+      const length = Math.min(CHUNK_BYTES, one.sizeBytes - at);
+      compareUnits(one.read(at, length), other.read(at, length), at, one.pageBytes, add);
     }
   }
   return total;
@@ -118,11 +118,10 @@ function list<T extends ByteRange>(ranges: T[], range: T, sameThing: (last: T) =
   }
 }
 
-function regionOf(
-  vm: MemoryVm,
-  name: string,
-): { readonly bytes: Buffer; readonly pageBytes: number } | undefined {
+function regionOf(vm: MemoryVm, name: string) {
   const index = vm.memory.regions.findIndex((region) => region.name === name);
   const region = vm.memory.regions[index];
-  return region && { bytes: vm.memory.bytes(index), pageBytes: region.pageBytes };
+  return (
+    region && { ...region, read: (offset: number, length: number) => vm.memory.read(index, offset, length) }
+  );
 }

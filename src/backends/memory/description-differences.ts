@@ -32,8 +32,8 @@ function memoryDifferences(
   return differences;
 }
 
-/** Disks go by their id. */
-function diskDifferences(
+/** As {@link descriptionDifferences}, of disks alone. They go by their id. */
+export function diskDifferences(
   offered: readonly DiskDescription[],
   asked: readonly DiskDescription[],
 ): readonly string[] {

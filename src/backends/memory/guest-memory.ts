@@ -1,21 +1,20 @@
 import { constants } from 'node:buffer';
 import { MigrationError } from '../../errors.ts';
-import type { MemoryRegion, PageRun } from '../../interfaces/memory.ts';
+import type { MemoryRegion, PageBatch, PageRun } from '../../interfaces/memory.ts';
 import { chunksLength } from '../../util/chunks.ts';
 import type { Prng } from '../../util/prng.ts';
 import { isPowerOfTwo, requireArgument, requireRange } from './arguments.ts';
+import { CHUNK_BYTES, type Loan, MemoryChunks } from './memory-chunks.ts';
 import { PageBitmap } from './page-bitmap.ts';
 
 /** The content of one batch at most, and so the largest page: what the contract of `PageBatch` allows. */
-export const BATCH_BYTES_MAX = 1024 * 1024;
+const BATCH_BYTES_MAX = CHUNK_BYTES;
 
 /** Zero pages in one batch at most: they cost nothing to send, but time to look at. */
 const BATCH_ZERO_BYTES_MAX = 16 * 1024 * 1024;
 
 /** Runs in one batch at most, should zero and other pages alternate. */
 const BATCH_RUNS_MAX = 512;
-
-const zeroPage = Buffer.alloc(BATCH_BYTES_MAX);
 
 /**
  * How the memory of a new VM is filled: `random`, `zero`, or the fraction of its pages, 0 to 1, that are
@@ -39,9 +38,7 @@ interface OpenRun {
 
 interface Region {
   readonly description: MemoryRegion;
-  readonly bytes: Buffer;
-  /** The same bytes, to look at the first word of a page without a call. */
-  readonly words: Int32Array;
+  readonly bytes: MemoryChunks;
   readonly dirty: PageBitmap;
 }
 
@@ -63,19 +60,17 @@ export class GuestMemory {
     requireArgument(problem === undefined, problem ?? '');
     this.regions = regions.map((region) => Object.freeze({ ...region }));
     this.#regions = this.regions.map((description) => {
-      const bytes = Buffer.alloc(description.sizeBytes);
-      const words = new Int32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
-      return { description, bytes, words, dirty: new PageBitmap(pageCount(description)) };
+      const bytes = new MemoryChunks(description.sizeBytes);
+      return { description, bytes, dirty: new PageBitmap(pageCount(description)) };
     });
     this.markAllDirty();
   }
 
-  /**
-   * A region's bytes themselves, live, not a copy. Writing to them leaves no dirty mark. Throws `memory` once
-   * they were freed.
-   */
-  bytes(region: number): Buffer {
-    return this.#region(region).bytes;
+  /** A copy of some bytes. Throws `invalid-argument`, and `memory` once they were freed. */
+  read(region: number, offset: number, length: number): Buffer {
+    const { bytes, description } = this.#region(region);
+    requireRange(`memory region ${description.name}`, offset, length, bytes.sizeBytes);
+    return bytes.read(offset, length);
   }
 
   /** Fills all pages as `fill` says. Leaves no dirty mark. */
@@ -84,9 +79,9 @@ export class GuestMemory {
     const zeroFraction = fill === 'random' ? 0 : fill;
     requireArgument(zeroFraction >= 0 && zeroFraction <= 1, `fill: ${fill} is not a fraction from 0 to 1`);
     for (const { bytes, description } of this.#regions) {
-      for (let offset = 0; offset < bytes.byteLength; offset += description.pageBytes) {
+      for (let offset = 0; offset < bytes.sizeBytes; offset += description.pageBytes) {
         if (zeroFraction > 0 && prng.fraction() < zeroFraction) continue;
-        prng.fill(bytes.subarray(offset, offset + description.pageBytes));
+        bytes.change(offset, description.pageBytes, (page) => prng.fill(page));
       }
     }
   }
@@ -97,9 +92,9 @@ export class GuestMemory {
    */
   write(region: number, offset: number, content: Uint8Array): number {
     const { bytes, dirty, description } = this.#region(region);
-    requireRange(`memory region ${description.name}`, offset, content.byteLength, bytes.byteLength);
+    requireRange(`memory region ${description.name}`, offset, content.byteLength, bytes.sizeBytes);
     if (content.byteLength === 0) return 0;
-    bytes.set(content, offset);
+    bytes.write(offset, content);
     const first = Math.floor(offset / description.pageBytes);
     const last = Math.floor((offset + content.byteLength - 1) / description.pageBytes);
     for (let page = first; page <= last; page += 1) dirty.set(page);
@@ -113,7 +108,7 @@ export class GuestMemory {
     const { bytes, description } = this.#region(run.region);
     const { offset, length, content } = run;
     const whole = offset % description.pageBytes === 0 && length % description.pageBytes === 0;
-    const fits = whole && length > 0 && offset >= 0 && offset + length <= bytes.byteLength;
+    const fits = whole && length > 0 && offset >= 0 && offset + length <= bytes.sizeBytes;
     if (!fits || (content !== 'zero' && chunksLength(content) !== length)) {
       throw new MigrationError(
         'memory',
@@ -121,12 +116,12 @@ export class GuestMemory {
       );
     }
     if (content === 'zero') {
-      this.#putZeros(bytes, offset, length, description.pageBytes);
+      putZeros(bytes, offset, length, description.pageBytes);
       return;
     }
     let at = offset;
     for (const chunk of content) {
-      bytes.set(chunk, at);
+      bytes.write(at, chunk);
       at += chunk.byteLength;
     }
   }
@@ -158,29 +153,48 @@ export class GuestMemory {
   }
 
   /**
-   * Takes dirty pages from `cursor` on, as one batch: clears their marks, notes them in `taken`, then copies
-   * their content into `buffer` (of 1 MiB), adjoining pages as one run. Moves the cursor.
-   * Empty when no page is dirty from the cursor on.
+   * Takes dirty pages from `cursor` on, as one batch: clears their marks, notes them in `taken`, and lends their content, adjoining
+   * pages as one run. Moves the cursor. Undefined when no page is dirty from the cursor on.
    */
-  take(cursor: RoundCursor, buffer: Buffer, taken: readonly PageBitmap[]): readonly PageRun[] {
+  take(cursor: RoundCursor, taken: readonly PageBitmap[]): PageBatch | undefined {
     this.#requireThere();
+    const open = this.#open(cursor, taken);
+    if (open.length === 0) return undefined;
+    const loans: Loan[] = [];
+    const runs = open.map(({ region, offset, length, zero }): PageRun => {
+      if (zero) return { region, offset, length, content: 'zero' };
+      const loan = this.#region(region).bytes.lend(offset, length);
+      loans.push(loan);
+      return { region, offset, length, content: loan.pieces };
+    });
+    // Once: a loan that ended twice would end somebody else's, too.
+    return {
+      runs,
+      release: () => {
+        for (const loan of loans.splice(0)) loan.end();
+      },
+    };
+  }
+
+  /** The pages of the next batch as runs. */
+  #open(cursor: RoundCursor, taken: readonly PageBitmap[]): readonly OpenRun[] {
     const open: OpenRun[] = [];
     let room = BATCH_BYTES_MAX;
     let zeroRoom = BATCH_ZERO_BYTES_MAX;
     let last: OpenRun | undefined;
     for (; cursor.region < this.#regions.length; cursor.region += 1, cursor.page = 0) {
-      const { description, bytes, words, dirty } = this.#region(cursor.region);
+      const { description, bytes, dirty } = this.#region(cursor.region);
       const { pageBytes } = description;
       const marks = taken[cursor.region];
       for (let page = dirty.nextSet(cursor.page); page !== -1; page = dirty.nextSet(page + 1)) {
         cursor.page = page;
-        if (room < pageBytes || zeroRoom < pageBytes) return this.#read(open, buffer);
+        if (room < pageBytes || zeroRoom < pageBytes) return open;
         const offset = page * pageBytes;
-        const zero = words[offset / 4] === 0 && isZeroPage(bytes, offset, pageBytes);
+        const zero = bytes.isZero(offset, pageBytes);
         if (last?.region === cursor.region && last.zero === zero && last.offset + last.length === offset) {
           last.length += pageBytes;
         } else {
-          if (open.length === BATCH_RUNS_MAX) return this.#read(open, buffer);
+          if (open.length === BATCH_RUNS_MAX) return open;
           last = { region: cursor.region, offset, length: pageBytes, zero };
           open.push(last);
         }
@@ -190,7 +204,7 @@ export class GuestMemory {
         else room -= pageBytes;
       }
     }
-    return this.#read(open, buffer);
+    return open;
   }
 
   /** Whether {@link GuestMemory.free} was called. */
@@ -199,31 +213,11 @@ export class GuestMemory {
   }
 
   /**
-   * Lets go of the bytes: {@link GuestMemory.bytes} and everything that needs them throws `memory` from now
-   * on.
+   * Lets go of the bytes: everything that needs them throws `memory` from now on. What is on loan stays.
    */
   free(): void {
     this.#freed = true;
     this.#regions.length = 0;
-  }
-
-  /** Copies the runs' content out of guest memory. Their marks are clear by now. */
-  #read(open: readonly OpenRun[], buffer: Buffer): readonly PageRun[] {
-    let used = 0;
-    return open.map(({ region, offset, length, zero }): PageRun => {
-      if (zero) return { region, offset, length, content: 'zero' };
-      const content = buffer.subarray(used, used + length);
-      content.set(this.#region(region).bytes.subarray(offset, offset + length));
-      used += length;
-      return { region, offset, length, content: [content] };
-    });
-  }
-
-  /** Looks before it writes: memory that was never touched stays unallocated by the host. */
-  #putZeros(bytes: Buffer, offset: number, length: number, pageBytes: number): void {
-    for (let at = offset; at < offset + length; at += pageBytes) {
-      if (!isZeroPage(bytes, at, pageBytes)) bytes.fill(0, at, at + pageBytes);
-    }
   }
 
   #requireThere(): void {
@@ -264,6 +258,9 @@ function pageCount(region: MemoryRegion): number {
   return region.sizeBytes / region.pageBytes;
 }
 
-function isZeroPage(bytes: Buffer, offset: number, pageBytes: number): boolean {
-  return bytes.compare(zeroPage, 0, pageBytes, offset, offset + pageBytes) === 0;
+/** Looks before it writes: memory that was never touched stays unallocated by the host. */
+function putZeros(bytes: MemoryChunks, offset: number, length: number, pageBytes: number): void {
+  for (let at = offset; at < offset + length; at += pageBytes) {
+    if (!bytes.isZero(at, pageBytes)) bytes.change(at, pageBytes, (page) => page.fill(0));
+  }
 }

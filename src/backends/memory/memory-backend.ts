@@ -7,11 +7,11 @@ import type {
   VmDescription,
 } from '../../interfaces/hypervisor.ts';
 import { throwIfAborted } from '../../util/promises.ts';
-import { descriptionDifferences, type Offer } from './description-differences.ts';
+import { descriptionDifferences, diskDifferences, type Offer } from './description-differences.ts';
 import { DEVICE_STATE_FORMAT } from './device-state.ts';
 import { regionProblems } from './guest-memory.ts';
 import { MemoryDestinationVm } from './memory-destination-vm.ts';
-import { diskProblems } from './memory-disk.ts';
+import { diskProblems, type MemoryDisk } from './memory-disk.ts';
 import { createMemoryVm, MACHINE, type MemoryVm } from './memory-vm.ts';
 
 /** A destination in memory, as {@link createMemoryBackend} makes it. */
@@ -22,6 +22,12 @@ export interface MemoryBackendOptions {
   readonly environment?: Environment;
   /** The latency of the disks that it makes, in milliseconds. Default 0. */
   readonly diskLatencyMs?: number;
+  /**
+   * Disks that are there already, used as they are by every VM that is made here and has disks of their ids: what an earlier attempt has left on
+   * them, or an image. They stay when a VM goes, and are then there for the next; a disk must be in use by one VM at a time. Not together with `vm`. Default: each VM gets
+   * empty disks of its own.
+   */
+  readonly disks?: readonly MemoryDisk[];
   /** A paused VM to migrate into. Default: each `prepare()` makes one that suits. */
   readonly vm?: MemoryVm;
   /**
@@ -75,6 +81,7 @@ class InMemoryBackend implements MemoryBackend {
       ...descriptionDifferences(offer, description),
       ...regionProblems(description.memory),
       ...diskProblems(description.disks),
+      ...this.#existingProblems(description),
     ];
     if (given !== undefined && (given.state !== 'paused' || this.#givenTaken)) {
       problems.push(`the VM here is in use: ${this.#givenTaken ? 'by another migration' : given.state}`);
@@ -102,8 +109,17 @@ class InMemoryBackend implements MemoryBackend {
     });
   }
 
-  #make({ vmId, name, cpus, memory, disks }: VmDescription): MemoryVm {
-    const { environment, diskLatencyMs = 0 } = this.#options;
+  /** In what its disks that are there already differ from those that are asked for. */
+  #existingProblems({ disks }: VmDescription): readonly string[] {
+    const { disks: existing = [] } = this.#options;
+    const asked = disks.filter(({ id }) => existing.some((disk) => disk.id === id));
+    const here = existing.filter(({ id }) => asked.some((disk) => disk.id === id));
+    return diskDifferences(here, asked);
+  }
+
+  #make({ vmId, name, cpus, memory, disks: described }: VmDescription): MemoryVm {
+    const { environment, diskLatencyMs = 0, disks: existing = [] } = this.#options;
+    const disks = described.map((disk) => existing.find(({ id }) => id === disk.id) ?? disk);
     const shape = {
       vmId,
       name,

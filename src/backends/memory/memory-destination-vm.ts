@@ -1,7 +1,7 @@
 import { MigrationError } from '../../errors.ts';
 import type { BlockDevice, Extent } from '../../interfaces/block-device.ts';
 import type { CallOptions, Chunks } from '../../interfaces/content.ts';
-import type { DestinationVm } from '../../interfaces/hypervisor.ts';
+import type { DestinationVm, DestinationVmCapabilities } from '../../interfaces/hypervisor.ts';
 import type { MemoryRegion, MemorySink, PageRun } from '../../interfaces/memory.ts';
 import { throwIfAborted } from '../../util/promises.ts';
 import type { MemoryDisk } from './memory-disk.ts';
@@ -21,6 +21,7 @@ export interface DestinationHooks {
  * device state, a device state before the disks were flushed) is refused with `invalid-state`.
  */
 export class MemoryDestinationVm implements DestinationVm {
+  readonly capabilities: DestinationVmCapabilities = { refill: true };
   readonly memory: MemorySink;
   readonly disks: readonly PreparedDisk[];
   readonly #vm: MemoryVm;
@@ -44,6 +45,11 @@ export class MemoryDestinationVm implements DestinationVm {
     this.#state = 'loaded';
   }
 
+  async refill(): Promise<void> {
+    this.#require('refill', 'filling', 'failed', 'loaded');
+    this.#state = 'filling';
+  }
+
   async start({ run }: { readonly run: boolean }): Promise<void> {
     this.#require('start', 'loaded');
     this.#state = 'started';
@@ -57,9 +63,10 @@ export class MemoryDestinationVm implements DestinationVm {
     this.#hooks.onDiscard();
   }
 
-  #require(action: string, state: 'filling' | 'loaded'): void {
-    if (this.#state === state) return;
-    throw new MigrationError('invalid-state', `${action}: the prepared VM is ${this.#state}, not ${state}`);
+  #require(action: string, ...states: readonly ('filling' | 'failed' | 'loaded')[]): void {
+    if (states.some((state) => this.#state === state)) return;
+    const wanted = states.join(' or ');
+    throw new MigrationError('invalid-state', `${action}: the prepared VM is ${this.#state}, not ${wanted}`);
   }
 }
 

@@ -1,15 +1,9 @@
 import { MigrationError } from '../../errors.ts';
 import type { CallOptions } from '../../interfaces/content.ts';
 import type { Environment } from '../../interfaces/environment.ts';
-import type { MemoryRegion, MemorySource, PageBatch, PageRun } from '../../interfaces/memory.ts';
+import type { MemoryRegion, MemorySource, PageBatch } from '../../interfaces/memory.ts';
 import { delay, throwIfAborted } from '../../util/promises.ts';
-import { BATCH_BYTES_MAX, type GuestMemory, type RoundCursor } from './guest-memory.ts';
-
-/**
- * Released buffers that are kept for the next batches, 1 MiB each: as many as a default window has on its
- * way.
- */
-const SPARE_BUFFERS_MAX = 64;
+import type { GuestMemory, RoundCursor } from './guest-memory.ts';
 
 /** After this much memory a round lets timers and I/O have their turn: some milliseconds' work. */
 const BREATH_BYTES = 32 * 1024 * 1024;
@@ -22,7 +16,6 @@ export class MemoryRounds implements MemorySource {
   readonly keepsUnsentPages = true;
   readonly #memory: GuestMemory;
   readonly #environment: Environment;
-  readonly #spare: Buffer[] = [];
   /** The round that is being read; another object, or none, once it was ended. */
   #current: object | undefined;
 
@@ -48,15 +41,13 @@ export class MemoryRounds implements MemorySource {
       for (;;) {
         throwIfAborted(options.signal);
         if (this.#current !== round) throw new MigrationError('aborted', 'the memory source was stopped');
-        const buffer = this.#spare.pop() ?? Buffer.allocUnsafeSlow(BATCH_BYTES_MAX);
-        const runs = this.#memory.take(cursor, buffer, taken);
-        if (runs.length === 0) {
-          this.#keep(buffer);
+        const batch = this.#memory.take(cursor, taken);
+        if (batch === undefined) {
           complete = true;
           return;
         }
-        yield this.#batch(runs, buffer);
-        for (const run of runs) breath -= run.length;
+        yield batch;
+        for (const run of batch.runs) breath -= run.length;
         if (breath > 0) continue;
         breath = BREATH_BYTES;
         await delay(this.#environment, 0, options.signal);
@@ -73,23 +64,6 @@ export class MemoryRounds implements MemorySource {
 
   async stop(): Promise<void> {
     this.#current = undefined;
-    this.#spare.length = 0;
     this.#memory.markAllDirty();
-  }
-
-  #batch(runs: readonly PageRun[], buffer: Buffer): PageBatch {
-    let held = true;
-    return {
-      runs,
-      release: () => {
-        // A buffer that came back twice would be lent to two batches at once.
-        if (held) this.#keep(buffer);
-        held = false;
-      },
-    };
-  }
-
-  #keep(buffer: Buffer): void {
-    if (this.#spare.length < SPARE_BUFFERS_MAX) this.#spare.push(buffer);
   }
 }

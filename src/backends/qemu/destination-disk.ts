@@ -18,7 +18,7 @@ export class QemuDestinationDisk implements BlockDevice {
   readonly #exports: NbdExports;
   readonly #disk: DiskNode;
   readonly #name: string;
-  #written = false;
+  #used = false;
 
   constructor(exports: NbdExports, disk: DiskNode, index: number) {
     const { id, sizeBytes, blockBytes, readOnly } = disk;
@@ -59,7 +59,8 @@ export class QemuDestinationDisk implements BlockDevice {
 
   async flush(options: CallOptions = {}): Promise<void> {
     throwIfAborted(options.signal);
-    if (!this.#written) return;
+    // What was only read counts, too: the engine may rely on what another process left here, and may not have made durable.
+    if (!this.#used || this.readOnly) return;
     const client = await this.#client(options.signal);
     await client.flush(options);
   }
@@ -67,11 +68,11 @@ export class QemuDestinationDisk implements BlockDevice {
   async #writable(signal?: AbortSignal): Promise<NbdClient> {
     if (this.readOnly)
       throw new MigrationError('disk-write', `disk ${this.id} is read-only at the destination`);
-    this.#written = true;
     return await this.#client(signal);
   }
 
   #client(signal?: AbortSignal): Promise<NbdClient> {
+    this.#used = true;
     return this.#exports.open(this.#name, this.#disk.nodeName, !this.readOnly, signal);
   }
 }

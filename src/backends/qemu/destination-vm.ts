@@ -1,6 +1,6 @@
 import { asMigrationError, MigrationError } from '../../errors.ts';
 import type { CallOptions, Chunks } from '../../interfaces/content.ts';
-import type { DestinationVm, VmDescription } from '../../interfaces/hypervisor.ts';
+import type { DestinationVm, DestinationVmCapabilities, VmDescription } from '../../interfaces/hypervisor.ts';
 import { joinChunks } from '../../util/chunks.ts';
 import type { QemuDestinationDisk } from './destination-disk.ts';
 import { QemuDestinationMemory } from './destination-memory.ts';
@@ -35,6 +35,8 @@ const ANNOUNCEMENTS = { initial: 50, max: 550, rounds: 5, step: 100 };
  *     prepared ──loadDeviceState()──► loaded (paused) ──start()──► started
  */
 export class QemuDestinationVm implements DestinationVm {
+  /** QEMU ends its incoming migration with the device state, and takes no second one in the same process, whatever became of the first. */
+  readonly capabilities: DestinationVmCapabilities = { refill: false };
   readonly memory: QemuDestinationMemory;
   readonly disks: readonly QemuDestinationDisk[];
   readonly #parts: DestinationVmParts;
@@ -70,6 +72,10 @@ export class QemuDestinationVm implements DestinationVm {
     } catch (error) {
       throw await explain(qmp, error, 'device-state');
     }
+  }
+
+  async refill(): Promise<void> {
+    throw new MigrationError('unsupported', 'a QEMU that has loaded device state takes no more content');
   }
 
   async start(options: { readonly run: boolean }): Promise<void> {

@@ -1,10 +1,11 @@
 import { createDestination, fileRegister } from '../../index.ts';
 import type { Command } from '../command.ts';
-import { jsonOption, registerOption, tlsOptions } from '../common-options.ts';
+import { jsonOption, registerOption, ticketOption, tlsOptions } from '../common-options.ts';
 import { conclude } from '../conclude.ts';
 import { formatEndpoint } from '../endpoint.ts';
 import { runShown } from '../run-shown.ts';
 import { interruptible } from '../signals.ts';
+import { readTicketFile } from '../ticket-file.ts';
 import { makeTransport } from '../transport.ts';
 
 /** `longhaul receive`: waits for one VM and takes it over. */
@@ -19,12 +20,13 @@ export const receive: Command = {
     'SIGINT, SIGTERM or SIGHUP gives up, and the guest stays on the source, unless the VM is handed over ' +
       'already.',
     'While it waits it also answers `longhaul recover --ask` for migrations whose `receive` has died, ' +
-      'from the register.',
+      'from the register; with a ticket, to those who have it.',
   ],
   options: {
     qmp: { value: 'SOCKET', help: 'QMP socket of the QEMU that takes the VM' },
     listen: { value: 'HOST:PORT', help: 'where to listen; port 0 takes any that is free' },
     register: registerOption,
+    'ticket-file': ticketOption,
     ...tlsOptions,
     json: jsonOption,
   },
@@ -33,6 +35,7 @@ export const receive: Command = {
     const qmp = options.required('qmp');
     const listen = options.requiredEndpoint('listen', 0);
     const register = fileRegister(options.registerDirectory(context.env));
+    const ticket = readTicketFile(options);
     const { screen } = context;
     const transport = makeTransport(options, { listen }, screen);
 
@@ -44,7 +47,7 @@ export const receive: Command = {
         const { createQemuBackend } = await import('../../backends/qemu/index.ts');
         const backend = createQemuBackend({ qmp });
         screen.log(`listening on ${formatEndpoint(await transport.listening())}`);
-        const destination = createDestination({ backend, transport, register });
+        const destination = createDestination({ backend, transport, register, ticket });
         return await runShown(destination, 'destination', screen, interruption);
       } finally {
         await transport.close();

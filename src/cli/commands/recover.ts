@@ -7,23 +7,33 @@ import {
   type RunState,
   recover,
   type SourceVm,
+  type Ticket,
   type Transport,
 } from '../../index.ts';
 import type { Command, Context } from '../command.ts';
-import { jsonOption, registerOption, tlsOptions } from '../common-options.ts';
+import { jsonOption, registerOption, ticketOption, tlsOptions } from '../common-options.ts';
 import { foreseen, notBegun } from '../conclude.ts';
 import { exitCodeOfFailure, exitCodes } from '../exit-code.ts';
 import type { Options } from '../options.ts';
 import { reportJson } from '../report-json.ts';
 import { recoveryRows, renderError, renderRecovery, renderRows } from '../report-view.ts';
 import { interruptible } from '../signals.ts';
+import { readTicketFile } from '../ticket-file.ts';
 import { makeTransport } from '../transport.ts';
 import { UsageError } from '../usage-error.ts';
 
-/** What `--ask` asks over. */
-function askingTransport(options: Options, { screen }: Context): Transport | undefined {
+/** Whom `--ask` asks, and with which ticket. */
+interface Asking {
+  readonly transport: Transport;
+  readonly ticket: Ticket | undefined;
+}
+
+function readAsking(options: Options, { screen }: Context): Asking | undefined {
   const connect = options.endpoint('ask', 1);
-  return connect === undefined ? undefined : makeTransport(options, { connect }, screen);
+  const ticket = readTicketFile(options);
+  if (connect !== undefined) return { ticket, transport: makeTransport(options, { connect }, screen) };
+  if (ticket !== undefined) throw new UsageError('--ticket-file goes with --ask only');
+  return undefined;
 }
 
 interface Common {
@@ -63,6 +73,7 @@ export const recoverCommand: Command = {
     epoch: { value: 'N', help: 'which attempt, as reports number them (default: what the register tells)' },
     ask: { value: 'HOST:PORT', help: 'source: where to ask for the destination\u2019s decision' },
     register: registerOption,
+    'ticket-file': { ...ticketOption, help: "source: the migration's ticket, for --ask, if it had one" },
     ...tlsOptions,
     json: jsonOption,
   },
@@ -75,7 +86,7 @@ export const recoverCommand: Command = {
       register: options.registerDirectory(context.env),
     };
     const qmp = options.text('qmp');
-    const ask = askingTransport(options, context);
+    const ask = readAsking(options, context);
     const work = role === 'source' ? prepareSource(common, qmp, ask) : prepareDestination(common, qmp, ask);
     return settle(role, options, context, work);
   },
@@ -89,7 +100,7 @@ interface Settled {
   readonly guest: RunState | undefined;
 }
 
-function prepareSource(common: Common, qmp: string | undefined, ask: Transport | undefined): Work {
+function prepareSource(common: Common, qmp: string | undefined, ask: Asking | undefined): Work {
   if (qmp === undefined && common.vmId === undefined) {
     throw new UsageError('--qmp is missing; without it --vm-id must say which VM');
   }
@@ -118,17 +129,17 @@ async function openSource(qmp: string, vmId: string | undefined, signal: AbortSi
 async function recoverSource(
   { vmId: named, epoch, register: directory }: Common,
   vm: SourceVm | undefined,
-  transport: Transport | undefined,
+  asking: Asking | undefined,
   signal: AbortSignal,
 ): Promise<RecoveryReport> {
   const vmId = named ?? vm?.description.vmId ?? '';
   const register = fileRegister(directory);
-  const ask = transport === undefined ? undefined : askDecision({ transport, vmId });
+  const ask = asking === undefined ? undefined : askDecision({ ...asking, vmId });
   try {
     if (vm?.runState() === 'paused' && epoch === undefined) await requireClaims(register, vmId, directory);
     return await recover({ role: 'source', vmId, register, epoch, vm, ask, signal });
   } finally {
-    await transport?.close();
+    await asking?.transport.close();
   }
 }
 
@@ -146,7 +157,7 @@ async function requireClaims(register: OwnershipRegister, vmId: string, director
   );
 }
 
-function prepareDestination(common: Common, qmp: string | undefined, ask: Transport | undefined): Work {
+function prepareDestination(common: Common, qmp: string | undefined, ask: Asking | undefined): Work {
   const { vmId, epoch, register } = common;
   if (vmId === undefined)
     throw new UsageError('--vm-id is missing: --role destination cannot tell the VM otherwise');

@@ -1,11 +1,12 @@
 import { createSource, fileRegister, type MigrationPolicy } from '../../index.ts';
 import type { Command } from '../command.ts';
-import { jsonOption, registerOption, tlsOptions } from '../common-options.ts';
+import { jsonOption, registerOption, ticketOption, tlsOptions } from '../common-options.ts';
 import { conclude } from '../conclude.ts';
 import { formatEndpoint } from '../endpoint.ts';
 import type { Options } from '../options.ts';
 import { runShown } from '../run-shown.ts';
 import { interruptible } from '../signals.ts';
+import { readTicketFile } from '../ticket-file.ts';
 import { makeTransport } from '../transport.ts';
 import { printable } from '../units.ts';
 
@@ -17,7 +18,8 @@ export const send: Command = {
   description: [
     'Moves the VM of a running QEMU, memory and disks, to the QEMU of a `longhaul receive`. The guest ' +
       'runs on meanwhile; at the end it stands still for the downtime and 1.5 round trips. QEMU here is ' +
-      'ended once the VM runs there.',
+      'ended once the VM runs there. With --rehearse it stays, and the guest in it; the QEMU at the destination ' +
+      'has to be started anew.',
     'SIGINT, SIGTERM or SIGHUP ends the migration, and the guest stays here, unless the VM is handed over ' +
       'already.',
   ],
@@ -31,6 +33,10 @@ export const send: Command = {
       value: 'N',
       help: 'longest pause before the guest runs on here, 100 to 600000 (default 10000)',
     },
+    'outage-ms': {
+      value: 'N',
+      help: 'how long the link may be gone before the migration fails, 0 to 86400000 (default 600000)',
+    },
     disk: {
       value: 'ID=MODE',
       repeatable: true,
@@ -38,9 +44,21 @@ export const send: Command = {
         'what becomes of a disk, once for each: copy, shared (both hosts have it open, and nothing is copied) or ' +
         'leave (it does not go along) (default copy; shared where the guest cannot write it)',
     },
+    seed: {
+      value: 'SEED',
+      help:
+        "none: all of each disk is sent. compare: the destination's disks are read, and what they hold already, as " +
+        'after an attempt that failed, is not sent (default none)',
+    },
     'vm-id': { value: 'ID', help: "the VM's identity in registers (default: QEMU's -uuid, else its -name)" },
     register: registerOption,
+    'ticket-file': ticketOption,
     ...tlsOptions,
+    rehearse: {
+      help:
+        'do all but hand over: the guest is stunned, the destination loads it, and then the guest runs on here; the ' +
+        'downtime that is told is what a move would take',
+    },
     json: jsonOption,
   },
 
@@ -50,6 +68,7 @@ export const send: Command = {
     const policy = readPolicy(options);
     const vmId = options.text('vm-id');
     const register = fileRegister(options.registerDirectory(context.env));
+    const ticket = readTicketFile(options);
     const { screen } = context;
     const transport = makeTransport(options, { connect: to }, screen);
 
@@ -63,9 +82,11 @@ export const send: Command = {
           ...(vmId === undefined ? {} : { vmId }),
         });
         try {
-          screen.log(`sending ${vm.description.name} to ${formatEndpoint(to)}`);
-          const source = createSource({ vm, transport, register, policy });
-          return await runShown(source, 'source', screen, interruption);
+          const how = options.flag('rehearse') ? 'rehearsing to send' : 'sending';
+          screen.log(`${how} ${vm.description.name} to ${formatEndpoint(to)}`);
+          const source = createSource({ vm, transport, register, policy, ticket });
+          const run = options.flag('rehearse') ? source.rehearse : source.run;
+          return await runShown(source, 'source', screen, interruption, (call) => run.call(source, call));
         } finally {
           // The engine has seen to it, unless it never took the VM, or its owner is undecided.
           await vm
@@ -85,11 +106,14 @@ function readPolicy(options: Options): MigrationPolicy {
   const rateMbit = options.number('rate-mbit', { min: 1, max: 1_000_000 });
   const downtimeMsMax = options.number('downtime-ms', { min: 30, max: 60_000 });
   const stunMsMax = options.number('stun-ms', { min: 100, max: 600_000 });
+  const outageMsMax = options.number('outage-ms', { min: 0, max: 86_400_000, whole: true });
   return {
     ...(connections === undefined ? {} : { connections }),
     ...(rateMbit === undefined ? {} : { rateBytesPerSecondMax: rateMbit * 125_000 }),
     ...(downtimeMsMax === undefined ? {} : { downtimeMsMax }),
     ...(stunMsMax === undefined ? {} : { stunMsMax }),
+    ...(outageMsMax === undefined ? {} : { outageMsMax }),
+    ...(options.text('seed') === undefined ? {} : { seed: options.choice('seed', ['none', 'compare']) }),
     disks: options.choices('disk', ['copy', 'shared', 'leave']),
   };
 }

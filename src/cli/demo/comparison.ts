@@ -17,7 +17,7 @@ export class Comparison {
   /** Prepares the pair's destination, and takes the copy. */
   readonly backend: HypervisorBackend;
   readonly #pair: GuestPair;
-  readonly #memory = Buffer.alloc(hotBytes.memory, 1);
+  #memory: Buffer = Buffer.alloc(hotBytes.memory, 1);
   #disk: Chunks = [];
 
   constructor(pair: GuestPair) {
@@ -33,14 +33,14 @@ export class Comparison {
   async finish(): Promise<VmComparison> {
     const { source, destination } = this.#pair;
     await destination.pause();
-    destination.memory.bytes(0).set(this.#memory);
+    destination.memory.put({ region: 0, offset: 0, length: hotBytes.memory, content: [this.#memory] });
     await destination.disk(diskId).write(0, this.#disk);
     return compareVms(source, destination);
   }
 
   #copy(): void {
     const { destination } = this.#pair;
-    destination.memory.bytes(0).copy(this.#memory, 0, 0, hotBytes.memory);
+    this.#memory = destination.memory.read(0, 0, hotBytes.memory);
     this.#disk = [destination.disk(diskId).medium.read(0, hotBytes.disk)];
   }
 
@@ -48,8 +48,10 @@ export class Comparison {
     const copy = () => this.#copy();
     let copied: Promise<void> | undefined;
     return {
+      capabilities: vm.capabilities,
       memory: vm.memory,
       disks: vm.disks,
+      refill: () => vm.refill(),
       async loadDeviceState(state, options) {
         await vm.loadDeviceState(state, options);
         copied = delay(0).then(copy);

@@ -11,6 +11,7 @@ export interface CommitOptions {
   readonly channel: Channel;
   /** To ask on, should the channel be lost. */
   readonly transport: Transport;
+  readonly secret?: Uint8Array | undefined;
   readonly environment: Environment;
   readonly register: OwnershipRegister;
   readonly vmId: string;
@@ -86,23 +87,33 @@ interface Learned {
   readonly reason: string;
 }
 
-/** From the channel while it lives, else from a shared register, else by asking; until `decideMsMax` is over. */
+/** From the channel; while its link is gone also from a shared register; once it has failed, by asking; until `decideMsMax` is over. */
 async function learnDecision(options: CommitOptions): Promise<Learned> {
   const { channel, environment, decideMsMax } = options;
   const deadlineMs = environment.now() + decideMsMax;
-  const late = () => new MigrationError('timeout', 'no decision in time');
-  try {
-    const decided = await withTimeout(environment, decideMsMax, channel.mailbox.take('decided'), late);
-    return { decision: decided.value, reason: decided.reason };
-  } catch {
-    // The link was lost, or the destination is silent.
+  let heard: Learned | undefined;
+  const hearing = channel.mailbox.take('decided').then(
+    ({ value, reason }) => {
+      heard = { decision: value, reason };
+    },
+    () => {},
+  );
+  for (;;) {
+    const failed = channel.signal.aborted;
+    const over = environment.now() >= deadlineMs;
+    if (heard === undefined && (failed || channel.isCut || over)) {
+      // While the channel may come back nobody is asked: a question that overtook GO would have it declined.
+      const ask = failed || over;
+      const decision = (await readDecision(options)) ?? (ask ? await askDecision(options) : undefined);
+      if (decision !== undefined) return { decision, reason: 'the connection was lost' };
+    }
+    if (heard !== undefined) return heard;
+    if (over) return { decision: undefined, reason: '' };
+    const enough = new AbortController();
+    const pause = delay(environment, askAgainMs, enough.signal).catch(() => {});
+    await (failed ? pause : Promise.race([hearing, pause]));
+    enough.abort();
   }
-  do {
-    const decision = (await readDecision(options)) ?? (await askDecision(options));
-    if (decision !== undefined) return { decision, reason: 'the connection was lost' };
-    await delay(environment, askAgainMs);
-  } while (environment.now() < deadlineMs);
-  return { decision: undefined, reason: '' };
 }
 
 async function readDecision(options: CommitOptions): Promise<Decision | undefined> {

@@ -2,6 +2,7 @@ import type { SendStream } from '../../channel/send-stream.ts';
 import type { CallOptions } from '../../interfaces/content.ts';
 import type { MemorySource, PageBatch, PageRun } from '../../interfaces/memory.ts';
 import { sliceChunks } from '../../util/chunks.ts';
+import { raceAbort } from '../../util/promises.ts';
 import type { ItemRange } from '../../wire/item.ts';
 import { itemContentBytesMax, itemRangesMax } from '../../wire/limits.ts';
 
@@ -38,7 +39,7 @@ export class MemorySender {
     const before = this.#offeredBytes;
     for await (const batch of this.#source.round(options)) {
       try {
-        await this.#stream.room();
+        await raceAbort(this.#stream.room(), options.signal);
       } catch (error) {
         batch.release();
         throw error;
@@ -55,7 +56,8 @@ export class MemorySender {
   }
 
   #push(batch: PageBatch): void {
-    const items = splitIntoItems(batch.runs);
+    const pageBytes = this.#source.regions.map((region) => region.pageBytes);
+    const items = splitIntoItems(batch.runs, pageBytes, this.#stream.itemBytesMax);
     let holders = items.length;
     if (holders === 0) batch.release();
     const release = () => {
@@ -71,13 +73,18 @@ export class MemorySender {
   }
 }
 
-/** The runs of a batch in as few items as the protocol's limits allow: one, for any batch that keeps to its contract. */
-export function splitIntoItems(runs: readonly PageRun[]): readonly (readonly ItemRange[])[] {
+/** The runs of a batch in as few items as there can be of so much content each, or of one page: pages stay whole, if an item can hold them. `pageBytes`: of each region. */
+export function splitIntoItems(
+  runs: readonly PageRun[],
+  pageBytes: readonly number[],
+  contentBytesMax: number,
+): readonly (readonly ItemRange[])[] {
   const items: ItemRange[][] = [];
   let item: ItemRange[] = [];
   let contentBytes = 0;
   const add = (range: ItemRange, bytes: number) => {
-    if (item.length === itemRangesMax || contentBytes + bytes > itemContentBytesMax) {
+    const full = item.length === itemRangesMax || contentBytes + bytes > contentBytesMax;
+    if (full && item.length > 0) {
       items.push(item);
       item = [];
       contentBytes = 0;
@@ -90,8 +97,10 @@ export function splitIntoItems(runs: readonly PageRun[]): readonly (readonly Ite
       add({ space, offset, length, content }, 0);
       continue;
     }
-    for (let at = 0; at < length; at += itemContentBytesMax) {
-      const bytes = Math.min(itemContentBytesMax, length - at);
+    const page = pageBytes[space] ?? contentBytesMax;
+    const step = Math.min(itemContentBytesMax, Math.max(1, Math.floor(contentBytesMax / page)) * page);
+    for (let at = 0; at < length; at += step) {
+      const bytes = Math.min(step, length - at);
       const part = bytes === length ? content : sliceChunks(content, at, bytes);
       add({ space, offset: offset + at, length: bytes, content: part }, bytes);
     }

@@ -43,8 +43,12 @@ const historyRounds = 8;
 /** Rounds of dirty pages until the rest fits the downtime. What to do after each is {@link convergence}'s to say. */
 export class PreCopy {
   readonly #options: PreCopyOptions;
-  readonly #history: number[] = [];
+  #history: number[] = [];
+  /** Since {@link PreCopy.run} was called. */
+  #rounds = 0;
   #throttle = 0;
+  /** The last of the calls that set it, one after the other. */
+  #throttling: Promise<void> = Promise.resolve();
   #throttleMax = 0;
 
   constructor(options: PreCopyOptions) {
@@ -61,15 +65,21 @@ export class PreCopy {
     return this.#throttleMax;
   }
 
-  /** Resolves when it is time to stun. Rejects with `not-converging` when that time will not come. */
+  /**
+   * Resolves when it is time to stun. Rejects with `not-converging` when that time will not come. May be called again, after a switchover
+   * that came to nothing: what was seen before says nothing then, for the first round may be one of all pages again.
+   */
   async run(): Promise<void> {
     const { environment, memory, policy, signal } = this.#options;
+    this.#history = [];
+    this.#rounds = 0;
     let previousStartMs: number | undefined;
     /** How long the destination took to flush just before this round; undefined if nothing was flushed then. */
     let flushMs: number | undefined;
     for (;;) {
       const startMs = environment.now();
       const bytes = await memory.sendRound({ signal });
+      this.#rounds++;
       await memory.queueBelow(queueBytesMax);
       await this.#untilRateIsKnown();
       const durationMs = environment.now() - startMs;
@@ -92,7 +102,8 @@ export class PreCopy {
           // Everything that can be flushed is flushed before the stun; what was dirtied meanwhile is the next round's. How
           // long that took is what the flush within the stun can take, and counts in the next verdict, but no longer:
           // a destination that was slow once is asked again.
-          if (flushMs !== undefined) return;
+          // With the link gone it is also what waits for it.
+          if (flushMs !== undefined && !this.#options.channel.isCut) return;
           flushMs = await this.#options.flushBothEnds();
           break;
         case 'throttle':
@@ -123,8 +134,15 @@ export class PreCopy {
     await this.#setThrottle(0);
   }
 
-  async #setThrottle(fraction: number): Promise<void> {
-    const { vm } = this.#options;
+  #setThrottle(wanted: number): Promise<void> {
+    this.#throttling = this.#throttling.catch(() => {}).then(() => this.#applyThrottle(wanted));
+    return this.#throttling;
+  }
+
+  async #applyThrottle(wanted: number): Promise<void> {
+    const { vm, channel } = this.#options;
+    // While nothing can be sent there is nothing to wait for.
+    const fraction = channel.isCut ? 0 : wanted;
     if (fraction === this.#throttle || !vm.capabilities.throttle) return;
     await vm.setThrottle(fraction);
     this.#throttle = fraction;
@@ -137,11 +155,11 @@ export class PreCopy {
     dirtyingMs: number | undefined,
     flushMs: number,
   ): ConvergenceStatistics {
-    const { channel, vm, memory } = this.#options;
+    const { channel, vm } = this.#options;
     this.#history.push(bytes);
     if (this.#history.length > historyRounds) this.#history.shift();
     return {
-      round: memory.rounds,
+      round: this.#rounds,
       roundBytes: bytes,
       roundMs: durationMs,
       dirtyingMs,

@@ -2,6 +2,7 @@ import { MigrationError } from '../../errors.ts';
 import type { BlockDevice } from '../../interfaces/block-device.ts';
 import type { ItemRange } from '../../wire/item.ts';
 import { ApplyQueue } from '../apply-queue.ts';
+import type { DigestSender } from './digest-sender.ts';
 
 /** Writes in flight on one disk: enough for a disk's own queue, few enough that a slow one is noticed by its credit. */
 const writers = 8;
@@ -14,12 +15,15 @@ const unflushedBytesMax = 64 << 20;
 export class DiskReceiver {
   readonly disk: BlockDevice;
   readonly queue: ApplyQueue;
+  /** Tells the source what the disk holds, if it wants to know. */
+  readonly digests: DigestSender | undefined;
   #unflushedBytes = 0;
   #flushing: Promise<void> | undefined;
   #failedFlush: MigrationError | undefined;
 
-  constructor(disk: BlockDevice, failed: (error: MigrationError) => void) {
+  constructor(disk: BlockDevice, digests: DigestSender | undefined, failed: (error: MigrationError) => void) {
     this.disk = disk;
+    this.digests = digests;
     this.queue = new ApplyQueue({
       spaceBytes: [disk.sizeBytes],
       writers,
@@ -27,6 +31,16 @@ export class DiskReceiver {
       failed,
       write: (ranges, signal) => this.#write(ranges, signal),
     });
+  }
+
+  /** How much of the disk is as the source's was, or is on its way, for people. */
+  get doneBytes(): number {
+    return this.digests?.doneBytes ?? Math.min(this.disk.sizeBytes, this.queue.appliedBytes);
+  }
+
+  /** Nothing more is written, nor said of what is there; resolves when nothing is in flight. */
+  async stop(): Promise<void> {
+    await Promise.all([this.queue.stop(), this.digests?.stop()]);
   }
 
   /** Makes durable what has been applied before the call. Rejects with `disk-write`. */
@@ -49,6 +63,7 @@ export class DiskReceiver {
         this.#unflushedBytes += length;
         await this.disk.write(offset, content, { signal });
       }
+      this.digests?.wrote({ offset, length });
     }
   }
 

@@ -6,26 +6,36 @@
  *                                         ─ being copied ─ held ─► push('mirror') after the bulk number
  *                                         ─ not copied ──────────► nothing: the bulk copy will read it
  * bulk copy: take a range ─► read ─► push('bulk') ─► Regions: copied
+ *                                 └► what the destination holds already is not pushed, and is copied all the same
  * ```
  *
  * The invariant: whenever no region is *not copied* or *being copied*, replaying the stream by number gives the disk as it is. A number is
  * taken when its content is fixed, and never between a read's start and its end.
+ *
+ * With digests of what the destination's disk held when all this began, the stream is replayed on that disk, and a bulk read that finds a block
+ * equal needs no item: the item would have changed nothing, as long as nothing was ever sent for the block before. That is the second
+ * invariant, and {@link BlockDigests} keeps it: **whatever is pushed, and whatever sets a region back, first ends what is known of its blocks.** A block is
+ * *being copied* until its digest was compared, so a guest write waits for that as it would for a number. The bulk copy takes only what
+ * the destination has spoken of; it reads ahead of the bulk copy, so nobody waits for a round trip but at the beginning.
  */
 import PQueue from 'p-queue';
 import type { SendStream } from '../../channel/send-stream.ts';
 import { asMigrationError, type MigrationError } from '../../errors.ts';
-import type { Extent, GuestWrite, SourceDisk, Tap, TapHandler } from '../../interfaces/block-device.ts';
-import type { ByteRange, Chunks } from '../../interfaces/content.ts';
+import type { GuestWrite, SourceDisk, Tap, TapHandler } from '../../interfaces/block-device.ts';
+import type { ByteRange, CallOptions, Chunks } from '../../interfaces/content.ts';
 import { chunksLength, isZero, sliceChunks } from '../../util/chunks.ts';
 import { onAbort } from '../../util/on-abort.ts';
 import { raceAbort, Signalled, throwIfAborted } from '../../util/promises.ts';
+import { digestedBytes } from '../../wire/digest-list.ts';
 import type { ItemRange } from '../../wire/item.ts';
 import { itemContentBytesMax } from '../../wire/limits.ts';
+import { alignExtents } from './align-extents.ts';
+import type { BlockDigests } from './block-digests.ts';
 import type { MirrorBuffer } from './mirror-buffer.ts';
 import { Regions } from './regions.ts';
 
-/** The grain of the copied / not copied map: a set-back write costs this much to copy again at most. */
-const regionBytes = 64 << 10;
+/** The grain of the copied / not copied map: a set-back write costs this much to copy again at most. A digest is for a region. */
+const regionBytes = digestedBytes;
 /** One read of the bulk copy. 256 KiB to 1 MiB is where disks and QEMU's NBD server are at their best. */
 const readBytes = 512 << 10;
 /** Reads in flight on one disk. */
@@ -41,6 +51,8 @@ export interface DiskSenderOptions {
   readonly disk: SourceDisk;
   readonly stream: SendStream;
   readonly buffer: MirrorBuffer;
+  /** What the destination's disk holds. Undefined: nobody asked, and all of the disk is sent. */
+  readonly digests: BlockDigests | undefined;
   /** Aborted when the migration is over, one way or another. */
   readonly signal: AbortSignal;
   /** Called with the first failure. */
@@ -62,6 +74,7 @@ export class DiskSender {
   #mirrorBytes = 0;
   #mirrored = 0;
   #setBack = 0;
+  #unchangedBytes = 0;
   /** Bytes of bulk content that were numbered, zeros included and what came again counted again. */
   #numberedBytes = 0;
   #doneBytes = 0;
@@ -70,8 +83,9 @@ export class DiskSender {
     this.disk = options.disk;
     this.#options = options;
     this.#regions = new Regions({ sizeBytes: options.disk.sizeBytes, regionBytes });
-    const { signal } = options;
+    const { signal, digests } = options;
     onAbort(signal, () => this.#changed.fail(signal.reason));
+    digests?.onNews(() => this.#changed.notify());
   }
 
   /** Bytes still to be copied, those being read included. */
@@ -89,12 +103,21 @@ export class DiskSender {
     return this.#options.stream;
   }
 
+  get digests(): BlockDigests | undefined {
+    return this.#options.digests;
+  }
+
   get bulkBytes(): number {
     return this.#bulkBytes;
   }
 
   get mirrorBytes(): number {
     return this.#mirrorBytes;
+  }
+
+  /** Content that the destination held already, zeros apart, so that it was not sent. */
+  get unchangedBytes(): number {
+    return this.#unchangedBytes;
   }
 
   /** Guest writes mirrored, and those whose extents were set back. */
@@ -126,10 +149,22 @@ export class DiskSender {
   }
 
   /** With the guest stunned: every guest write has been seen and numbered, and every region copied. */
-  async finish(): Promise<void> {
+  async finish({ signal }: CallOptions = {}): Promise<void> {
     this.#stunned = true;
-    await this.#tap?.finish({ signal: this.#options.signal });
-    await this.#until(() => this.#regions.complete);
+    this.#changed.notify();
+    await this.#tap?.finish({ signal });
+    await raceAbort(
+      this.#until(() => this.#regions.complete),
+      signal,
+    );
+  }
+
+  /**
+   * The guest is about to run on after all. The tap was there all the time, and every write since it was set has come through it: what is
+   * copied stays so.
+   */
+  goOn(): void {
+    this.#stunned = false;
   }
 
   /** Takes the tap away and stops copying; guest writes go on unhindered from the call on. Idempotent. Rejects if the tap could not be removed. */
@@ -149,10 +184,7 @@ export class DiskSender {
 
   readonly #handler: TapHandler = {
     write: (write) => this.#guestWrote(write),
-    invalidate: (range) => {
-      this.#regions.setBack(range);
-      this.#changed.notify();
-    },
+    invalidate: (range) => this.#setRangeBack(range),
     broken: (error) => this.#fail(error),
   };
 
@@ -164,9 +196,8 @@ export class DiskSender {
     }
     if (!this.#options.buffer.take(bufferedBytes(write))) {
       this.#setBack++;
-      this.#regions.setBack(write);
+      this.#setRangeBack(write);
       write.release();
-      this.#changed.notify();
       return undefined;
     }
     switch (this.#regions.guestWrite(write, write)) {
@@ -182,6 +213,12 @@ export class DiskSender {
     return this.#options.buffer.hold();
   }
 
+  #setRangeBack(range: ByteRange): void {
+    this.#options.digests?.over(range);
+    this.#regions.setBack(range);
+    this.#changed.notify();
+  }
+
   #letGo(write: GuestWrite): void {
     this.#options.buffer.give(bufferedBytes(write));
     write.release();
@@ -189,6 +226,7 @@ export class DiskSender {
 
   #mirror(write: GuestWrite): void {
     const { offset, length, content } = write;
+    this.#options.digests?.over(write);
     this.#mirrored++;
     if (content === 'zero') {
       this.#options.stream.push('mirror', [{ space: 0, offset, length, content }], () => this.#letGo(write));
@@ -213,7 +251,7 @@ export class DiskSender {
   async #copy(): Promise<void> {
     let takeBytes = takeBytesMin;
     while (!this.#stopped) {
-      const range = this.#regions.nextToCopy(takeBytes);
+      const range = this.#regions.nextToCopy(takeBytes, this.#reachBytes);
       if (range === undefined) {
         await this.#changed.wait();
         continue;
@@ -221,6 +259,12 @@ export class DiskSender {
       const zeroBytes = await this.#copyRange(range);
       takeBytes = zeroBytes === range.length ? Math.min(2 * takeBytes, takeBytesMax) : takeBytesMin;
     }
+  }
+
+  /** How far the bulk copy may go. A guest that stands still waits for no digest. */
+  get #reachBytes(): number {
+    const { digests } = this.#options;
+    return digests === undefined || this.#stunned ? this.disk.sizeBytes : digests.toldBytes;
   }
 
   /** Copies a range that is marked *being copied*; resolves to how much of it was known to be zeros when the rest is queued for reading. */
@@ -232,10 +276,11 @@ export class DiskSender {
       : await disk.extents(range.offset, range.length, { signal });
     if (this.#stopped) return 0;
     let zeroBytes = 0;
-    for (const extent of alignToRegions(range, extents)) {
+    for (const extent of alignExtents(range, extents, regionBytes)) {
       if (extent.zero) {
         const { offset, length } = extent;
         zeroBytes += length;
+        this.#options.digests?.over(extent);
         this.#options.stream.push('bulk', [{ space: 0, offset, length, content: 'zero' }], () => {});
         this.#numbered(extent);
         continue;
@@ -255,10 +300,33 @@ export class DiskSender {
     const { disk, signal, stream } = this.#options;
     const chunks = await disk.read(offset, length, { signal });
     if (this.#stopped) return;
-    const ranges = withoutZeros(offset, chunks);
+    const ranges = this.#changedOf(offset, chunks).flatMap((part) => withoutZeros(part.offset, part.chunks));
     for (const range of ranges) if (range.content !== 'zero') this.#bulkBytes += range.length;
-    stream.push('bulk', ranges, () => {});
+    if (ranges.length > 0) stream.push('bulk', ranges, () => {});
     this.#numbered({ offset, length });
+  }
+
+  /** The stretches of what was read that the destination does not hold, as far as is known. */
+  #changedOf(
+    offset: number,
+    chunks: Chunks,
+  ): readonly { readonly offset: number; readonly chunks: Chunks }[] {
+    const { digests } = this.#options;
+    if (digests === undefined) return [{ offset, chunks }];
+    const length = chunksLength(chunks);
+    const changed: { offset: number; length: number }[] = [];
+    for (let at = 0; at < length; at += regionBytes) {
+      const block = sliceChunks(chunks, at, regionBytes);
+      const bytes = chunksLength(block);
+      const last = changed.at(-1);
+      if (digests.holds(offset + at, block)) this.#unchangedBytes += block.every(isZero) ? 0 : bytes;
+      else if (last !== undefined && last.offset + last.length === offset + at) last.length += bytes;
+      else changed.push({ offset: offset + at, length: bytes });
+    }
+    return changed.map((part) => ({
+      offset: part.offset,
+      chunks: sliceChunks(chunks, part.offset - offset, part.length),
+    }));
   }
 
   /** The range's bulk number is taken; guest writes that waited for it follow. */
@@ -271,24 +339,6 @@ export class DiskSender {
 
 function bufferedBytes({ content, length }: GuestWrite): number {
   return writeOverheadBytes + (content === 'zero' ? 0 : length);
-}
-
-/** A region-aligned range as stretches that are zeros in whole regions, and the rest, which is to be read. */
-function alignToRegions(range: ByteRange, extents: readonly Extent[]): readonly Extent[] {
-  const aligned: Extent[] = [];
-  const end = range.offset + range.length;
-  let at = range.offset;
-  for (const extent of extents) {
-    const extentEnd = extent.offset + extent.length;
-    const from = Math.ceil(extent.offset / regionBytes) * regionBytes;
-    const to = extentEnd === end ? end : Math.floor(extentEnd / regionBytes) * regionBytes;
-    if (!extent.zero || to <= from) continue;
-    if (from > at) aligned.push({ offset: at, length: from - at, zero: false });
-    aligned.push({ offset: from, length: to - from, zero: true });
-    at = to;
-  }
-  if (at < end) aligned.push({ offset: at, length: end - at, zero: false });
-  return aligned;
 }
 
 /** What was read, as ranges, with every stretch of zeros of a region's size as a range without bytes. */

@@ -13,6 +13,7 @@ export class MirrorBuffer {
   readonly #freed = new Signalled();
   #bytes = 0;
   #closed = false;
+  #holds = true;
   #longestHoldMs = 0;
 
   constructor(environment: Environment, bytesMax: number, holdMsMax: number) {
@@ -47,6 +48,12 @@ export class MirrorBuffer {
     if (this.#bytes <= this.#bytesMax) this.#freed.notify();
   }
 
+  /** Whether guest writes may be held at all: not while the link is gone. */
+  holds(may: boolean): void {
+    this.#holds = may;
+    if (!may) this.#freed.notify();
+  }
+
   /** Nobody is held any more. */
   close(): void {
     this.#closed = true;
@@ -55,8 +62,12 @@ export class MirrorBuffer {
 
   /** Nothing if the guest may be told at once, else a promise of when it may. */
   hold(): Promise<void> | undefined {
-    if (this.#bytes <= this.#bytesMax || this.#holdMsMax === 0 || this.#closed) return undefined;
+    if (this.#bytes <= this.#bytesMax || this.#holdMsMax === 0 || !this.#mayHold) return undefined;
     return this.#hold();
+  }
+
+  get #mayHold(): boolean {
+    return this.#holds && !this.#closed;
   }
 
   async #hold(): Promise<void> {
@@ -66,7 +77,7 @@ export class MirrorBuffer {
       expired = true;
       this.#freed.notify();
     });
-    while (this.#bytes > this.#bytesMax && !expired && !this.#closed) await this.#freed.wait();
+    while (this.#bytes > this.#bytesMax && !expired && this.#mayHold) await this.#freed.wait();
     cancel();
     this.#longestHoldMs = Math.max(this.#longestHoldMs, this.#environment.now() - startMs);
   }

@@ -117,13 +117,15 @@ export class Regions<W> {
    * The next stretch to read: adjoining regions, `bytesMax` together at most but always one region. They are being copied from now
    * on, until {@link Regions.copyNumbered} or {@link Regions.copyFailed} is called for them, at once or in pieces of whole regions;
    * several stretches may be out. Goes around the disk, so that what was set back is met after the rest. Undefined if there is
-   * nothing to take now; if `complete` is false then, ask again when a read that is out has ended.
+   * nothing to take now; if `complete` is false then, ask again when a read that is out has ended. Only regions that end at `endBytes` or
+   * before it are taken (default: all), whole ones or the last.
    */
-  nextToCopy(bytesMax: number): ByteRange | undefined {
-    let first = this.#nextFree(this.#cursor);
-    if (first === this.#count) first = this.#nextFree(0);
-    if (first === this.#count) return undefined;
-    const limit = Math.min(this.#count, first + Math.max(1, Math.floor(bytesMax / this.#regionBytes)));
+  nextToCopy(bytesMax: number, endBytes = this.#sizeBytes): ByteRange | undefined {
+    const count = endBytes >= this.#sizeBytes ? this.#count : Math.floor(endBytes / this.#regionBytes);
+    let first = this.#nextFree(Math.min(this.#cursor, count));
+    if (first >= count) first = this.#nextFree(0);
+    if (first >= count) return undefined;
+    const limit = Math.min(count, first + Math.max(1, Math.floor(bytesMax / this.#regionBytes)));
     let end = first + 1;
     while (end < limit && this.#nextFree(end) === end) end += 1;
     this.#beingCopied.setRange(first, end);

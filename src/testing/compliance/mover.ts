@@ -54,6 +54,7 @@ export class Mover {
   readonly #source: SourceVm;
   readonly #destination: DestinationVm;
   readonly #disks: DiskMover[];
+  readonly #put = (runs: readonly PageRun[]) => this.#destination.memory.write(runs);
 
   constructor(source: SourceVm, destination: DestinationVm) {
     this.#source = source;
@@ -66,14 +67,32 @@ export class Mover {
 
   /** Copies everything, stuns the source, copies the rest, and loads the device state. */
   async load(): Promise<void> {
-    const put = (runs: readonly PageRun[]) => this.#destination.memory.write(runs);
+    await this.copy();
+    await this.loadRest();
+  }
+
+  /** Copies everything; what the guest writes from then on comes along. */
+  async copy(): Promise<void> {
     for (const disk of this.#disks) await disk.copy();
-    await moveRound(this.#source, put);
-    await moveRound(this.#source, put);
+    await this.round();
+    await this.round();
+  }
+
+  /** Copies the pages that are dirty. */
+  async round(): Promise<void> {
+    await moveRound(this.#source, this.#put);
+  }
+
+  /** Stuns the source and copies the rest; resolves to the device state. */
+  async stun(): Promise<readonly Uint8Array[]> {
     await this.#source.stun();
-    const state = await saveAll(this.#source, put);
+    const state = await saveAll(this.#source, this.#put);
     for (const disk of this.#disks) await disk.finish();
-    await this.#destination.loadDeviceState(state);
+    return state;
+  }
+
+  async loadRest(): Promise<void> {
+    await this.#destination.loadDeviceState(await this.stun());
   }
 }
 

@@ -183,7 +183,8 @@ export function flipByte(chunks: readonly Uint8Array[], atByte = 0): readonly Ui
   let at = Math.min(atByte, total - 1);
   return chunks.map((chunk) => {
     const here = at >= 0 && at < chunk.byteLength;
-    const flipped = here ? chunk.slice() : chunk;
+    // Not `slice()`, which copies nothing of a Buffer.
+    const flipped = here ? new Uint8Array(chunk) : chunk;
     if (here) flipped[at] = (flipped[at] ?? 0) ^ 1;
     at -= chunk.byteLength;
     return flipped;

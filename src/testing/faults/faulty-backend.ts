@@ -1,6 +1,11 @@
 import type { BlockDevice } from '../../interfaces/block-device.ts';
 import type { CallOptions, Chunks } from '../../interfaces/content.ts';
-import type { DestinationVm, HypervisorBackend, VmDescription } from '../../interfaces/hypervisor.ts';
+import type {
+  DestinationVm,
+  DestinationVmCapabilities,
+  HypervisorBackend,
+  VmDescription,
+} from '../../interfaces/hypervisor.ts';
 import type { MemoryRegion, MemorySink, PageRun } from '../../interfaces/memory.ts';
 import { requireDisks } from './disk-plans.ts';
 import { type CallFault, type DropFault, type FaultOptions, FaultSchedule } from './fault-plan.ts';
@@ -10,7 +15,7 @@ import { type BlockDeviceFault, faultyBlockDevice } from './faulty-block-device.
  * What can go wrong with a prepared VM itself. A `start` that fails with `fail-afterwards` did start the
  * guest.
  */
-export type DestinationVmCallFault = CallFault<'loadDeviceState' | 'start' | 'discard'>;
+export type DestinationVmCallFault = CallFault<'loadDeviceState' | 'refill' | 'start' | 'discard'>;
 
 /**
  * What can go wrong with the memory of a prepared VM. A `write` that is `drop`ped is lost, and nobody
@@ -75,14 +80,26 @@ class FaultyDestinationVm implements DestinationVm {
   constructor(inner: DestinationVm, plan: DestinationVmPlan, options: FaultOptions | undefined) {
     requireDisks(inner.disks, plan.disks);
     this.#inner = inner;
-    this.#faults = new FaultSchedule(plan.vm ?? [], ['loadDeviceState', 'start', 'discard'], options);
+    this.#faults = new FaultSchedule(
+      plan.vm ?? [],
+      ['loadDeviceState', 'refill', 'start', 'discard'],
+      options,
+    );
     this.memory = new FaultyMemorySink(inner.memory, plan.memory ?? [], options);
     this.disks = inner.disks.map((disk) => faultyBlockDevice(disk, plan.disks?.[disk.id] ?? [], options));
+  }
+
+  get capabilities(): DestinationVmCapabilities {
+    return this.#inner.capabilities;
   }
 
   loadDeviceState(state: Chunks, options?: CallOptions): Promise<void> {
     const load = () => this.#inner.loadDeviceState(state, options);
     return this.#faults.call('loadDeviceState', options?.signal, load);
+  }
+
+  refill(): Promise<void> {
+    return this.#faults.call('refill', undefined, () => this.#inner.refill());
   }
 
   start(options: { readonly run: boolean }): Promise<void> {

@@ -46,7 +46,7 @@ export interface ComparisonOptions {
 /**
  * Compares by generation every page and block of two VMs as they are at this moment: the source sealed or
  * released, and the destination not running yet, as within the `started` event. Each guest write has a
- * generation of its own, so equal means that the very same writes are there. Throws `invalid-argument` if
+ * generation of its own (but those that undo others), so equal means that the very same writes are there. Throws `invalid-argument` if
  * they have not the same regions and disks.
  */
 export function compareSimulatedVms(

@@ -1,6 +1,6 @@
 import type { BlockDevice, Extent } from '../../interfaces/block-device.ts';
 import type { ByteRange, CallOptions, Chunks } from '../../interfaces/content.ts';
-import type { DestinationVm } from '../../interfaces/hypervisor.ts';
+import type { DestinationVm, DestinationVmCapabilities } from '../../interfaces/hypervisor.ts';
 import type { MemoryRegion, MemorySink, PageRun } from '../../interfaces/memory.ts';
 import { chunksLength } from '../../util/chunks.ts';
 import { throwIfAborted } from '../../util/promises.ts';
@@ -14,6 +14,7 @@ import type { VmCore } from './vm-core.ts';
  * and noted as a violation.
  */
 export class SimulatedDestinationVm implements DestinationVm {
+  readonly capabilities: DestinationVmCapabilities;
   readonly memory: MemorySink;
   readonly disks: readonly BlockDevice[];
   readonly #core: VmCore;
@@ -23,6 +24,7 @@ export class SimulatedDestinationVm implements DestinationVm {
   constructor(core: VmCore, tie: ProcessTie) {
     this.#core = core;
     this.#tie = tie;
+    this.capabilities = { refill: core.options.refills };
     this.memory = new PreparedMemory(core, tie);
     this.#prepared = core.disks.map(({ medium }) => new PreparedDisk(core, medium, tie));
     this.disks = this.#prepared;
@@ -36,6 +38,10 @@ export class SimulatedDestinationVm implements DestinationVm {
       }
       await this.#core.load(state, options?.signal);
     });
+  }
+
+  refill(): Promise<void> {
+    return this.#tie.call(async () => this.#core.refill());
   }
 
   start({ run }: { readonly run: boolean }): Promise<void> {

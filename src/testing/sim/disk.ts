@@ -145,6 +145,11 @@ export class SimulatedDisk implements BlockDevice {
     return this.space.generations.nonZero * this.blockBytes;
   }
 
+  /** Puts what it holds now onto another disk of its size and its blocks, at once, as a copy of the file would. */
+  copyTo(disk: SimulatedDisk): void {
+    disk.space.generations.copy(this.space.generations);
+  }
+
   /** The host is gone: every operation fails from now on. */
   lose(): void {
     this.#lost = true;

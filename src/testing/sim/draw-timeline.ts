@@ -106,6 +106,33 @@ export function drawTimeline(chance: Chance, targets: Targets): readonly Timelin
   return timeline;
 }
 
+/** Something for which a switchover fails, and which another one need not meet. */
+export function drawHiccup(chance: Chance): readonly TimelineEntry[] {
+  const slow = { delayMs: chance.one([400, 6000, 15_000]) };
+  const fault = (point: VmFaultPoint): VmFault => ({
+    point,
+    times: chance.weighted([
+      [1, 4],
+      [2, 1],
+    ]),
+    ...(chance.of(0.5) ? slow : { effect: 'fail' as const }),
+  });
+  switch (chance.one(['source', 'destination', 'link'])) {
+    case 'source':
+      return [{ at: { ms: 0 }, do: { vm: 'source', fault: fault(chance.one(['stun', 'save'])) } }];
+    case 'destination':
+      return [{ at: { ms: 0 }, do: { vm: 'destination', fault: fault('load') } }];
+    default: {
+      const at = { end: chance.one(ends), phase: chance.one(['stun', 'verify'] as const) };
+      const afterMs = chance.of(0.5) ? 0 : chance.delay(60);
+      return [
+        { at: { ...at, afterMs }, do: { darken: '*' } },
+        { at: { ...at, afterMs: afterMs + slow.delayMs }, do: { lighten: '*' } },
+      ];
+    }
+  }
+}
+
 function drawTrigger(chance: Chance): Trigger {
   const end = chance.one(ends);
   const afterMs = chance.of(0.4) ? 0 : chance.delay(300);

@@ -1,7 +1,8 @@
 import type { DiskMode, MigrationPolicy } from '../../interfaces/migration.ts';
 import { Chance } from './chance.ts';
 import type { SimulatedDiskOptions } from './disk.ts';
-import { drawTimeline } from './draw-timeline.ts';
+import { drawSeed } from './draw-seed.ts';
+import { drawHiccup, drawTimeline } from './draw-timeline.ts';
 import type { PathOptions } from './network-path.ts';
 import type { Scenario, ScenarioHosts, ScenarioVm } from './scenario.ts';
 import type { VmTimings } from './vm-options.ts';
@@ -18,7 +19,7 @@ export function drawScenario(seed: number): Scenario {
   const chance = new Chance(seed);
   const vm = drawVm(chance);
   const paths = drawPaths(chance);
-  return {
+  const scenario: Scenario = {
     vm,
     paths,
     hosts: drawHosts(chance),
@@ -33,6 +34,19 @@ export function drawScenario(seed: number): Scenario {
       disks: vm.disks.map(({ id }) => id),
     }),
   };
+  const { policy, hosts } = scenario;
+  return drawSeed(chance, {
+    ...scenario,
+    policy: {
+      ...policy,
+      switchoverAttemptsMax: chance.one([1, 2, 3, 3, 5]),
+      silenceMsMax: chance.one([1000, 5000]),
+      outageMsMax: chance.one([0, 2000, 20_000, 120_000]),
+    },
+    hosts: { ...hosts, loadsOnce: chance.of(0.2) },
+    rehearse: chance.of(0.06),
+    timeline: [...scenario.timeline, ...(chance.of(0.3) ? drawHiccup(chance) : [])],
+  });
 }
 
 function drawVm(chance: Chance): ScenarioVm {

@@ -104,7 +104,7 @@ export class SimulatedEnd {
     this.#process = process;
     this.#stage = 'migrating';
     const migration = this.#role.migration(process);
-    const { log, timeline } = this.#witness;
+    const { log, timeline, oracle } = this.#witness;
     migration.on('phase', (phase: Phase) => {
       if (process.dead) return;
       log.add(this.name, `phase ${phase}`);
@@ -113,6 +113,14 @@ export class SimulatedEnd {
     migration.on('round', ({ round, bytes, decision, throttle }) => {
       if (!process.dead)
         log.add(this.name, `round ${round}: ${bytes} bytes, ${decision}, throttle ${throttle}`);
+    });
+    migration.on('outage', ({ durationMs, resentBytes }) => {
+      if (!process.dead) log.add(this.name, `outage of ${durationMs} ms, ${resentBytes} bytes again`);
+    });
+    migration.on('retreat', ({ attempt, error, stunnedMs }) => {
+      if (process.dead) return;
+      log.add(this.name, `retreat ${attempt} after ${stunnedMs} ms: ${error.code}, ${error.message}`);
+      if (this.name === 'source') oracle.retreated();
     });
     void migration.run({ signal: process.caller.signal }).then((report) => {
       if (!process.dead) this.#ended(process, report);

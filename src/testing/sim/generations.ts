@@ -47,6 +47,13 @@ export class Generations {
     this.setRange(unit, unit + 1, generation);
   }
 
+  /** Gives every unit the generation that it has in `other`, which has the same size. */
+  copy(other: Generations): void {
+    this.#uniform.set(other.#uniform);
+    for (const [segment, words] of other.#mixed.entries()) this.#mixed[segment] = words?.slice();
+    this.#zeros = other.#zeros;
+  }
+
   /** Gives the units from `from` to `to` - 1 a generation. */
   setRange(from: number, to: number, generation: number): void {
     for (let at = from; at < to; ) {

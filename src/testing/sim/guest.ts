@@ -202,6 +202,7 @@ export class SimulatedGuest {
       // The statistics count what fails; the workload goes on, as a program that retries elsewhere.
       read: (name, id, offset, length) => this.#read(name, id, offset, length).catch(() => {}),
       write: (name, id, offset, length) => this.#write(name, id, offset, length, next).catch(() => {}),
+      undo: (name, id, offset, length) => this.#write(name, id, offset, length, () => 1).catch(() => {}),
       touch: (address, length) => {
         this.#tick ??= this.#nextGeneration();
         memory.write(address, length, this.#tick);

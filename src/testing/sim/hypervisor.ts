@@ -23,6 +23,17 @@ export interface SimulatedBackendOptions extends VmHostOptions {
    * empty, without limits.
    */
   readonly disk?: Partial<Omit<SimulatedDiskOptions, 'id' | 'sizeBytes' | 'blockBytes' | 'readOnly'>>;
+  /** Whether a VM that was prepared here takes device state once, and no content after it. Default false. */
+  readonly loadsOnce?: boolean;
+  /**
+   * Disks whose content the first VM that is prepared here finds on its own disks of their ids and sizes: an old replica, an image. Default: what `disk` says.
+   */
+  readonly existingDisks?: readonly SimulatedDisk[];
+  /**
+   * Whether a VM that is prepared here finds on its disks what the one before it, of the same identity, has left there: as where disks are files. Default
+   * false.
+   */
+  readonly keepsDisks?: boolean;
   /** Disks that both hosts reach: used as they are for the VM's disks of their ids. */
   readonly sharedDisks?: readonly SimulatedDisk[];
 }
@@ -186,7 +197,7 @@ class Backend implements SimulatedBackend {
       const shared = sharedDisks.find((candidate) => candidate.id === id);
       return shared ?? { ...made, id, sizeBytes, blockBytes, readOnly };
     });
-    return new VmCore({
+    const core = new VmCore({
       ...this.#options,
       faults: this.#vmFaults.splice(0),
       host,
@@ -197,8 +208,23 @@ class Backend implements SimulatedBackend {
       keepsUnsentPages: true,
       stateBytes: 64 << 10,
       saveDirtyBytes: 0,
+      refills: this.#options.loadsOnce !== true,
       state: 'prepared',
     });
+    for (const { medium } of core.disks) {
+      if (!sharedDisks.includes(medium)) this.#leftOn(medium, description.vmId)?.copyTo(medium);
+    }
+    return core;
+  }
+
+  /** The disk whose content one that is made anew begins with. */
+  #leftOn({ id, sizeBytes, blockBytes }: SimulatedDisk, vmId: string): SimulatedDisk | undefined {
+    const { existingDisks = [], keepsDisks = false } = this.#options;
+    const last = this.#prepared.findLast(({ core }) => core.description.vmId === vmId);
+    const left = keepsDisks && last !== undefined ? last.vm.disks : existingDisks;
+    return left.find(
+      (disk) => disk.id === id && disk.sizeBytes === sizeBytes && disk.blockBytes === blockBytes,
+    );
   }
 }
 

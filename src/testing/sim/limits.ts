@@ -5,20 +5,30 @@ import type { Scenario } from './scenario.ts';
 /** Silence on a data connection, clean-up steps, greetings: the limits of the engine's own, and room for some of them. */
 const ownMs = 120_000;
 
+/** After a switchover that failed, until all that it began has ended. */
+const settleMs = 12_000;
+
 /**
  * After which time a run must be over, in virtual ms: everything that waits has its limit in the policy or in the engine, and what is copied
  * moves as fast as the slowest path and disk that the scenario makes.
  */
 export function runMsMax(scenario: Scenario): number {
   const { vm, policy, acceptMsMax = 10_000, timeline } = scenario;
-  const { connectMsMax, stunMsMax, decideMsMax, roundsMax, windowBytesMax } = resolvePolicy(policy);
+  const resolved = resolvePolicy(policy);
+  const { connectMsMax, stunMsMax, decideMsMax, roundsMax, windowBytesMax, switchoverAttemptsMax } = resolved;
   let dueMs = 0;
   for (const { at } of timeline) {
     dueMs = Math.max(dueMs, 'ms' in at ? at.ms : 'afterMs' in at ? (at.afterMs ?? 0) : 0);
   }
   const roundMs = 200 + sendMs(scenario, vm.memory.sizeBytes + windowBytesMax);
-  const copyMs = 4 * sendMs(scenario, vmBytes(scenario)) + roundsMax * roundMs;
-  return dueMs + acceptMsMax + 2 * connectMsMax + stunMsMax + 4 * decideMsMax + ownMs + copyMs;
+  const copyMs = 4 * sendMs(scenario, vmBytes(scenario));
+  // Each switchover has its rounds before it; and, should it fail, a plug point that takes its time.
+  const switchoversMs = switchoverAttemptsMax * (roundsMax * roundMs + stunMsMax + settleMs);
+  // Whatever is done to the link may be an outage of its own, and copying then starts slowly once more.
+  const outagesMs = (1 + timeline.length) * (resolved.outageMsMax + 2 * resolved.silenceMsMax + copyMs);
+  return (
+    dueMs + acceptMsMax + 2 * connectMsMax + switchoversMs + 4 * decideMsMax + ownMs + copyMs + outagesMs
+  );
 }
 
 /** Whether all of the VM could be moved within the time from stun to READY, with much to spare. */

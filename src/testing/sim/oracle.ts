@@ -18,6 +18,7 @@ export const rules = {
   'owner-runs':
     'a guest starts at the destination only when owner stands there, and never runs at the source then',
   equal: 'when the destination takes possession, memory, disks and device state are those of the source',
+  tapped: 'a guest that runs on after a failed switchover writes nothing that no tap sees',
   restored: 'after a failure before commit the source is as it was: running if it ran, no taps, no throttle',
   truth: 'reports say who owns the VM, how the guest is and how it ended, as it is',
   settles: 'every run comes to its end in a time that follows from the policy',
@@ -69,6 +70,9 @@ const keptMax = 3;
 export class Oracle {
   readonly violations: Violation[] = [];
   readonly #view: OracleView;
+  /** Disks that were tapped when the guest was stunned last, and those of them that were not when it ran on. */
+  #tapped: readonly string[] = [];
+  #untapped: readonly string[] = [];
   /** Hosts on which the guest runs. */
   readonly #running = new Map<string, number>();
 
@@ -90,6 +94,10 @@ export class Oracle {
   }
 
   #stateChanged(host: string, state: string, before: string): void {
+    if (host === 'source' && state === 'stunning') this.#tapped = this.#view.vm.tappedDisks;
+    if (host === 'source' && state === 'running') {
+      this.#untapped = this.#tapped.filter((disk) => !this.#view.vm.tappedDisks.includes(disk));
+    }
     const change = (state === 'running' ? 1 : 0) - (before === 'running' ? 1 : 0);
     if (change === 0) return;
     this.#running.set(host, (this.#running.get(host) ?? 0) + change);
@@ -117,6 +125,12 @@ export class Oracle {
     if (!comparison.equal) this.report('equal', comparison.summary);
   }
 
+  /** The source goes on after a failed switchover. */
+  retreated(): void {
+    if (this.#untapped.length > 0)
+      this.report('tapped', `it ran on without a tap on ${this.#untapped.join(', ')}`);
+  }
+
   // With every report.
 
   ended(report: MigrationReport): void {
@@ -127,7 +141,9 @@ export class Oracle {
     if (owner === 'destination' && stands !== 'owner') say('owner does not stand at the destination');
     if ((outcome === 'undecided') !== (owner === 'undecided')) say('these do not go together');
     if (outcome === 'completed' && owner !== 'destination') say('these do not go together');
-    if (outcome !== 'completed' && error === undefined) say('there is no error');
+    const well = outcome === 'completed' || outcome === 'rehearsed';
+    if (!well && error === undefined) say('there is no error');
+    if (outcome === 'rehearsed' && owner !== 'source') say('these do not go together');
     if (error !== undefined && error.owner !== owner) say(`the error says ${error.owner}`);
     if (error?.code === 'internal') this.report('sane', `${role}: ${error.message}`);
     const blames = error?.code === 'protocol' || error?.code === 'digest-mismatch';
@@ -146,9 +162,9 @@ export class Oracle {
       if (guest === 'paused' && runs) say('the guest is said to be paused, and runs');
       if (guest === 'lost' && !lost) say(`the guest is said to be lost, and is ${vm.state}`);
     }
-    if (outcome !== 'failed' || lost) return;
+    if ((outcome !== 'failed' && outcome !== 'rehearsed') || lost) return;
     const ran = this.#view.scenario.vm.paused !== true && !this.#view.operatorPaused();
-    if (runs !== ran && guest !== 'unknown') {
+    if (runs !== ran && (guest !== 'unknown' || outcome === 'rehearsed')) {
       this.report('restored', `the guest is ${vm.state}, and is said to be ${guest}`);
     }
     if (vm.tappedDisks.length > 0) this.report('restored', `taps stay on ${vm.tappedDisks.join(', ')}`);

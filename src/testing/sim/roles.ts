@@ -2,7 +2,8 @@ import { createDestination } from '../../core/destination.ts';
 import { unsettledAttempt } from '../../core/handover/ownership.ts';
 import { answerQuestions, askDecision } from '../../core/handover/questions.ts';
 import { recover } from '../../core/handover/recover.ts';
-import { createSource } from '../../core/source.ts';
+import type { Migration } from '../../core/migration.ts';
+import { createSource, type SourceMigration } from '../../core/source.ts';
 import type { MigrationError } from '../../errors.ts';
 import type { DestinationVm, SourceVm } from '../../interfaces/hypervisor.ts';
 import type { MigrationPolicy, MigrationReport } from '../../interfaces/migration.ts';
@@ -45,8 +46,29 @@ function common(options: RoleOptions, end: EndName, process: SimulatedProcess) {
   };
 }
 
+/** One whose `run()` rehearses. */
+function rehearsing(source: SourceMigration): Migration {
+  const migration: Migration = {
+    run: (call) => source.rehearse(call),
+    on: (event, listener) => {
+      source.on(event, listener);
+      return migration;
+    },
+    off: (event, listener) => {
+      source.off(event, listener);
+      return migration;
+    },
+  };
+  return migration;
+}
+
 /** The end that a VM leaves. */
-export function sourceRole(options: RoleOptions, vm: SimulatedVm, policy: MigrationPolicy): Role {
+export function sourceRole(
+  options: RoleOptions,
+  vm: SimulatedVm,
+  policy: MigrationPolicy,
+  rehearses = false,
+): Role {
   const { vmId } = options;
   /** By the process that has it. */
   const handles = new WeakMap<SimulatedProcess, SourceVm>();
@@ -59,12 +81,14 @@ export function sourceRole(options: RoleOptions, vm: SimulatedVm, policy: Migrat
   return {
     name: 'source',
     start: () => options.start('source'),
-    migration: (process) =>
-      createSource({ ...common(options, 'source', process), vm: attach(process), policy }),
+    migration: (process) => {
+      const source = createSource({ ...common(options, 'source', process), vm: attach(process), policy });
+      return rehearses ? rehearsing(source) : source;
+    },
     needsRecovery: (process, { outcome }: MigrationReport) => {
       if (outcome === 'undecided') return true;
       // Its engine is done with the VM. Whoever brings what it left undone to its end takes hold of it anew.
-      if (outcome === 'failed') handles.delete(process);
+      if (outcome === 'failed' || outcome === 'rehearsed') handles.delete(process);
       const stuck = vm.state === 'stunning' || vm.state === 'stunned' || vm.state === 'sealed';
       return stuck || (outcome === 'failed' && unsettledAttempt(options.claims('source')) > 0);
     },

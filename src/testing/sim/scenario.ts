@@ -52,6 +52,15 @@ export interface ScenarioHosts {
   readonly destination?: VmTimings;
   /** How the disks are that the destination makes. Default: empty, without limits. */
   readonly disk?: DiskLimits & Pick<SimulatedDiskOptions, 'foreign' | 'capacityBytes' | 'tellsZeros'>;
+  /**
+   * The destination's disks are old replicas of the source's: so much of each (0 to 1) holds something else, among it zeros, garbage and what the guest is yet
+   * to write. Default: they hold what `disk` says.
+   */
+  readonly replicaChanged?: number;
+  /** Whether an attempt finds on the destination's disks what the one before it has left there. Default false. */
+  readonly keepsDisks?: boolean;
+  /** Whether the destination's hypervisor takes device state once, and no content after it. Default false. */
+  readonly loadsOnce?: boolean;
 }
 
 /** When an entry of a timeline is due: once, the first time. Times are virtual, in ms from the start. */
@@ -140,6 +149,8 @@ export interface Scenario {
   readonly answers?: boolean;
   /** Whether an end that recovers is told the attempt's number where its own register would do without. Default false. */
   readonly namesAttempt?: boolean;
+  /** Whether the first attempt is a rehearsal. Default false. */
+  readonly rehearse?: boolean;
   /** What goes wrong, and when. */
   readonly timeline: readonly TimelineEntry[];
 }

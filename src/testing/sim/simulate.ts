@@ -79,6 +79,7 @@ export async function simulate({ seed, scenario, log = false }: SimulateOptions)
       oracle.report('settles', `not at its end in time: ${late.map(({ name }) => name).join(', ')}`);
     }
     if (scenario.timeline.length === 0) undisturbed(world);
+    else if (canBeOutlasted(scenario)) outlasted(world);
     world.mend();
     if (!(await within(mendMsMax(scenario), world.settled()))) {
       oracle.report('recovers', `does not know who owns the VM: ${world.unsettled.join(', ')}`);
@@ -127,13 +128,31 @@ export async function simulate({ seed, scenario, log = false }: SimulateOptions)
 /** A migration that nobody disturbs has no reason to fail, but that its guest is too fast or its policy too narrow. */
 function undisturbed({ ends, oracle, scenario }: World): void {
   const { report } = ends.source;
-  if (report === undefined || report.outcome === 'completed') return;
+  const wanted = scenario.rehearse === true ? 'rehearsed' : 'completed';
+  if (report === undefined || report.outcome === wanted) return;
   const excuses: string[] = ['not-converging'];
   if (!stunIsAmple(scenario)) excuses.push('stun-timeout');
   // A greeting that is lost is repeated after a second.
   if (scenario.paths.some(({ lossProbability = 0 }) => lossProbability > 0)) excuses.push('timeout');
   if (excuses.includes(report.error?.code ?? '')) return;
   oracle.report('needless', `${report.outcome}: ${report.error?.code}, ${report.error?.message}`);
+}
+
+/** Nothing happens but what a channel lives through: connections that break or damage something. */
+function canBeOutlasted({ timeline, policy }: Scenario): boolean {
+  const { outageMsMax = 0 } = policy;
+  return (
+    outageMsMax >= 20_000 &&
+    timeline.every(({ do: action }) => 'reset' in action || 'resetAfterBytes' in action || 'flip' in action)
+  );
+}
+
+/** Once both ends have said their first words, a connection that is lost does not end a migration. */
+function outlasted({ ends, oracle }: World): void {
+  const { error } = ends.source.report ?? {};
+  if (error === undefined || error.phase === 'connect' || error.phase === 'prepare') return;
+  if (error.code !== 'connection-lost' && error.code !== 'protocol') return;
+  oracle.report('needless', `a lost connection is the end: ${error.code}, ${error.message}`);
 }
 
 /** The same disks, connections and bounds, with all the time in the world. */
@@ -144,6 +163,7 @@ function easyPolicy(policy: MigrationPolicy): MigrationPolicy {
     stunMsMax: 120_000,
     connectMsMax: 30_000,
     decideMsMax: 30_000,
+    outageMsMax: 600_000,
     roundsMax: 40,
     throttleMax: 0.95,
   };

@@ -30,6 +30,7 @@ export type StepName =
   | 'prepare'
   | 'memory-write'
   | 'load'
+  | 'refill'
   | 'start'
   | 'discard';
 
@@ -143,7 +144,7 @@ export function steppingDestinationVm(vm: DestinationVm, step: OnStep): Destinat
   return stepping(
     vm,
     step,
-    { loadDeviceState: 'load', start: 'start', discard: 'discard' },
+    { loadDeviceState: 'load', refill: 'refill', start: 'start', discard: 'discard' },
     { memory, disks: (disks: DestinationVm['disks']) => disks.map(disk) },
   );
 }

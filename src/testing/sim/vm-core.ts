@@ -42,6 +42,7 @@ export class VmCore {
   #throttle = 0;
   #started = false;
   #loadBegun = false;
+  #loading = false;
   #tie: ProcessTie | undefined;
 
   constructor(options: VmCoreOptions) {
@@ -324,6 +325,15 @@ export class VmCore {
   async load(state: Chunks, signal: AbortSignal | undefined): Promise<void> {
     this.requireFilling('loadDeviceState');
     this.#loadBegun = true;
+    this.#loading = true;
+    try {
+      await this.#load(state, signal);
+    } finally {
+      this.#loading = false;
+    }
+  }
+
+  async #load(state: Chunks, signal: AbortSignal | undefined): Promise<void> {
     const tie = this.#tie;
     await this.step('load', this.options.timings?.loadMs, 'device-state', signal);
     if (tie?.dead === true) throw this.#refusal('loadDeviceState');
@@ -338,6 +348,14 @@ export class VmCore {
     }
     this.#change('loaded');
     this.emit({ kind: 'loaded' });
+  }
+
+  refill(): void {
+    this.require('refill', 'prepared', 'loaded');
+    if (!this.options.refills) throw this.violation('refill: it was said that this cannot be');
+    if (this.#loading) throw this.violation('refill: the device state is being loaded');
+    this.#loadBegun = false;
+    if (this.#state === 'loaded') this.#change('prepared');
   }
 
   async start(run: boolean): Promise<void> {

@@ -57,5 +57,7 @@ export interface VmCoreOptions extends Omit<VmHostOptions, 'host'> {
   readonly keepsUnsentPages: boolean;
   readonly stateBytes: number;
   readonly saveDirtyBytes: number;
+  /** See `DestinationVmCapabilities.refill`. */
+  readonly refills: boolean;
   readonly state: Extract<VmState, 'paused' | 'prepared'>;
 }

@@ -203,6 +203,7 @@ export function createSimulatedVm(options: SimulatedVmOptions): SimulatedVm {
     keepsUnsentPages: options.keepsUnsentPages ?? true,
     stateBytes: options.stateBytes ?? 64 << 10,
     saveDirtyBytes: options.saveDirtyBytes ?? 0,
+    refills: true,
     state: 'paused',
     description: {
       vmId,

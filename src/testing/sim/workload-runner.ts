@@ -38,6 +38,8 @@ export interface WorkloadGuest {
   /** Disk operations; they resolve when the guest is told, and count for the workload. They never reject. */
   read(name: string, disk: string, offset: number, length: number): Promise<void>;
   write(name: string, disk: string, offset: number, length: number): Promise<void>;
+  /** As `write`, of what an allocated block held when the disk was made. */
+  undo(name: string, disk: string, offset: number, length: number): Promise<void>;
   /** Touches pages; all touches between two ticks are one write. */
   touch(address: number, length: number): void;
   /** A tick of a workload that touched so many bytes. */
@@ -165,10 +167,12 @@ export class WorkloadRunner {
 
   #transact(): Promise<void> {
     if (this.#spec.kind !== 'oltp') return Promise.resolve();
-    const { disk, ioBytes, hotBytes, readFraction } = this.#spec;
+    const { disk, ioBytes, hotBytes, readFraction, undoFraction } = this.#spec;
     const bytes = Math.min(this.#guest.disk(disk)?.sizeBytes ?? 0, hotBytes ?? Number.POSITIVE_INFINITY);
     const offset = this.#prng.below(Math.max(1, Math.floor(bytes / ioBytes))) * ioBytes;
     const reads = this.#prng.fraction() < readFraction;
+    const undoes = undoFraction !== undefined && this.#prng.fraction() < undoFraction;
+    if (undoes && !reads) return this.#guest.undo(this.name, disk, offset, ioBytes);
     return reads
       ? this.#guest.read(this.name, disk, offset, ioBytes)
       : this.#guest.write(this.name, disk, offset, ioBytes);

@@ -18,6 +18,8 @@ export interface OltpWorkload {
   readonly queueDepth: number;
   /** Only the first bytes of the disk are used. Absent: all of it. */
   readonly hotBytes?: number;
+  /** How many of the writes put back what an allocated block held when the disk was made: 0 to 1. Absent: none. */
+  readonly undoFraction?: number;
 }
 
 /** Memory that is written all over: in a hot part mostly, in a cold part sometimes. */

@@ -2,6 +2,8 @@ import type { DiskMode, MigrationPolicy, MigrationReport } from '../../interface
 import { createPrng, type Prng } from '../../util/prng.ts';
 import { delay } from '../../util/promises.ts';
 import type { VirtualEnvironment } from '../virtual-time.ts';
+import { Chance } from './chance.ts';
+import { foreignGeneration } from './content.ts';
 import { createSimulatedDisk, SimulatedDisk } from './disk.ts';
 import { noteReport, type RecoveryRecord, SimulatedEnd } from './end.ts';
 import { EventLog } from './event-log.ts';
@@ -63,13 +65,16 @@ export class World {
     );
     const sharedDisks = disks.filter((disk) => disk instanceof SimulatedDisk);
     const observe = (event: VmEvent) => this.#vmEvent(event);
-    const { source, destination, disk } = scenario.hosts ?? {};
+    const { source, destination, disk, loadsOnce, replicaChanged, keepsDisks } = scenario.hosts ?? {};
     this.backend = createSimulatedBackend({
       environment,
       observe,
       sharedDisks,
       ...(destination && { timings: destination }),
       ...(disk && { disk }),
+      ...(loadsOnce && { loadsOnce }),
+      ...(keepsDisks && { keepsDisks }),
+      ...(replicaChanged !== undefined && { existingDisks: this.#replicas(replicaChanged) }),
     });
     this.vm = createSimulatedVm({
       ...scenario.vm,
@@ -220,12 +225,26 @@ export class World {
     return { source, destination: scenario.registers === 'shared' ? source : make() };
   }
 
+  /** The VM's disks as they are at first, but for so much of each. */
+  #replicas(changed: number): readonly SimulatedDisk[] {
+    const chance = new Chance(this.#prng.next());
+    return this.scenario.vm.disks.map((options) => {
+      const disk = createSimulatedDisk(options, { environment: this.environment, vmId });
+      const { generations } = disk.space;
+      for (let unit = 0; unit < generations.size; unit++) {
+        if (!chance.of(changed)) continue;
+        generations.set(unit, chance.one([0, 1, foreignGeneration, chance.integer(2, 200)]));
+      }
+      return disk;
+    });
+  }
+
   #makeEnds(): Readonly<Record<EndName, SimulatedEnd>> {
     const { scenario, log, oracle, recoveries } = this;
     const witness = { log, oracle, recoveries, timeline: this.#timeline };
     const options = this.#roleOptions('first', (end, step) => this.#timeline.step(end, step));
     const roles = [
-      sourceRole(options, this.vm, scenario.policy),
+      sourceRole(options, this.vm, scenario.policy, scenario.rehearse),
       destinationRole(options, this.backend, scenario.acceptMsMax ?? 10_000),
     ] as const;
     const [source, destination] = roles.map(

@@ -21,6 +21,10 @@ function makeVm(): MemoryVm {
   });
 }
 
+function flip(vm: MemoryVm, region: number, offset: number): void {
+  vm.memory.write(region, offset, Uint8Array.of((vm.memory.read(region, offset, 1)[0] ?? 0) ^ 0x80));
+}
+
 function flipDisk(vm: MemoryVm, offset: number): void {
   const { medium } = vm.disk('disk');
   medium.write(offset, Uint8Array.of((medium.read(offset, 1)[0] ?? 0) ^ 1));
@@ -39,8 +43,7 @@ test('a single flipped byte is found, in its page or block', () => {
   const places = fc.oneof(fc.constantFrom(0, MIB - 1, MIB, 2 * MIB, 2 * MIB + 4095), fc.nat(2 * MIB + 4095));
   fc.assert(
     fc.property(places, (offset) => {
-      const bytes = b.memory.bytes(0);
-      bytes[offset] = (bytes[offset] ?? 0) ^ 0x80;
+      flip(b, 0, offset);
       const page = offset - (offset % 4096);
       expect(compareVms(a, b)).toEqual({
         equal: false,
@@ -49,7 +52,7 @@ test('a single flipped byte is found, in its page or block', () => {
         memoryBytes: 4096,
         diskBytes: 0,
       });
-      bytes[offset] = (bytes[offset] ?? 0) ^ 0x80;
+      flip(b, 0, offset);
     }),
     { numRuns: 30 },
   );
@@ -73,9 +76,8 @@ test('a single flipped byte is found, in its page or block', () => {
 
 test('adjoining differences are one, those of the next region another', () => {
   const [a, b] = [makeVm(), makeVm()];
-  for (const offset of [MIB - 1, MIB, MIB + 8192])
-    b.memory.bytes(0)[offset] = (a.memory.bytes(0)[offset] ?? 0) ^ 1;
-  b.memory.bytes(1)[0] = (a.memory.bytes(1)[0] ?? 0) ^ 1;
+  for (const offset of [MIB - 1, MIB, MIB + 8192]) flip(b, 0, offset);
+  flip(b, 1, 0);
   expect(compareVms(a, b).memory).toEqual([
     { region: 'low', offset: MIB - 4096, length: 8192 },
     { region: 'low', offset: MIB + 8192, length: 4096 },
@@ -85,8 +87,7 @@ test('adjoining differences are one, those of the next region another', () => {
 
 test('lists a hundred ranges and counts all', () => {
   const [a, b] = [makeVm(), makeVm()];
-  for (let page = 0; page < 500; page += 2)
-    b.memory.bytes(0)[page * 4096] = (a.memory.bytes(0)[page * 4096] ?? 0) ^ 1;
+  for (let page = 0; page < 500; page += 2) flip(b, 0, page * 4096);
   const { memory, memoryBytes } = compareVms(a, b);
   expect(memory.length).toBe(100);
   expect(memory.at(-1)).toEqual({ region: 'low', offset: 198 * 4096, length: 4096 });

@@ -253,18 +253,8 @@ describe('a prepared VM', () => {
       { region: 0, offset: 4096, length: 8192, content: [page.subarray(0, 100), page.subarray(100), page] },
       { region: 0, offset: MIB, length: MIB, content: 'zero' },
     ]);
-    expect(
-      vm.memory
-        .bytes(0)
-        .subarray(4096, 12288)
-        .equals(Buffer.concat([page, page])),
-    ).toBe(true);
-    expect(
-      vm.memory
-        .bytes(0)
-        .subarray(MIB)
-        .every((byte) => byte === 0),
-    ).toBe(true);
+    expect(vm.memory.read(0, 4096, 8192).equals(Buffer.concat([page, page]))).toBe(true);
+    expect(vm.memory.read(0, MIB, MIB).every((byte) => byte === 0)).toBe(true);
     for (const wrong of [
       { offset: 1, length: 4096, content: 'zero' },
       { offset: 0, length: 100, content: 'zero' },

@@ -201,12 +201,12 @@ describe('a guest that does not run', () => {
     void vm.guest.writeMemory(0, 0, Uint8Array.of(3)).then(() => done.push('memory'));
     await settle();
     expect(done).toEqual([]);
-    expect(vm.memory.bytes(0)[0]).toBe(0);
+    expect(vm.memory.read(0, 0, 1)[0]).toBe(0);
     vm.run();
     await settle();
     expect(done.sort()).toEqual(['first', 'memory', 'second']);
     expect([...vm.disk('disk').medium.read(0, 3)]).toEqual([1, 2, 2]);
-    expect(vm.memory.bytes(0)[0]).toBe(3);
+    expect(vm.memory.read(0, 0, 1)[0]).toBe(3);
   });
 
   test('keeps those waiting that come after one that shuts it down', async () => {

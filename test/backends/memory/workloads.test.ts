@@ -54,7 +54,8 @@ async function move(from: MemoryVm, to: MemoryVm): Promise<void> {
   await from.source().stun();
   const state: Uint8Array[] = [];
   for await (const chunk of from.source().saveDeviceState()) state.push(chunk);
-  for (const index of from.memory.regions.keys()) from.memory.bytes(index).copy(to.memory.bytes(index));
+  for (const [region, { sizeBytes: length }] of from.memory.regions.entries())
+    to.memory.put({ region, offset: 0, length, content: [from.memory.read(region, 0, length)] });
   for (const { id, sizeBytes, medium } of from.disks) to.disk(id).medium.write(0, medium.read(0, sizeBytes));
   to.loadDeviceState(state);
   await from.source().seal();

@@ -139,7 +139,9 @@ async function send(): Promise<Migration> {
   const transport = tcp({ connect: { host, port: Number(values.to?.split(':').at(-1)) } });
   const vm = mortalVm(await openQemuSource({ qmp: values.qmp, vmId: values['vm-id'] }));
   const register = mortalRegister(fileRegister(values.register));
-  return createSource({ vm, transport, register }).on('round', () => reach('copyMemory'));
+  // Its peer waits for it no longer than that.
+  const policy = { outageMsMax: 500 };
+  return createSource({ vm, transport, register, policy }).on('round', () => reach('copyMemory'));
 }
 
 const migration = await (positionals[0] === 'send' ? send() : receive());

@@ -46,7 +46,12 @@ export interface JsonReport {
   readonly rounds: number;
   readonly throttleMax: number;
   readonly guestWrites: { readonly mirrored: number; readonly setBack: number };
-  readonly bytes: { readonly memory: number; readonly disk: number; readonly mirror: number };
+  readonly bytes: {
+    readonly memory: number;
+    readonly disk: number;
+    readonly unchanged: number;
+    readonly mirror: number;
+  };
 }
 
 export interface StageOptions {
@@ -168,7 +173,9 @@ export class QemuStage {
   send(host: Host, to: string, ...more: readonly string[]): CliProcess {
     const { guest, register } = host;
     const options = ['--qmp', guest.qmpPath, '--register', register, '--vm-id', vmId, '--to', to, '--json'];
-    return this.cli.start(['send', ...options, ...more]);
+    // Who dies in these tests does not come back.
+    const patience = ['--outage-ms', '500'];
+    return this.cli.start(['send', ...options, ...patience, ...more]);
   }
 
   /** Starts a `send` that dies at a moment: see mortal.ts. */
@@ -196,8 +203,13 @@ export class QemuStage {
   }
 
   /** Moves the guest to where `receive` waits already. */
-  async moveTo(source: Host, destination: Host, receiving: Receiving): Promise<JsonReport> {
-    const sent = await this.send(source, receiving.to).ended;
+  async moveTo(
+    source: Host,
+    destination: Host,
+    receiving: Receiving,
+    ...more: readonly string[]
+  ): Promise<JsonReport> {
+    const sent = await this.send(source, receiving.to, ...more).ended;
     expect(sent.code, sent.stdout + sent.stderr).toBe(0);
     const received = await receiving.process.ended;
     expect(received.code, received.stdout + received.stderr).toBe(0);

@@ -76,7 +76,7 @@ function guestMemory(vm: MemoryVm): GuestMemoryControl {
       await vm.guest.writeMemory(region, offset, new Uint8Array(64).fill(writes));
     },
     write: (region, offset, bytes) => vm.guest.writeMemory(region, offset, bytes),
-    read: async (region, offset, length) => vm.memory.bytes(region).subarray(offset, offset + length),
+    read: async (region, offset, length) => vm.memory.read(region, offset, length),
   };
 }
 

@@ -715,6 +715,14 @@ describe('a backend', () => {
       })),
       /takes whole pages/,
     ],
+    'that says it can be filled again, and cannot': [
+      prepared(() => ({ refill: async () => {} })),
+      /is filled again/,
+    ],
+    'that cannot be filled again, and does not say so': [
+      prepared(() => ({ capabilities: { refill: false } })),
+      /is filled again/,
+    ],
     'that goes on after it was discarded': [
       prepared((vm) => ({ discard: async () => {}, loadDeviceState: async () => {}, memory: vm.memory })),
       /discarded takes nothing more/,

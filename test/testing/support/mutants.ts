@@ -56,7 +56,7 @@ export const mutants: readonly Mutant[] = [
     name: 'a dirty page is dropped',
     file: 'core/memory/memory-sender.ts',
     edits: [
-      ['splitIntoItems(batch.runs);', 'splitIntoItems(this.#rounds > 0 ? batch.runs.slice(1) : batch.runs);'],
+      ['splitIntoItems(batch.runs, ', 'splitIntoItems(this.#rounds > 0 ? batch.runs.slice(1) : batch.runs, '],
     ],
     seed: 4,
     rules: ['equal'],
@@ -65,7 +65,7 @@ export const mutants: readonly Mutant[] = [
     name: 'of overlapping items the newer does not wait for the older',
     file: 'core/apply-queue.ts',
     edits: [['for (const number of turn.after) await this.#writing.get(number);', '']],
-    seed: 12,
+    seed: 10,
     rules: ['contract', 'equal', 'sane'],
   },
   {
@@ -102,9 +102,9 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: 'FINAL is believed on arrival',
-    file: 'core/destination.ts',
+    file: 'core/verification.ts',
     edits: [
-      ['await raceAbort(Promise.all(applied), this.signal);', 'Promise.all(applied).catch(() => {});'],
+      ['await raceAbort(Promise.all(applied), signal);', 'Promise.all(applied).catch(() => {});'],
       ['if (end === undefined || stream.appliedThrough', 'if (false && stream.appliedThrough'],
     ],
     seed: 1,
@@ -113,15 +113,15 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'the guest is not resumed after a failed switchover',
     file: 'core/source.ts',
-    edits: [['() => this.#vm.resume()]', ']']],
-    seed: 1,
+    edits: [['() => this.#sealOver(), () => this.#vm.resume()]', '() => this.#sealOver()]']],
+    seed: 11,
     rules: ['restored', 'truth', 'somewhere'],
   },
   {
     name: 'the guest is resumed while a seal is under way',
     file: 'core/source.ts',
     edits: [['() => this.#sealOver(), ', '']],
-    seed: 19,
+    seed: 229,
     rules: ['contract'],
   },
   {
@@ -132,16 +132,84 @@ export const mutants: readonly Mutant[] = [
     rules: ['restored', 'progress'],
   },
   {
-    name: 'a lost connection is not noticed',
-    file: 'channel/channel.ts',
+    name: 'after a failed switchover the guest is resumed before the taps are back',
+    file: 'core/storage/disk-sender.ts',
     edits: [
       [
-        'return lane.silentLooks() * pingMs >= this.#silenceMsMax * patience;',
-        'return lane.silentLooks() < 0 && patience > 0;',
+        'await this.#tap?.finish({ signal });',
+        'await this.#tap?.finish({ signal });\nawait this.#tap?.remove();\nthis.#tap = undefined;',
+      ],
+      [
+        'this.#stunned = false;',
+        'this.#stunned = false;\nvoid this.disk.flush().then(() => this.disk.tap(this.#handler)).then((tap) => { this.#tap = tap; }, () => {});',
       ],
     ],
     seed: 18,
+    rules: ['tapped', 'equal'],
+  },
+  {
+    name: 'a tap that was finished comes back only with the first write of the guest that runs on',
+    file: 'testing/sim/guest-disk.ts',
+    edits: [
+      [
+        'if (this.#gap !== undefined) throw this.#gap;',
+        'if (this.#gap !== undefined) throw this.#gap;\nthis.late = true;',
+      ],
+      [
+        'if (this.#gap !== undefined || this.#removed) return undefined;',
+        'if (this.#gap !== undefined || this.#removed) return undefined;\nif (this.late && !this.#host.stunned()) { this.late = false; return undefined; }',
+      ],
+    ],
+    seed: 147,
+    rules: ['equal'],
+  },
+  {
+    name: 'what comes after the end of a switchover is applied as it comes',
+    file: 'channel/receive-stream.ts',
+    edits: [['if (number > this.#end) this.#beyond.push(item);', 'if (number < 0) this.#beyond.push(item);']],
+    seed: 20,
+    rules: ['contract', 'sane', 'equal'],
+  },
+  {
+    name: 'the pages of a round that the switchover cut short are taken for sent',
+    file: 'testing/sim/memory.ts',
+    edits: [['if (!complete) this.#giveBack(taken);', '']],
+    seed: 378,
+    rules: ['equal'],
+  },
+  {
+    name: 'a silent connection is not noticed',
+    file: 'channel/channel.ts',
+    edits: [
+      ['if (this.#control.silentLooks() * pingMs >= silenceMsMax)', 'if (this.#control.silentLooks() < 0)'],
+      [
+        'return lane.silentLooks() * pingMs >= patienceMs;',
+        'return lane.silentLooks() < 0 && patienceMs > 0;',
+      ],
+    ],
+    seed: 15,
     rules: ['settles', 'recovers'],
+  },
+  {
+    name: 'the frames of a lost lane are not sent again',
+    file: 'channel/lane-set.ts',
+    edits: [['this.#again = this.#again.concat(frames);', 'for (const frame of frames) frame.release();']],
+    seed: 267,
+    rules: ['settles', 'recovers', 'needless', 'progress'],
+  },
+  {
+    name: 'messages that were on their way when control was lost are not sent again',
+    file: 'channel/control-link.ts',
+    edits: [['    this.#sent = 0;\n', '    this.#sent = this.#kept.length;\n']],
+    seed: 202,
+    rules: ['settles', 'recovers', 'needless', 'progress', 'sane'],
+  },
+  {
+    name: 'what arrives twice is taken twice',
+    file: 'channel/receive-stream.ts',
+    edits: [['if (!this.#received.add(frame.number)) return;', 'this.#received.add(frame.number);']],
+    seed: 202,
+    rules: ['sane', 'contract', 'equal', 'needless'],
   },
   {
     name: 'a tap loses a write, and nobody is told',
@@ -152,7 +220,14 @@ export const mutants: readonly Mutant[] = [
         "timeline: [{ at: { ms: 0 }, do: { vm: 'source', fault: { point: 'tap-write', effect: 'drop', skip: 3 } } }] as never ?? drawTimeline(",
       ],
     ],
-    seed: 19,
+    seed: 21,
+    rules: ['equal'],
+  },
+  {
+    name: 'a digest is believed after the region was mirrored',
+    file: 'core/storage/block-digests.ts',
+    edits: [['    this.#over.setRange(first, end);', '    return;']],
+    seed: 214,
     rules: ['equal'],
   },
 ];

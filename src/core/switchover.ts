@@ -1,0 +1,164 @@
+/**
+ * One switchover at the source, from the stun to READY.
+ *
+ * ```
+ *   stun ── last pages, mirrored writes, device state ── FINAL ──────► verify ──► READY
+ *    │                                                                  │
+ *    └── too long, not saved, not loaded: the scope is aborted ─────────┘
+ * ```
+ *
+ * It has a scope of its own, which ends when the migration does, and may end before: a switchover that failed is not a migration that
+ * failed. Whoever began it resumes the guest then, and may begin another one once everything of this one has ended.
+ */
+import type { Channel } from '../channel/channel.ts';
+import type { SendStream } from '../channel/send-stream.ts';
+import { asMigrationError, type ErrorCode, MigrationError } from '../errors.ts';
+import type { Environment } from '../interfaces/environment.ts';
+import type { SourceVm } from '../interfaces/hypervisor.ts';
+import { onAbort } from '../util/on-abort.ts';
+import { raceAbort, throwIfAborted, withTimeout } from '../util/promises.ts';
+import type { StreamEnd } from '../wire/messages.ts';
+import type { MemorySender } from './memory/memory-sender.ts';
+import { peerFailed } from './peer-failed.ts';
+import type { StateSender } from './state-sender.ts';
+import type { DiskSender } from './storage/disk-sender.ts';
+
+export interface SwitchoverOptions {
+  /** Which one, 1 and up. */
+  readonly attempt: number;
+  readonly vm: SourceVm;
+  readonly state: StateSender;
+  readonly memory: MemorySender;
+  readonly disks: readonly DiskSender[];
+  /** Of everything that is sent: FINAL says where each ends. */
+  readonly streams: readonly SendStream[];
+  readonly channel: Channel;
+  readonly environment: Environment;
+  readonly stunMsMax: number;
+  /** The migration's. */
+  readonly signal: AbortSignal;
+}
+
+/** What another switchover would not mend. */
+const lasting: ReadonlySet<ErrorCode> = new Set(['tap-gap', 'guest-stopped', 'internal']);
+/** A plug point that was told to stop does so at once; the guest stands still while one is waited for. */
+const settleMsMax = 1000;
+
+/** See the top of this file. */
+export class Switchover {
+  readonly attempt: number;
+  /** When the guest was stunned. */
+  readonly startMs: number;
+  /** Whether the guest ran then. */
+  readonly wasRunning: boolean;
+  readonly #options: SwitchoverOptions;
+  readonly #scope = new AbortController();
+  readonly #begun: Promise<unknown>[] = [];
+
+  constructor(options: SwitchoverOptions) {
+    this.#options = options;
+    this.attempt = options.attempt;
+    this.startMs = options.environment.now();
+    this.wasRunning = options.vm.runState() === 'running';
+    onAbort(options.signal, () => this.#fail(options.signal.reason));
+  }
+
+  /** Pauses the guest and sends what is left: the last pages, the mirror's rest, the device state, and FINAL. All in one flight. */
+  stun(): Promise<void> {
+    return this.within(async (signal) => {
+      const { vm, disks, channel, state, streams, attempt } = this.#options;
+      await vm.stun({ signal });
+      throwIfAborted(signal);
+      const finished = this.#begin(Promise.all(disks.map((disk) => disk.finish({ signal }))), 'tap-gap');
+      await this.#sendLastRoundsAndState(signal);
+      await finished;
+      const ends = streams.map(({ id, last, digest }): StreamEnd => ({ stream: id, last, digest }));
+      const unchangedBytes = disks.reduce((sum, disk) => sum + disk.unchangedBytes, 0);
+      channel.send({
+        type: 'final',
+        attempt,
+        streams: ends,
+        stateBytes: state.bytes,
+        unchangedBytes,
+        run: this.wasRunning,
+      });
+    });
+  }
+
+  /** The destination has applied, checked, flushed and loaded all of it. */
+  verify(): Promise<void> {
+    return this.within(async (signal) => {
+      const { mailbox } = this.#options.channel;
+      for (;;) {
+        const answer = await mailbox.takeUntil(signal, 'ready', 'notReady');
+        // That of an earlier one may come late.
+        if (answer.attempt !== this.attempt) continue;
+        if (answer.type === 'ready') return;
+        throw peerFailed(answer.code, answer.reason);
+      }
+    });
+  }
+
+  /** From stun to READY there is a limit; past it the source takes back. Rejects with the first reason for which the switchover failed. */
+  async within<T>(work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    const { environment, stunMsMax } = this.#options;
+    const { signal } = this.#scope;
+    const elapsedMs = environment.now() - this.startMs;
+    const cancel = environment.setTimer(Math.max(0, stunMsMax - elapsedMs), () => {
+      this.#fail(new MigrationError('stun-timeout', `from stun to READY took more than ${stunMsMax} ms`));
+    });
+    try {
+      throwIfAborted(signal);
+      const working = (async () => work(signal))();
+      const result = await raceAbort(this.#begin(working, 'internal'), signal);
+      throwIfAborted(signal);
+      return result;
+    } catch {
+      throw signal.reason;
+    } finally {
+      cancel();
+    }
+  }
+
+  /** Whether another one may do better than this one, which failed with `error`: then all that it began has ended. */
+  async mayBeFollowed(error: MigrationError): Promise<boolean> {
+    if (lasting.has(error.code)) return false;
+    const late = () => new MigrationError('timeout', 'a plug point does not stop');
+    const settled = Promise.allSettled(this.#begun);
+    return withTimeout(this.#options.environment, settleMsMax, settled, late).then(
+      () => true,
+      () => false,
+    );
+  }
+
+  /** Saving state can dirty memory, so rounds go on until one that began after the state was complete is empty. */
+  async #sendLastRoundsAndState(signal: AbortSignal): Promise<void> {
+    const { vm, state, memory } = this.#options;
+    let saved = false;
+    const saving = this.#begin(
+      state.send(vm.saveDeviceState({ signal }), { signal }).then(() => {
+        saved = true;
+      }),
+      'device-state',
+    );
+    for (;;) {
+      const complete = saved;
+      const bytes = await memory.sendRound({ signal });
+      if (bytes > 0) continue;
+      if (complete) return;
+      await saving;
+    }
+  }
+
+  /** What fails of it fails the switchover. */
+  #begin<T>(work: Promise<T>, code: ErrorCode): Promise<T> {
+    this.#begun.push(work);
+    work.catch((error) => this.#fail(asMigrationError(error, code)));
+    return work;
+  }
+
+  /** The first reason counts. */
+  #fail(error: MigrationError): void {
+    this.#scope.abort(error);
+  }
+}
