@@ -554,8 +554,8 @@ export class Channel {
       return;
     }
     this.#dropLane(lane, error);
-    this.#lanes.settle();
-    this.#dataWake.notify();
+    // The other end hears of it, and says in turn what it had received; what has not been freed by the next tick goes over the others.
+    this.#control.positionsNow();
   }
 
   #dropLane(lane: Lane, error: MigrationError | undefined): void {
@@ -574,6 +574,7 @@ export class Channel {
     if (this.#isStuck())
       this.#fail(new MigrationError('timeout', 'connections are there, and nothing gets through'));
     if (this.#ended) return;
+    if (this.#cut === undefined && this.#lanes.settle() > 0) this.#dataWake.notify();
     this.#control.ping();
     this.#giveCreditBack();
     this.#adjustLanes();
@@ -607,9 +608,9 @@ export class Channel {
   }
 
   #positions(first: boolean): Omit<Positions, 'control'> {
-    const { received, receivedBefore } = this.#lanes;
+    const before = this.#lanes.receivedBefore(first);
     return {
-      lanes: first ? [...receivedBefore, ...received] : received,
+      lanes: [...before, ...this.#lanes.received],
       streams: [...this.#receiveStreams.values()].map((stream) => stream.position),
       returned: this.#scheduler.returned(),
     };

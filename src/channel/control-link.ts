@@ -7,7 +7,7 @@ import { asMigrationError, MigrationError } from '../errors.ts';
 import type { CancelTimer, Environment } from '../interfaces/environment.ts';
 import { crc32c } from '../util/checksum.ts';
 import { joinChunks } from '../util/chunks.ts';
-import { Signalled } from '../util/promises.ts';
+import { Signalled, withTimeout } from '../util/promises.ts';
 import type { FrameType, IncomingFrame } from '../wire/frame.ts';
 import { decodeMessage, encodeMessage, type Message } from '../wire/messages.ts';
 import { decodePositions, encodePositions, type Positions } from '../wire/positions.ts';
@@ -32,6 +32,8 @@ export interface ControlHandlers {
 const positionsDelayMs = 2;
 /** ... and how much is much. */
 const positionsBytes = 2 << 20;
+/** How long what was said may still be read on a connection that takes no more. */
+const lastWordsMs = 1000;
 /** A peer that asks more often without reading the answers is up to no good. */
 const pongsMax = 16;
 
@@ -126,8 +128,9 @@ export class ControlLink {
     this.#heardFirst = false;
     this.#positionsDue = true;
     this.#heardMs = this.#environment.now();
-    this.#start(this.#read(lane));
-    this.#start(this.#write(lane));
+    const reading = this.#read(lane);
+    this.#start(reading);
+    this.#start(this.#write(lane, reading));
   }
 
   /** The connection is of no use any more: as if it had been lost. */
@@ -230,7 +233,7 @@ export class ControlLink {
     }
   }
 
-  async #write(lane: Lane): Promise<void> {
+  async #write(lane: Lane, reading: Promise<void>): Promise<void> {
     try {
       while (!this.#over && lane === this.#lane) {
         const payload = this.#next();
@@ -243,7 +246,10 @@ export class ControlLink {
         this.#ending = false;
         this.#idle.notify();
       }
-    } catch (error) {
+    } catch (thrown) {
+      const error = asMigrationError(thrown, 'connection-lost');
+      // A peer that hangs up may have said why, and that may not have been read yet.
+      await withTimeout(this.#environment, lastWordsMs, reading, () => error).catch(() => {});
       this.#connectionOver(lane, error);
     }
   }

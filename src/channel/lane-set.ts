@@ -38,6 +38,7 @@ export class LaneSet {
   #againBytes = 0;
   /** What had arrived on lanes that are no more, by lane, oldest first: the peer may not know. */
   readonly #ended = new Map<number, number>();
+  #endedUntold = false;
   /** What went over lanes that are no more. */
   #goneBytes = 0;
   /** What all open lanes would take on their way; undefined: to be summed up again. */
@@ -77,8 +78,10 @@ export class LaneSet {
     return this.all.map(({ index, receivedSequence }) => ({ lane: index, sequence: receivedSequence }));
   }
 
-  /** ... and what had on lanes that ended lately. */
-  get receivedBefore(): readonly LanePosition[] {
+  /** ... and what had on lanes that ended lately: if any did since this was asked last, or in any case. */
+  receivedBefore(inAnyCase: boolean): readonly LanePosition[] {
+    if (!inAnyCase && !this.#endedUntold) return [];
+    this.#endedUntold = false;
     return [...this.#ended].map(([lane, sequence]) => ({ lane, sequence }));
   }
 
@@ -146,6 +149,7 @@ export class LaneSet {
     this.#goneBytes += lane.bytesSent + lane.bytesReceived;
     if (lane.inFlightBytes > 0) this.#lost.set(lane.index, lane);
     this.#ended.set(lane.index, lane.receivedSequence);
+    this.#endedUntold = true;
     const [oldest] = this.#ended.keys();
     if (this.#ended.size > connectionsMax && oldest !== undefined) this.#ended.delete(oldest);
   }
