@@ -261,7 +261,13 @@ class Destination extends MigrationEnd {
   #digestsOf(disk: BlockDevice, id: number, { seed, digestKey }: Prepare): DigestSender | undefined {
     if (seed === 'none') return undefined;
     const stream = this.#live().openSend(id, digestKey);
-    return new DigestSender({ disk, stream, environment: this.environment, signal: this.signal });
+    return new DigestSender({
+      disk,
+      stream,
+      environment: this.environment,
+      signal: this.signal,
+      failed: (error) => this.stop(error),
+    });
   }
 
   /** Each time that the source stuns its guest, all of it is verified; until the VM is given, or no more was wanted. */
@@ -392,7 +398,9 @@ class Destination extends MigrationEnd {
       const why = 'and here a VM whose device state was being loaded takes no more content';
       throw new MigrationError(error.code, `${error.message}; ${why}`);
     }
-    await raceAbort(this.#vm.refill(), this.signal);
+    const hangs = () => new MigrationError('timeout', 'the prepared VM does not go back to taking content');
+    const refilling = raceAbort(this.#vm.refill(), this.signal);
+    await withTimeout(this.environment, endMsMax, refilling, hangs);
   }
 
   /** The source knows what it wanted to. Nothing of it stays here. */

@@ -220,6 +220,8 @@ class Source extends MigrationEnd implements SourceMigration {
   /** Nothing can be sent, so there is nothing for the guest to wait for. */
   #linkGone(): void {
     this.#buffer.holds(false);
+    // A guest that stands still has no throttle that could be taken off; should it run on, that is seen to then.
+    if (this.#stunStartMs !== undefined) return;
     this.#preCopy?.releaseThrottle().catch((error) => this.stop(asMigrationError(error, 'hypervisor')));
   }
 

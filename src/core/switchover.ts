@@ -110,7 +110,7 @@ export class Switchover {
     try {
       throwIfAborted(signal);
       const working = (async () => work(signal))();
-      const result = await raceAbort(this.#begin(working, 'internal'), signal);
+      const result = await raceAbort(this.#begin(working, 'hypervisor'), signal);
       throwIfAborted(signal);
       return result;
     } catch {

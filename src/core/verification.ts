@@ -1,5 +1,5 @@
 import type { ReceiveStream } from '../channel/receive-stream.ts';
-import { MigrationError } from '../errors.ts';
+import { asMigrationError, MigrationError } from '../errors.ts';
 import type { DestinationVm } from '../interfaces/hypervisor.ts';
 import { onAbort } from '../util/on-abort.ts';
 import { raceAbort, throwIfAborted } from '../util/promises.ts';
@@ -78,7 +78,7 @@ export class Verification {
       await raceAbort(this.#loading, signal);
     } catch (error) {
       this.#loadFailed = true;
-      throw error;
+      throw asMigrationError(error, 'device-state');
     }
     throwIfAborted(signal);
   }

@@ -1,6 +1,6 @@
 import PQueue from 'p-queue';
 import type { SendStream } from '../../channel/send-stream.ts';
-import { MigrationError } from '../../errors.ts';
+import { asMigrationError, MigrationError } from '../../errors.ts';
 import type { BlockDevice, Extent } from '../../interfaces/block-device.ts';
 import type { ByteRange } from '../../interfaces/content.ts';
 import type { Environment } from '../../interfaces/environment.ts';
@@ -8,7 +8,7 @@ import { Bitmap } from '../../util/bitmap.ts';
 import { isZero, sliceChunks } from '../../util/chunks.ts';
 import { contentDigest, digestBytes } from '../../util/digest.ts';
 import { onAbort } from '../../util/on-abort.ts';
-import { raceAbort, withTimeout } from '../../util/promises.ts';
+import { deferred, raceAbort, withTimeout } from '../../util/promises.ts';
 import { type BlockNews, blocksOf, digestedBytes, encodeNews } from '../../wire/digest-list.ts';
 import { alignExtents } from './align-extents.ts';
 
@@ -35,6 +35,8 @@ export interface DigestSenderOptions {
   readonly environment: Environment;
   /** The migration's. */
   readonly signal: AbortSignal;
+  /** Called should no more be said for a reason that is not the disk's: the source would wait for it. */
+  readonly failed: (error: MigrationError) => void;
 }
 
 /**
@@ -53,6 +55,8 @@ export class DigestSender {
    */
   readonly #said: { readonly number: number; readonly first: number; readonly count: number }[] = [];
   #running: Promise<void> = Promise.resolve();
+  /** When the read that began last has been spoken of. */
+  #spoken: Promise<void> = Promise.resolve();
   #failures = 0;
   /** Nothing more is read. */
   #gaveUp = false;
@@ -65,10 +69,12 @@ export class DigestSender {
 
   /** Begins. Called once. */
   start(): void {
-    this.#running = this.#run().catch(() => {});
+    this.#running = this.#run().catch((error) => {
+      if (!this.#scope.signal.aborted) this.#options.failed(asMigrationError(error, 'disk-read'));
+    });
   }
 
-  /** Nothing more is said; resolves when no read is under way. */
+  /** Nothing more is said; resolves when no read is waited for. */
   async stop(): Promise<void> {
     this.#scope.abort(new MigrationError('invalid-state', 'the digests are of no use any more'));
     this.#reads.clear();
@@ -132,30 +138,47 @@ export class DigestSender {
     const { signal } = this.#scope;
     try {
       return await this.#inTime(disk.extents(range.offset, range.length, { signal }));
-    } catch {
+    } catch (error) {
+      this.#gaveUp ||= error instanceof MigrationError && error.code === 'timeout';
       return [{ ...range, zero: false }];
     }
   }
 
+  /**
+   * What was read is said in the order of the disk. The source takes it in that order, and gives no credit for what lies behind a gap: said
+   * before it, enough of that would keep the gap itself from being told.
+   */
   async #read(range: ByteRange): Promise<void> {
-    const { disk } = this.#options;
-    const { signal } = this.#scope;
-    const blocks = blocksIn(range);
-    if (this.#gaveUp) return this.#say({ ...blocks, digests: 'unknown' });
+    const before = this.#spoken;
+    const spoken = deferred<void>();
+    this.#spoken = spoken.promise;
     try {
-      const chunks = await this.#inTime(disk.read(range.offset, range.length, { signal }));
-      const digests = new Uint8Array(blocks.count * digestBytes);
+      const digests = await this.#digestsOf(range);
+      await before;
+      this.#say({ ...blocksIn(range), digests });
+    } finally {
+      spoken.resolve();
+    }
+  }
+
+  async #digestsOf(range: ByteRange): Promise<BlockNews['digests']> {
+    const { disk } = this.#options;
+    if (this.#gaveUp) return 'unknown';
+    try {
+      const reading = disk.read(range.offset, range.length, { signal: this.#scope.signal });
+      const chunks = await this.#inTime(reading);
+      const digests = new Uint8Array(blocksIn(range).count * digestBytes);
       for (let index = 0, at = 0; at < range.length; index++, at += digestedBytes) {
         const block = sliceChunks(chunks, at, Math.min(digestedBytes, range.length - at));
         digests.set(contentDigest(block), index * digestBytes);
       }
       this.#failures = 0;
-      this.#say({ ...blocks, digests: isZero(digests) ? 'zero' : digests });
+      return isZero(digests) ? 'zero' : digests;
     } catch (error) {
       this.#failures++;
       const hopeless = error instanceof MigrationError && ['unsupported', 'timeout'].includes(error.code);
       this.#gaveUp ||= hopeless || this.#failures >= failuresMax;
-      this.#say({ ...blocks, digests: 'unknown' });
+      return 'unknown';
     }
   }
 
