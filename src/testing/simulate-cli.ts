@@ -17,6 +17,7 @@ const help = `Runs migrations in simulated worlds, in virtual time, each from a 
   --seed S     this one alone
   --log        with --seed: every event
   --jobs N     processes at once (default 2, or 1 where there is one core)
+  --outages    the link is gone for a while in every one
   --first      stop at the first that breaks a rule
   --no-shrink  do not look for a smaller timeline
   --help       this text
@@ -45,6 +46,7 @@ interface Options {
   readonly jobs: number;
   readonly first: boolean;
   readonly shrinks: boolean;
+  readonly outages: boolean;
 }
 
 async function main(args: readonly string[]): Promise<number> {
@@ -56,6 +58,7 @@ async function main(args: readonly string[]): Promise<number> {
       seed: { type: 'string' },
       log: { type: 'boolean', default: false },
       jobs: { type: 'string' },
+      outages: { type: 'boolean', default: false },
       first: { type: 'boolean', default: false },
       'no-shrink': { type: 'boolean', default: false },
       /** Only for workers: of the seeds, each `jobs`th from this one on. */
@@ -67,7 +70,7 @@ async function main(args: readonly string[]): Promise<number> {
     say(help);
     return 0;
   }
-  if (values.seed !== undefined) return one(whole('--seed', values.seed), values.log);
+  if (values.seed !== undefined) return one(whole('--seed', values.seed), values.log, values.outages);
   const from = values.from === undefined ? Date.now() % 1_000_000_000 : whole('--from', values.from);
   const seeds = whole('--seeds', values.seeds);
   const jobs = whole('--jobs', values.jobs ?? String(Math.min(2, availableParallelism())));
@@ -77,14 +80,15 @@ async function main(args: readonly string[]): Promise<number> {
     jobs: Math.max(1, jobs),
     first: values.first,
     shrinks: !values['no-shrink'],
+    outages: values.outages,
   };
   if (values.share === undefined) return many(options);
   return share(options, whole('--share', values.share));
 }
 
 /** One seed, with its log if it is wanted. */
-async function one(seed: number, log: boolean): Promise<number> {
-  const run = await runSeed(seed, { log });
+async function one(seed: number, log: boolean, outages: boolean): Promise<number> {
+  const run = await runSeed(seed, { log, outages });
   const { result, scenario } = run;
   if (log) {
     say(`${JSON.stringify(scenario, undefined, 2)}\n`);
@@ -96,7 +100,7 @@ async function one(seed: number, log: boolean): Promise<number> {
     `seed ${seed}: ${outcomeOf(result)}, ${Math.round(result.endMs)} ms of virtual time, digest ${result.digest}\n`,
   );
   if (result.violations.length === 0) return 0;
-  sayBroken({ seed, ...summary(result), shrunken: await shrinkSeed(run) });
+  sayBroken({ seed, ...summary(result), shrunken: await shrinkSeed(run) }, outages);
   return 1;
 }
 
@@ -111,7 +115,7 @@ async function many(options: Options): Promise<number> {
     lines.push(line);
     if (line.violations.length > 0) {
       progress('');
-      sayBroken(line);
+      sayBroken(line, options.outages);
       over = first;
     }
     const broken = lines.filter(({ violations }) => violations.length > 0).length;
@@ -128,7 +132,7 @@ async function many(options: Options): Promise<number> {
 
 /** Resolves to whether the worker came to its end. */
 function worker(
-  { from, seeds, jobs, shrinks }: Options,
+  { from, seeds, jobs, shrinks, outages }: Options,
   index: number,
   took: (line: SeedLine) => void,
   over: () => boolean,
@@ -139,6 +143,7 @@ function worker(
     '--share',
     String(index),
     ...(shrinks ? [] : ['--no-shrink']),
+    ...(outages ? ['--outages'] : []),
   ]);
   child.on('message', (line) => {
     took(line as SeedLine);
@@ -150,9 +155,9 @@ function worker(
 }
 
 /** A worker's share. */
-async function share({ from, seeds, jobs, shrinks }: Options, index: number): Promise<number> {
+async function share({ from, seeds, jobs, shrinks, outages }: Options, index: number): Promise<number> {
   for (let seed = from + index; seed < from + seeds; seed += jobs) {
-    const run = await runSeed(seed);
+    const run = await runSeed(seed, { outages });
     const broken = run.result.violations.length > 0;
     const line = { seed, ...summary(run.result) };
     process.send?.(broken && shrinks ? { ...line, shrunken: await shrinkSeed(run) } : line);
@@ -166,11 +171,11 @@ function summary(result: Awaited<ReturnType<typeof runSeed>>['result']): Omit<Se
   return { outcome: outcomeOf(result), performed: Object.keys(performed), digest, violations };
 }
 
-function sayBroken({ seed, violations, shrunken }: SeedLine): void {
+function sayBroken({ seed, violations, shrunken }: SeedLine, outages: boolean): void {
   for (const { rule, message, atMs } of violations) {
     say(`seed ${seed} breaks ${rule} at ${atMs.toFixed(1)} ms: ${message}\n`);
   }
-  say(`  replay: npm run simulate -- --seed ${seed} --log\n`);
+  say(`  replay: npm run simulate -- --seed ${seed} --log${outages ? ' --outages' : ''}\n`);
   if (shrunken === undefined) return;
   const { timeline, ...world } = shrunken;
   say(`  world: ${JSON.stringify(world)}\n  timeline: [\n`);

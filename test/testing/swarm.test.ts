@@ -24,6 +24,17 @@ test(`seeds 1 to ${seeds}`, { timeout: 120_000 }, async () => {
   for (let seed = 1; seed <= seeds; seed++) await check(seed);
 });
 
+test('seeds 1 to 100, with the link gone for a while in each', { timeout: 120_000 }, async () => {
+  let outlasted = 0;
+  for (let seed = 1; seed <= 100; seed++) {
+    const { result } = await runSeed(seed, { outages: true });
+    expect({ seed, violations: result.violations }).toEqual({ seed, violations: [] });
+    const { source } = result.reports;
+    if (source?.outcome === 'completed' && source.outages.length > 0) outlasted++;
+  }
+  expect(outlasted).toBeGreaterThan(30);
+});
+
 test.each(kept)('seed %i', check);
 
 test('each way to end and each kind of fault was among them', () => {

@@ -1,3 +1,4 @@
+import { resolvePolicy } from '../../core/policy.ts';
 import type { MigrationPolicy, MigrationReport } from '../../interfaces/migration.ts';
 import { createVirtualEnvironment } from '../virtual-time.ts';
 import type { RecoveryRecord } from './end.ts';
@@ -5,7 +6,7 @@ import type { SimulationEvent } from './event-log.ts';
 import type { GuestWindow } from './guest-meter.ts';
 import { guestOutruns, heldBytesMax, mendMsMax, runMsMax, stunIsAmple } from './limits.ts';
 import type { Violation } from './oracle.ts';
-import type { EndName, Scenario } from './scenario.ts';
+import type { EndName, Scenario, TimelineEntry } from './scenario.ts';
 import { World } from './world.ts';
 
 /** What {@link simulate} takes. */
@@ -141,16 +142,24 @@ function undisturbed({ ends, oracle, scenario }: World): void {
 /** Nothing happens but what a channel lives through: connections that break or damage something. */
 function canBeOutlasted({ timeline, policy }: Scenario): boolean {
   const { outageMsMax = 0 } = policy;
-  return (
-    outageMsMax >= 20_000 &&
-    timeline.every(({ do: action }) => 'reset' in action || 'resetAfterBytes' in action || 'flip' in action)
-  );
+  return outageMsMax >= 120_000 && timeline.every((entry, index) => isOutlasted(entry, timeline[index + 1]));
+}
+
+/** A connection that breaks or damages something; the end of an outage, and an outage whose end follows, `next`. */
+function isOutlasted({ at, do: action }: TimelineEntry, next: TimelineEntry | undefined): boolean {
+  if ('reset' in action || 'resetAfterBytes' in action || 'flip' in action) return true;
+  if ('mend' in action || 'lighten' in action) return true;
+  if (!('cut' in action || 'darken' in action) || next === undefined) return false;
+  const ends = 'cut' in action ? 'mend' in next.do : 'lighten' in next.do;
+  return ends && 'phase' in at && 'phase' in next.at && at.phase === next.at.phase;
 }
 
 /** Once both ends have said their first words, a connection that is lost does not end a migration. */
-function outlasted({ ends, oracle }: World): void {
-  const { error } = ends.source.report ?? {};
+function outlasted({ ends, oracle, scenario }: World): void {
+  const { error, switchoverAttempts = 0 } = ends.source.report ?? {};
   if (error === undefined || error.phase === 'connect' || error.phase === 'prepare') return;
+  // An outage can cost a switchover, and only so many are allowed.
+  if (switchoverAttempts >= resolvePolicy(scenario.policy).switchoverAttemptsMax) return;
   if (error.code !== 'connection-lost' && error.code !== 'protocol') return;
   oracle.report('needless', `a lost connection is the end: ${error.code}, ${error.message}`);
 }

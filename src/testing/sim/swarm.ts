@@ -1,4 +1,5 @@
 import { drawScenario } from './draw.ts';
+import { withOutages } from './draw-outages.ts';
 import type { RuleName } from './oracle.ts';
 import type { Scenario } from './scenario.ts';
 import { shrink } from './shrink.ts';
@@ -11,9 +12,10 @@ export interface SeedResult {
   readonly result: SimulationResult;
 }
 
-/** Draws a seed's scenario, and runs it. */
-export async function runSeed(seed: number, { log = false } = {}): Promise<SeedResult> {
-  const scenario = drawScenario(seed);
+/** Draws a seed's scenario, with outages in any case if that is wanted, and runs it. */
+export async function runSeed(seed: number, { log = false, outages = false } = {}): Promise<SeedResult> {
+  const drawn = drawScenario(seed);
+  const scenario = outages ? withOutages(seed, drawn) : drawn;
   return { seed, scenario, result: await simulate({ seed, scenario, log }) };
 }
 
