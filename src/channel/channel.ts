@@ -132,6 +132,7 @@ export class Channel {
   readonly #receiveStreams = new Map<number, ReceiveStream>();
   readonly #failure = new AbortController();
   readonly #dataWake = new Signalled();
+  readonly #linkWake = new Signalled();
   readonly #loops = new Set<Promise<void>>();
   #endurance = enduranceAtFirst;
   #cut: Cut | undefined;
@@ -202,6 +203,11 @@ export class Channel {
   /** Payload bytes that wait or are on their way. */
   get backlogBytes(): number {
     return this.#queuedBytes + this.#lanes.inFlightBytes;
+  }
+
+  /** Resolves when the link is there. Rejects when the channel has failed. */
+  async linked(): Promise<void> {
+    while (this.#cut !== undefined) await this.#linkWake.wait();
   }
 
   /** Payload that waits for a lane. */
@@ -352,6 +358,7 @@ export class Channel {
     this.#control.end();
     this.mailbox.fail(error);
     this.#dataWake.fail(error);
+    this.#linkWake.fail(error);
     this.stopSending(error);
   }
 
@@ -406,6 +413,7 @@ export class Channel {
   #mended(cut: Cut): void {
     cut.cancelLimit();
     this.#cut = undefined;
+    this.#linkWake.notify();
     this.#estimate.interrupted();
     const resentBytes = this.#lanes.settle();
     this.#fillLanes();

@@ -410,12 +410,12 @@ class Source extends MigrationEnd implements SourceMigration {
   /** From here on nothing but our own word runs the guest. While the link is gone it is not given. */
   async #seal(switchover: Switchover): Promise<void> {
     this.#enterBoth('handover');
-    await switchover.within(() => {
+    await switchover.within(async () => {
       this.#sealing = this.#vm.seal();
-      return this.#sealing;
+      await this.#sealing;
+      // Most links that break are there again in a moment; the limit of the stun is that of this too.
+      await this.#live().linked();
     });
-    if (this.#live().isCut)
-      throw new MigrationError('connection-lost', 'the link is gone, and the VM was not given');
   }
 
   /** Gives the VM, and waits for what the destination decides. */
