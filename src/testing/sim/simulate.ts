@@ -160,7 +160,9 @@ function outlasted({ ends, oracle, scenario }: World): void {
   if (error === undefined || error.phase === 'connect' || error.phase === 'prepare') return;
   // An outage can cost a switchover, and only so many are allowed.
   if (switchoverAttempts >= resolvePolicy(scenario.policy).switchoverAttemptsMax) return;
-  if (error.code !== 'connection-lost' && error.code !== 'protocol') return;
+  // A destination that has ended for a reason of its own may not be able to say so.
+  const codes = [error.code, ends.destination.report?.error?.code ?? error.code];
+  if (codes.some((code) => code !== 'connection-lost' && code !== 'protocol')) return;
   oracle.report('needless', `a lost connection is the end: ${error.code}, ${error.message}`);
 }
 
