@@ -142,7 +142,8 @@ export class ControlLink {
 
   /** Queues a message. Throws `incompatible` for one that is too long. */
   send(message: Message): void {
-    this.#kept.push({ number: ++this.#number, bytes: encodeMessage(message) });
+    const bytes = encodeMessage(message);
+    this.#kept.push({ number: ++this.#number, bytes });
     this.#wake.notify();
   }
 

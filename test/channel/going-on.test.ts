@@ -294,6 +294,20 @@ describe('after an outage', () => {
   });
 });
 
+describe('a message that is too long', () => {
+  it('is not taken, and those that follow arrive', async () => {
+    const here = await world();
+    const reason = 'x'.repeat(3 << 20);
+    expect(() => here.near.send({ type: 'prepared', epoch: 1, backend: reason })).toThrow(
+      expect.objectContaining({ code: 'incompatible' }),
+    );
+    here.near.send({ type: 'flush', token: 5 });
+    await here.wait(500);
+    expect(here.tokens).toEqual([5]);
+    expect(here.far.signal.aborted).toBe(false);
+  });
+});
+
 describe('a channel that cannot be helped', () => {
   it('fails when connections come and go and nothing gets through', { timeout: 60_000 }, async () => {
     const here = await world({ outageMsMax: 10_000, connections: 2 });

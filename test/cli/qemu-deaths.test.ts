@@ -15,6 +15,7 @@ const qemu = qemuAvailable();
 const suite = (name: string) => (qemu.available ? name : `${name} (skipped: ${qemu.why})`);
 const load = { writesPerSecond: 400, dirtyMiBPerSecond: 16 };
 
+// A machine may have no QEMU 9. CI must: test/qemu/required.test.ts.
 describe.skipIf(!qemu.available)(suite('the destination dies'), { timeout: 120_000 }, () => {
   const stage = new QemuStage({ formats: ['raw', 'qcow2'], load });
 
@@ -60,6 +61,7 @@ describe.skipIf(!qemu.available)(suite('the destination dies'), { timeout: 120_0
   });
 });
 
+// A machine may have no QEMU 9. CI must: test/qemu/required.test.ts.
 describe.skipIf(!qemu.available)(suite('a guest that dirties more than fits'), { timeout: 120_000 }, () => {
   const stage = new QemuStage({ load: { ...load, dirtyMiBPerSecond: 64 } });
 
@@ -79,6 +81,7 @@ describe.skipIf(!qemu.available)(suite('a guest that dirties more than fits'), {
   });
 });
 
+// A machine may have no QEMU 9. CI must: test/qemu/required.test.ts.
 describe.skipIf(!qemu.available)(suite('the source\u2019s engine dies'), { timeout: 120_000 }, () => {
   const stage = new QemuStage({ formats: ['raw', 'qcow2'], load });
 

@@ -12,6 +12,7 @@ const qemu = qemuAvailable();
 const suite = qemu.available ? 'between seal and start' : `between seal and start (skipped: ${qemu.why})`;
 const load = { writesPerSecond: 400, dirtyMiBPerSecond: 16 };
 
+// A machine may have no QEMU 9. CI must: test/qemu/required.test.ts.
 describe.skipIf(!qemu.available)(suite, { timeout: 120_000 }, () => {
   const stage = new QemuStage({ formats: ['raw', 'qcow2'], load });
 

@@ -34,6 +34,7 @@ interface Parts {
   readonly destinationVm?: (vm: DestinationVm, verifies: () => boolean) => DestinationVm;
 }
 
+// A machine may have no QEMU 9. CI must: test/qemu/required.test.ts.
 describe.skipIf(!qemu.available)(suite, { timeout: 120_000 }, () => {
   const stage = new QemuStage({ formats: ['raw', 'qcow2'], load });
 

@@ -15,6 +15,7 @@ const mebibyte = 1 << 20;
 const qemu = qemuAvailable();
 const suite = qemu.available ? 'a stale replica' : `a stale replica (skipped: ${qemu.why})`;
 
+// A machine may have no QEMU 9. CI must: test/qemu/required.test.ts.
 describe.skipIf(!qemu.available)(suite, { timeout: 180_000 }, () => {
   const stage = new QemuStage({ formats: ['raw'], load: { writesPerSecond: 40, hotMiB: 8, fillMiB: 48 } });
 

@@ -25,6 +25,7 @@ const load = { writesPerSecond: 400, dirtyMiBPerSecond: 16, fillMiB: 32 };
 const qemu = qemuAvailable();
 const skipped = qemu.available ? '' : ` (skipped: ${qemu.why})`;
 
+// A machine may have no QEMU 9. CI must: test/qemu/required.test.ts.
 describe.skipIf(!qemu.available).each([
   { disks: 'one raw disk', formats: ['raw'] },
   { disks: 'two qcow2 disks', formats: ['qcow2', 'qcow2'] },

@@ -12,6 +12,7 @@ import { expectSound, QemuStage, vmId } from './support/qemu-stage.ts';
 const qemu = qemuAvailable();
 const suite = qemu.available ? 'with QEMU' : `with QEMU (skipped: ${qemu.why})`;
 
+// A machine may have no QEMU 9. CI must: test/qemu/required.test.ts.
 describe.skipIf(!qemu.available)(suite, { timeout: 120_000 }, () => {
   const stage = new QemuStage();
 

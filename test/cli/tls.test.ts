@@ -37,6 +37,7 @@ describe('without certificates', () => {
 
 const suite = opensslAvailable ? 'with certificates' : 'with certificates (skipped: there is no openssl)';
 
+// The certificates are made by openssl. CI installs it.
 describe.skipIf(!opensslAvailable)(suite, { timeout: 120_000 }, () => {
   const certificates = new TestCertificates();
   afterAll(() => certificates[Symbol.dispose]());
@@ -117,6 +118,7 @@ describe.skipIf(!opensslAvailable)(suite, { timeout: 120_000 }, () => {
 
   const qemu = qemuAvailable();
   const withQemu = qemu.available ? 'with QEMU' : `with QEMU (skipped: ${qemu.why})`;
+  // A machine may have no QEMU 9. CI must: test/qemu/required.test.ts.
   describe.skipIf(!qemu.available)(withQemu, () => {
     const stage = new QemuStage();
 

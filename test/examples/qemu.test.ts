@@ -11,6 +11,7 @@ const mebibyte = 1024 * 1024;
 const qemu = qemuAvailable();
 const suite = qemu.available ? 'with QEMU' : `with QEMU (skipped: ${qemu.why})`;
 
+// A machine may have no QEMU 9. CI must: test/qemu/required.test.ts.
 describe.skipIf(!qemu.available)(suite, { timeout: 180_000 }, () => {
   let examples: BuiltExamples;
   let directory: ReturnType<typeof guestDirectory>;

@@ -103,8 +103,8 @@ async function learnDecision(options: CommitOptions): Promise<Learned> {
     const over = environment.now() >= deadlineMs;
     if (heard === undefined && (failed || channel.isCut || over)) {
       // While the channel may come back nobody is asked: a question that overtook GO would have it declined.
-      const ask = failed || over;
-      const decision = (await readDecision(options)) ?? (ask ? await askDecision(options) : undefined);
+      const mayAsk = failed || over;
+      const decision = (await readDecision(options)) ?? (mayAsk ? await askDecision(options) : undefined);
       if (decision !== undefined) return { decision, reason: 'the connection was lost' };
     }
     if (heard !== undefined) return heard;
