@@ -68,6 +68,8 @@ export const errorCodes = [
   'disk-read',
   /** A disk could not be written or flushed. */
   'disk-write',
+  /** The destination has no room for a disk: told at prepare where that can be known, else by the write that found none. */
+  'disk-full',
   /** Guest memory could not be read or written. */
   'memory',
   /** Device state could not be saved or loaded. */

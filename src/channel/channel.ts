@@ -205,6 +205,19 @@ export class Channel {
     return this.#queuedBytes + this.#lanes.inFlightBytes;
   }
 
+  /** What of the backlog delays whatever is sent next. What is on its way on a link that is full and no more arrives while the next does. */
+  get delayingBytes(): number {
+    const { bytesPerSecond = 0 } = this.#estimate;
+    return (
+      this.#queuedBytes + Math.max(0, this.#lanes.inFlightBytes - (bytesPerSecond * this.roundTripMs) / 1000)
+    );
+  }
+
+  /** Whether there is more to send than the lanes take at this moment. */
+  get isBusy(): boolean {
+    return this.#queuedBytes > 0;
+  }
+
   /** Resolves when the link is there. Rejects when the channel has failed. */
   async linked(): Promise<void> {
     while (this.#cut !== undefined) await this.#linkWake.wait();
@@ -283,6 +296,7 @@ export class Channel {
       },
       now: () => this.#environment.now(),
       itemBytesMax: () => this.#lanes.itemBytesMax,
+      isHeld: () => this.#scheduler.isHeld(id),
       releaseFailed: (error: unknown) => {
         this.#fail(asMigrationError(error, 'hypervisor', 'content that was sent could not be given back'));
       },
@@ -444,7 +458,7 @@ export class Channel {
       return;
     }
     if (again === undefined) {
-      this.#sendStreams.get(frame.stream)?.left(frame.payloadBytes);
+      this.#sendStreams.get(frame.stream)?.left(frame.class, frame.payloadBytes);
       this.#queueing.left(frame.class, frame.payloadBytes, nowMs - frame.queuedMs);
     }
     this.#estimate.sent(nowMs);

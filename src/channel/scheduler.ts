@@ -134,6 +134,14 @@ export class Scheduler {
     return all.filter(({ bytes }) => bytes > 0);
   }
 
+  /** Whether something of the stream waits, and none of it may be sent before the peer has applied more. */
+  isHeld(stream: number): boolean {
+    const queue = this.#streams.get(stream);
+    if (queue === undefined) return false;
+    const waits = frameClasses.some((frameClass) => queue.frames[frameClass].length > 0);
+    return waits && !frameClasses.some((frameClass) => maySend(queue, frameClass));
+  }
+
   /** The frame to send now, taken out of its queue; undefined if nothing waits that has credit. */
   next(): QueuedFrame | undefined {
     let best: FrameClass | undefined;

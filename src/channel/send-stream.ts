@@ -15,6 +15,8 @@ export interface FrameSink {
   now(): number;
   /** See {@link SendStream.itemBytesMax}. */
   itemBytesMax(): number;
+  /** See {@link SendStream.isHeld}. */
+  isHeld(): boolean;
   /** A `release` has thrown: whoever lent the content is broken. */
   releaseFailed(error: unknown): void;
 }
@@ -28,6 +30,7 @@ export class SendStream {
   #last = 0;
   #applied = 0;
   #waiting = 0;
+  #sentBytes = 0;
 
   constructor(id: number, sink: FrameSink, digestKey: number) {
     this.id = id;
@@ -55,6 +58,19 @@ export class SendStream {
     return this.#applied;
   }
 
+  /** Payload that was sent so far; what was sent again counts once. */
+  get sentBytes(): number {
+    return this.#sentBytes;
+  }
+
+  /**
+   * Whether something waits here, and it is the peer that it waits for, which has so much to apply already, and not the link. While that is so,
+   * as much is sent as is applied.
+   */
+  get isHeld(): boolean {
+    return this.#sink.isHeld();
+  }
+
   /**
    * Takes an item and gives it the next number, now: its content is fixed from here on, until `release` is called because the
    * peer has it (or because the channel failed). Never waits; ask for {@link SendStream.room} first where that is possible.
@@ -65,7 +81,7 @@ export class SendStream {
     const payloadCrc = crc32cOfChunks(payload);
     const number = ++this.#last;
     this.#digest.add(number, payloadCrc);
-    this.#waiting += payloadBytes;
+    if (frameClass !== 'mirror') this.#waiting += payloadBytes;
     this.#sink.enqueue({
       type: 'data',
       class: frameClass,
@@ -87,7 +103,10 @@ export class SendStream {
     return number;
   }
 
-  /** Resolves when less than `bytesMax` of this stream waits to be sent. Rejects when the channel has failed. */
+  /**
+   * Resolves when less than `bytesMax` of this stream waits to be sent. Rejects when the channel has failed. Mirrored writes do not count: they have a bound
+   * of their own, and a guest that fills it must not keep the bulk copy from its share.
+   */
   async room(bytesMax = queueBytesMax): Promise<void> {
     while (this.#waiting >= bytesMax) await this.#changed.wait();
   }
@@ -99,8 +118,9 @@ export class SendStream {
   }
 
   /** The channel's: a frame has left the queue. */
-  left(payloadBytes: number): void {
-    this.#waiting -= payloadBytes;
+  left(frameClass: FrameClass, payloadBytes: number): void {
+    if (frameClass !== 'mirror') this.#waiting -= payloadBytes;
+    this.#sentBytes += payloadBytes;
     this.#changed.notify();
   }
 

@@ -33,9 +33,9 @@ export class ApplyQueue {
   readonly #progressed = new Signalled();
   readonly #over = new AbortController();
   #stream: ReceiveStream | undefined;
+  /** Items that have arrived and are not applied, by number. */
+  readonly #inHand = new Set<number>();
   #appliedBytes = 0;
-  /** The highest number that has arrived. */
-  #newest = 0;
 
   constructor(options: ApplyQueueOptions) {
     this.#options = options;
@@ -68,7 +68,7 @@ export class ApplyQueue {
         return;
       }
     }
-    this.#newest = Math.max(this.#newest, item.number);
+    this.#inHand.add(item.number);
     this.#queue
       .add(() => this.#apply(item))
       .catch((error) => this.#fail(asMigrationError(error, 'internal')));
@@ -79,9 +79,10 @@ export class ApplyQueue {
     while (this.appliedNumber < last) await this.#progressed.wait();
   }
 
-  /** Resolves once everything up to the newest item that is here now has been applied. Rejects when something could not be. */
-  caughtUp(): Promise<void> {
-    return this.appliedThrough(this.#newest);
+  /** Resolves once every item that is here now has been applied; those that are still on their way are not waited for. Rejects when one could not be. */
+  async caughtUp(): Promise<void> {
+    const here = [...this.#inHand];
+    while (here.some((number) => this.#inHand.has(number))) await this.#progressed.wait();
   }
 
   /** Every item up to this number has been applied. */
@@ -120,6 +121,7 @@ export class ApplyQueue {
       this.#rule.finished(item.number);
       for (const range of item.ranges) this.#appliedBytes += range.length;
       this.#stream?.applied(item);
+      this.#inHand.delete(item.number);
       this.#progressed.notify();
     } catch (error) {
       this.#fail(asMigrationError(error, this.#options.errorCode));

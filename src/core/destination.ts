@@ -72,7 +72,7 @@ const firstWordMsMax = 120_000;
 const enduranceAtFirst = { silenceMsMax: 5000, outageMsMax: 10_000 };
 /** How long loading that is to end may go on. */
 const endMsMax = 10_000;
-/** How long a hypervisor may take to start a guest that was loaded. */
+/** How long a hypervisor may take to start a guest that was loaded, or to hand disks over. */
 const startMsMax = 60_000;
 
 /**
@@ -88,7 +88,7 @@ export function createDestination(options: DestinationOptions): Migration {
 
 type Prepare = MessageOf<'prepare'>;
 /** What the source says to FINAL, sooner or later. */
-type Word = MessageOf<'go'> | MessageOf<'retreat'> | MessageOf<'rehearsed'>;
+type Word = MessageOf<'go'> | MessageOf<'retreat'> | MessageOf<'rehearsed'> | MessageOf<'copied'>;
 
 class Destination extends MigrationEnd {
   readonly #backend: HypervisorBackend;
@@ -147,6 +147,7 @@ class Destination extends MigrationEnd {
       await this.#prepareVm();
       const word = await this.#untilGiven();
       if (word.type === 'rehearsed') return await this.#endRehearsal();
+      if (word.type === 'copied') return await this.#handDisksOver();
       await this.#handover(word);
       await this.#release();
       return this.#report('completed');
@@ -213,7 +214,11 @@ class Destination extends MigrationEnd {
     const shared = new Set(
       Object.entries(prepare.disks).flatMap(([id, mode]) => (mode === 'shared' ? [id] : [])),
     );
-    const vm = await this.#backend.prepare(description, { signal: this.signal, shared });
+    const vm = await this.#backend.prepare(description, {
+      signal: this.signal,
+      shared,
+      memory: prepare.memory,
+    });
     this.#vm = vm;
     throwIfAborted(this.signal);
     this.#epoch = nextEpoch(prepare.highest, highestEpoch(claims));
@@ -279,6 +284,10 @@ class Destination extends MigrationEnd {
     }
   }
 
+  get #disksAlone(): boolean {
+    return this.#prepare?.memory === 'none';
+  }
+
   /** Data arrives by itself; here the source's words are followed until FINAL. */
   async #receive(): Promise<MessageOf<'final'>> {
     for (;;) {
@@ -317,7 +326,7 @@ class Destination extends MigrationEnd {
     this.enter('verify');
     const { attempt } = final;
     const verification = this.#newVerification();
-    const word = this.#take('go', 'retreat', 'rehearsed');
+    const word = this.#take('go', 'retreat', 'rehearsed', 'copied');
     const verified = verification.run(final).then(
       () => undefined,
       (error: unknown) => asMigrationError(error, 'internal'),
@@ -341,6 +350,7 @@ class Destination extends MigrationEnd {
     const { signal } = this;
     this.#verification = new Verification({
       vm,
+      disksAlone: this.#disksAlone,
       state,
       memory,
       disks: this.#disks,
@@ -351,10 +361,13 @@ class Destination extends MigrationEnd {
   }
 
   async #ready(attempt: number, word: Promise<Word>): Promise<Word> {
-    this.#saidReady = true;
+    this.#saidReady = !this.#disksAlone;
     this.#live().send({ type: 'ready', attempt });
     this.enter('handover');
     const said = await this.#inTime(word);
+    if ((said.type === 'go' && this.#disksAlone) || (said.type === 'copied' && !this.#disksAlone)) {
+      throw new MigrationError('protocol', `${said.type} out of turn`);
+    }
     if (said.type === 'go' && [...this.#streams.values()].some((stream) => stream.goesOn)) {
       throw new MigrationError('protocol', 'the source gives the VM, and sends more of it');
     }
@@ -409,6 +422,21 @@ class Destination extends MigrationEnd {
     this.#over = true;
     await this.#giveUp();
     return this.#report('rehearsed');
+  }
+
+  /** Disks that came alone are whole, and their guest runs on at the source. */
+  async #handDisksOver(): Promise<MigrationReport> {
+    this.#over = true;
+    for (const { digests } of this.#disks) void digests?.stop();
+    // From the call on only its outcome counts: half-way nobody could say whether they were.
+    this.commit();
+    const handing = this.#vm?.handOver() ?? Promise.resolve();
+    const late = () =>
+      new MigrationError('timeout', `the disks were not handed over within ${startMsMax} ms`);
+    await withTimeout(this.environment, startMsMax, handing, late);
+    this.#channel?.send({ type: 'handedOver' });
+    await this.#release();
+    return this.#report('copied');
   }
 
   /** Claims what was given, and, if the claim stands, starts. */

@@ -15,10 +15,10 @@ export function diskModes(vm: SourceVm, policy: ResolvedPolicy): ReadonlyMap<str
   const modes = new Map<string, DiskMode>();
   for (const disk of vm.disks) {
     const mode = wanted.get(disk.id) ?? (disk.readOnly ? 'shared' : 'copy');
-    if (mode === 'copy' && !disk.readOnly && disk.tapCapability !== 'ordered') {
+    if (mode === 'copy' && !disk.readOnly && disk.tapCapability === 'none' && !policy.copyWhileStunned) {
       throw new MigrationError(
         'unsupported',
-        `the writes of disk ${disk.id} cannot be seen in order, so it cannot be copied`,
+        `the writes of disk ${disk.id} cannot be seen, so it can only be copied with the guest stunned, which policy.copyWhileStunned does not allow`,
       );
     }
     if (mode === 'copy' && disk.sizeBytes > diskBytesMax) {

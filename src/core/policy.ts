@@ -1,10 +1,14 @@
 import { MigrationError } from '../errors.ts';
-import type { DiskMode, DiskSeed, MigrationPolicy } from '../interfaces/migration.ts';
+import type { DiskMode, MigrationPolicy } from '../interfaces/migration.ts';
 
 /** A policy with every default filled in. */
-export type ResolvedPolicy = Required<Omit<MigrationPolicy, 'connections' | 'rateBytesPerSecondMax'>> & {
+export type ResolvedPolicy = Required<
+  Omit<MigrationPolicy, 'connections' | 'rateBytesPerSecondMax' | 'mirrorBufferBytesMax'>
+> & {
   /** Undefined: automatic. */
   readonly connections: number | undefined;
+  /** Undefined: automatic. */
+  readonly mirrorBufferBytesMax: number | undefined;
   /** Undefined: no limit. */
   readonly rateBytesPerSecondMax: number | undefined;
 };
@@ -29,7 +33,7 @@ const limits: Readonly<Record<NumberField, Limits>> = {
   guestWriteHoldMsMax: { default: 0, min: 0, max: 10_000, integer: false },
   throttleMax: { default: 0.8, min: 0, max: 0.99, integer: false },
   roundsMax: { default: 200, min: 2, max: 100_000, integer: true },
-  mirrorBufferBytesMax: { default: 64 << 20, min: 1 << 20, max: 4 * 1024 ** 3, integer: true },
+  mirrorBufferBytesMax: { default: undefined, min: 1 << 20, max: 4 * 1024 ** 3, integer: true },
   windowBytesMax: { default: 256 << 20, min: 1 << 20, max: 4 * 1024 ** 3, integer: true },
   rateBytesPerSecondMax: { default: undefined, min: 65_536, max: 1e12, integer: false },
   connectMsMax: { default: 30_000, min: 100, max: 3_600_000, integer: false },
@@ -39,7 +43,20 @@ const limits: Readonly<Record<NumberField, Limits>> = {
 };
 
 const diskModes: readonly DiskMode[] = ['copy', 'shared', 'leave'];
-const seeds: readonly DiskSeed[] = ['none', 'compare'];
+
+type ChoiceField = 'seed' | 'memory' | 'slowDisk' | 'copyWhileStunned';
+
+const choices: {
+  readonly [K in ChoiceField]: {
+    readonly default: ResolvedPolicy[K];
+    readonly allowed: readonly (string | boolean)[];
+  };
+} = {
+  seed: { default: 'none', allowed: ['none', 'compare'] },
+  memory: { default: 'copy', allowed: ['copy', 'none'] },
+  slowDisk: { default: 'throttle', allowed: ['throttle', 'fail'] },
+  copyWhileStunned: { default: false, allowed: [false, true] },
+};
 
 /** Fills in defaults. Throws `invalid-argument` naming the first field that is out of its range, or unknown. */
 export function resolvePolicy(policy: MigrationPolicy = {}): ResolvedPolicy {
@@ -66,15 +83,19 @@ export function resolvePolicy(policy: MigrationPolicy = {}): ResolvedPolicy {
       );
     }
   }
-  const { seed = 'none' } = policy;
-  if (!seeds.includes(seed)) {
-    throw new MigrationError('invalid-argument', `policy.seed must be none or compare, not ${seed}`);
+  for (const [field, { default: standard, allowed }] of Object.entries(choices)) {
+    const value = policy[field as ChoiceField] ?? standard;
+    if (!allowed.includes(value)) {
+      const names = allowed.join(' or ');
+      throw new MigrationError('invalid-argument', `policy.${field} must be ${names}, not ${value}`);
+    }
+    resolved[field] = value;
   }
   for (const field of Object.keys(policy)) {
-    if (field !== 'disks' && field !== 'seed' && !Object.hasOwn(limits, field)) {
+    if (field !== 'disks' && !Object.hasOwn(choices, field) && !Object.hasOwn(limits, field)) {
       throw new MigrationError('invalid-argument', `policy.${field} is not a setting`);
     }
   }
-  const unset = { connections: undefined, rateBytesPerSecondMax: undefined };
-  return { ...unset, ...resolved, seed, disks: { ...policy.disks } } as unknown as ResolvedPolicy;
+  const unset = { connections: undefined, rateBytesPerSecondMax: undefined, mirrorBufferBytesMax: undefined };
+  return { ...unset, ...resolved, disks: { ...policy.disks } } as unknown as ResolvedPolicy;
 }

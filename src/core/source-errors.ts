@@ -1,4 +1,4 @@
-import { type GuestState, MigrationError, messageOf } from '../errors.ts';
+import { type GuestState, MigrationError, messageOf, type Owner } from '../errors.ts';
 import type { UnexpectedStop } from '../interfaces/hypervisor.ts';
 
 export function guestStopped(stop: UnexpectedStop): MigrationError {
@@ -7,11 +7,14 @@ export function guestStopped(stop: UnexpectedStop): MigrationError {
 }
 
 /** What a migration that completed could not let go of at the source, if anything. */
-export function leftBehind(problems: readonly unknown[]): MigrationError | undefined {
+export function leftBehind(
+  problems: readonly unknown[],
+  owner: Owner = 'destination',
+): MigrationError | undefined {
   if (problems.length === 0) return undefined;
   return new MigrationError('hypervisor', `the source could not be let go of: ${messages(problems)}`, {
     phase: 'release',
-    owner: 'destination',
+    owner,
     guest: 'running',
     cause: problems[0],
   });

@@ -8,6 +8,7 @@ import { asMigrationError, type GuestState, MigrationError, type Owner } from '.
 import type { CallOptions } from '../interfaces/content.ts';
 import type { Environment } from '../interfaces/environment.ts';
 import type { SourceVm, UnexpectedStop, VmDescription } from '../interfaces/hypervisor.ts';
+import type { MemorySource } from '../interfaces/memory.ts';
 import type { DiskMode, MigrationPolicy, MigrationReport, Outcome } from '../interfaces/migration.ts';
 import type { OwnershipRegister } from '../interfaces/register.ts';
 import type { Transport } from '../interfaces/transport.ts';
@@ -21,9 +22,11 @@ import {
   stateStream,
 } from '../wire/messages.ts';
 import { diskModes } from './disk-modes.ts';
+import { GuestPace } from './guest-pace.ts';
 import { commit } from './handover/commit.ts';
 import { checkEpoch, highestEpoch, unsettledAttempt } from './handover/ownership.ts';
 import { MemorySender } from './memory/memory-sender.ts';
+import { noMemory } from './memory/no-memory.ts';
 import { PreCopy } from './memory/pre-copy.ts';
 import { type Migration, MigrationEnd } from './migration.ts';
 import { peerFailed } from './peer-failed.ts';
@@ -34,6 +37,8 @@ import { type SourceParts, sourceFigures, sourceProgress } from './source-figure
 import { StateSender } from './state-sender.ts';
 import { BlockDigests } from './storage/block-digests.ts';
 import { DiskSender } from './storage/disk-sender.ts';
+import { GuestWatch } from './storage/guest-watch.ts';
+import { mirrorBound } from './storage/mirror-bound.ts';
 import { MirrorBuffer } from './storage/mirror-buffer.ts';
 import { Switchover } from './switchover.ts';
 import { tidy } from './tidy.ts';
@@ -69,6 +74,8 @@ export interface SourceMigration extends Migration {
  * gibibyte of content.
  */
 const digestBytesMax = 16 << 20;
+/** How long a destination may take to hand over disks that came alone (a file is renamed, an export opened), and its answer to come: it gives up after 60 s. */
+const handOverMsMax = 90_000;
 /** How long a seal that is under way is waited for before the guest is resumed. */
 const sealMsMax = 1000;
 
@@ -102,6 +109,7 @@ class Source extends MigrationEnd implements SourceMigration {
   #memoryStream: SendStream | undefined;
   #state: StateSender | undefined;
   #preCopy: PreCopy | undefined;
+  #pace: GuestPace | undefined;
   #epoch = 0;
   /** The last one. */
   #switchover: Switchover | undefined;
@@ -125,13 +133,14 @@ class Source extends MigrationEnd implements SourceMigration {
       throw new MigrationError('unsupported', "the source's transport cannot open connections");
     }
     this.#modes = diskModes(this.#vm, this.#policy);
-    const disks = this.#vm.description.disks.filter(({ id }) => this.#modes.get(id) !== 'leave');
-    this.#description = { ...this.#vm.description, disks };
+    this.#description = movedPart(this.#vm.description, this.#modes, this.#policy);
     this.#digestKey = new DataView(this.environment.randomBytes(4).buffer).getUint32(0);
     this.#buffer = new MirrorBuffer(
       this.environment,
-      this.#policy.mirrorBufferBytesMax,
-      this.#policy.guestWriteHoldMsMax,
+      mirrorBound({
+        bytesMax: this.#policy.mirrorBufferBytesMax,
+        downtimeMsMax: this.#policy.downtimeMsMax,
+      }),
     );
   }
 
@@ -141,7 +150,8 @@ class Source extends MigrationEnd implements SourceMigration {
 
   protected migrate(): Promise<MigrationReport> {
     return this.#alone(async () => {
-      await this.#untilReady(true);
+      await this.#untilReady(!this.#disksAlone);
+      if (this.#disksAlone) return this.#handDisksOver();
       await this.#handover();
       const problems = await this.#release();
       return this.#report('completed', 'destination', leftBehind(problems));
@@ -155,12 +165,29 @@ class Source extends MigrationEnd implements SourceMigration {
     });
   }
 
+  get #disksAlone(): boolean {
+    return this.#policy.memory === 'none';
+  }
+
+  get #canThrottle(): boolean {
+    const { throttle, throttleAlone } = this.#vm.capabilities;
+    return this.#disksAlone ? throttleAlone : throttle;
+  }
+
+  get #memorySource(): MemorySource {
+    return this.#disksAlone ? noMemory : this.#vm.memory;
+  }
+
   async #untilReady(gives: boolean): Promise<void> {
     await this.#connect();
     await this.#prepare();
-    await this.#copyDisks();
-    do await this.#copyMemory();
-    while (!(await this.#switchOver(gives)));
+    try {
+      await this.#copyDisks();
+      do await this.#copyMemory();
+      while (!(await this.#switchOver(gives)));
+    } finally {
+      this.#pace?.stop();
+    }
   }
 
   /** One migration of a VM at a time; and whatever it throws, the VM is where the report says that it is. */
@@ -211,7 +238,7 @@ class Source extends MigrationEnd implements SourceMigration {
       outageMsMax: this.#policy.outageMsMax,
       onCut: () => this.#linkGone(),
       onMended: (outage) => {
-        this.#buffer.holds(true);
+        this.#buffer.holds(this.#stunStartMs === undefined);
         this.mended(outage);
       },
     });
@@ -243,8 +270,9 @@ class Source extends MigrationEnd implements SourceMigration {
     channel.send({
       type: 'prepare',
       vm: this.#description,
-      disks: Object.fromEntries(this.#modes),
+      disks: Object.fromEntries(this.#description.disks.map(({ id }) => [id, this.#modes.get(id) ?? 'copy'])),
       seed: this.#policy.seed,
+      memory: this.#policy.memory,
       highest,
       digestKey: this.#digestKey,
       decideMsMax: this.#policy.decideMsMax,
@@ -268,8 +296,9 @@ class Source extends MigrationEnd implements SourceMigration {
   #openStreams(channel: Channel): void {
     this.#state = new StateSender(channel.openSend(stateStream, this.#digestKey));
     this.#memoryStream = channel.openSend(memoryStream, this.#digestKey);
-    this.#memory = new MemorySender(this.#vm.memory, this.#memoryStream);
+    this.#memory = new MemorySender(this.#memorySource, this.#memoryStream);
     const copied = this.#description.disks.filter(({ id }) => this.#modes.get(id) === 'copy');
+    const watch = new GuestWatch(this.environment);
     for (const [index, { id }] of copied.entries()) {
       const disk = this.#vm.disks.find((candidate) => candidate.id === id);
       if (disk === undefined)
@@ -283,6 +312,8 @@ class Source extends MigrationEnd implements SourceMigration {
             this.#policy.seed === 'compare'
               ? new BlockDigests(disk.sizeBytes, (error) => this.stop(error))
               : undefined,
+          environment: this.environment,
+          watch,
           signal: this.signal,
           failed: (error) => this.stop(error),
         }),
@@ -309,16 +340,35 @@ class Source extends MigrationEnd implements SourceMigration {
    */
   async #copyDisks(): Promise<void> {
     this.#enterBoth('copyDisks');
+    this.#watchPace(this.#live());
     for (const disk of this.#disks) await disk.start();
     await Promise.all(this.#disks.map((disk) => disk.copiedOnce()));
+    // What was written meanwhile is copied beside the memory.
+    await this.#takeDirtyExtents();
+  }
+
+  #watchPace(channel: Channel): void {
+    this.#pace = new GuestPace({
+      disks: this.#disks,
+      buffer: this.#buffer,
+      channel,
+      environment: this.environment,
+      policy: this.#policy,
+      canThrottle: this.#canThrottle,
+      throttle: () => this.#preCopy?.throttle ?? 0,
+      onWarning: (warning) => this.emit('warning', warning),
+      failed: (error) => this.stop(error),
+    });
+    this.#pace.start();
   }
 
   /** Rounds of dirty pages until the rest fits the downtime, everything else that the stun would wait for counted. */
   async #copyMemory(): Promise<void> {
     this.#enterBoth('copyMemory');
     const channel = this.#live();
-    const memory = this.#memory;
-    if (memory === undefined) throw new MigrationError('internal', 'memory is copied before it was prepared');
+    const [memory, pace] = [this.#memory, this.#pace];
+    if (memory === undefined || pace === undefined)
+      throw new MigrationError('internal', 'memory is copied before it was prepared');
     this.#preCopy ??= new PreCopy({
       vm: this.#vm,
       memory,
@@ -326,11 +376,22 @@ class Source extends MigrationEnd implements SourceMigration {
       environment: this.environment,
       policy: this.#policy,
       signal: this.signal,
+      pace,
+      takeDirtyExtents: () => this.#takeDirtyExtents(),
       diskRestBytes: () => this.#disks.reduce((sum, disk) => sum + disk.restBytes, 0),
       flushBothEnds: () => this.#flushBothEnds(channel),
-      onRound: (round) => this.emit('round', round),
+      onRound: (round) => {
+        if (!this.#disksAlone) this.emit('round', round);
+      },
     });
     await this.#preCopy.run();
+  }
+
+  async #takeDirtyExtents(): Promise<void> {
+    const { signal } = this;
+    await Promise.all(this.#disks.map((disk) => disk.takeDirty({ signal }))).catch((error) => {
+      throw asMigrationError(error, 'tap-gap');
+    });
   }
 
   /** Makes durable what has been written so far, so that little is left to flush during the stun. Resolves to the destination's time for it, in ms. */
@@ -349,6 +410,8 @@ class Source extends MigrationEnd implements SourceMigration {
     this.#enterBoth('stun');
     // A limit is for the sake of others; from here on every moment is the guest's.
     this.#live().endPacing();
+    // What is in flight is taken in: a guest that stands still cannot write more.
+    this.#buffer.holds(false);
     const switchover = this.#nextSwitchover();
     try {
       await switchover.stun();
@@ -370,6 +433,7 @@ class Source extends MigrationEnd implements SourceMigration {
     this.#switchover = new Switchover({
       attempt: (this.#switchover?.attempt ?? 0) + 1,
       vm: this.#vm,
+      disksAlone: this.#disksAlone,
       state,
       memory,
       disks: this.#disks,
@@ -397,6 +461,7 @@ class Source extends MigrationEnd implements SourceMigration {
     this.#stunStartMs = undefined;
     this.#downtimeMs = this.environment.now() - startMs;
     const channel = this.#live();
+    this.#buffer.holds(!channel.isCut);
     const { code, message } = error;
     const stateLast = this.#state?.stream.last ?? 0;
     channel.send({ type: 'retreat', attempt, stateLast, code, reason: message });
@@ -437,6 +502,54 @@ class Source extends MigrationEnd implements SourceMigration {
     this.#downtimeMs = this.environment.now() - (this.#stunStartMs ?? 0) - channel.statistics.roundTripMs / 2;
   }
 
+  /**
+   * The destination has the disks as they are now, and applies nothing that comes later; so the guest may run on before they are handed over, and if that
+   * fails it is only that nobody knows whether they were.
+   */
+  async #handDisksOver(): Promise<MigrationReport> {
+    this.#enterBoth('handover');
+    const channel = this.#live();
+    channel.send({ type: 'copied' });
+    const answer = this.#take('handedOver');
+    answer.catch(() => {});
+    const [problem] = await tidy(this.environment, [() => this.#vm.resume()]);
+    if (problem !== undefined)
+      throw asMigrationError(problem, 'hypervisor', 'the guest could not be resumed');
+    this.#downtimeMs = this.environment.now() - (this.#stunStartMs ?? 0);
+    this.#stunStartMs = undefined;
+    const over = new MigrationError('invalid-state', 'the disks are copied');
+    const problems = await tidy(this.environment, [
+      async () => this.#preCopy?.releaseThrottle(),
+      () => this.#stopDisks(over),
+    ]);
+    await this.#handedOver(answer);
+    channel.send({ type: 'bye' });
+    const left = leftBehind([...problems, ...(await this.#restoreSource(over))], 'source');
+    return this.#report('copied', 'source', left);
+  }
+
+  /** Waits for it; for as long as the link is gone it cannot come. */
+  async #handedOver(answer: Promise<unknown>): Promise<void> {
+    const late = new MigrationError('timeout', 'the destination did not hand the disks over in time');
+    for (;;) {
+      try {
+        await withTimeout(this.environment, handOverMsMax, answer, () => late);
+        return;
+      } catch (error) {
+        if (error !== late || this.#channel?.isCut !== true) throw error;
+      }
+    }
+  }
+
+  /** All at once: what one tap holds may keep the hypervisor from taking away another. Nothing of them is sent from the call on. */
+  async #stopDisks(reason: MigrationError): Promise<void> {
+    const stopping = this.#disks.map((disk) => disk.stop(reason));
+    this.#channel?.stopSending(reason);
+    for (const stopped of await Promise.allSettled(stopping)) {
+      if (stopped.status === 'rejected') throw stopped.reason;
+    }
+  }
+
   /** All is known that was to be: the guest runs on here, as if nothing had been. */
   async #endRehearsal(): Promise<MigrationReport> {
     const { phase } = this.clock;
@@ -462,7 +575,7 @@ class Source extends MigrationEnd implements SourceMigration {
     const over = new MigrationError('invalid-state', 'the migration is over');
     return tidy(this.environment, [
       async () => this.#buffer.close(),
-      ...this.#disks.map((disk) => () => disk.stop(over)),
+      () => this.#stopDisks(over),
       () => this.#vm.memory.stop(),
       () => this.#vm.release(),
       () => this.#closeChannel(),
@@ -489,7 +602,7 @@ class Source extends MigrationEnd implements SourceMigration {
     // The guest stays as it is: sealed, until recover() knows the decision. Nothing of ours has to.
     await tidy(this.environment, [
       async () => this.#buffer.close(),
-      ...this.#disks.map((disk) => () => disk.stop(error)),
+      () => this.#stopDisks(error),
       () => this.#closeChannel(error),
     ]);
     this.#downtimeMs = this.environment.now() - (this.#stunStartMs ?? 0);
@@ -526,7 +639,7 @@ class Source extends MigrationEnd implements SourceMigration {
       ...(stunned ? [() => this.#sealOver(), () => this.#vm.resume()] : []),
       async () => this.#preCopy?.releaseThrottle(),
       async () => this.#buffer.close(),
-      ...this.#disks.map((disk) => () => disk.stop(reason)),
+      () => this.#stopDisks(reason),
       () => this.#vm.memory.stop(),
       () => this.#vm.detach(),
       () => this.#closeChannel(reason),
@@ -577,7 +690,7 @@ class Source extends MigrationEnd implements SourceMigration {
 
   get #parts(): SourceParts {
     return {
-      source: this.#vm.memory,
+      source: this.#memorySource,
       disks: this.#disks,
       memory: this.#memory,
       state: this.#state,
@@ -609,4 +722,21 @@ class Source extends MigrationEnd implements SourceMigration {
       ...sourceFigures(this.#parts),
     };
   }
+}
+
+/** What the destination is told of the VM. */
+function movedPart(
+  vm: VmDescription,
+  modes: ReadonlyMap<string, DiskMode>,
+  { memory }: ResolvedPolicy,
+): VmDescription {
+  if (memory === 'copy') return { ...vm, disks: vm.disks.filter(({ id }) => modes.get(id) !== 'leave') };
+  const disks = vm.disks.filter(({ id }) => modes.get(id) === 'copy');
+  if (disks.length === 0) {
+    throw new MigrationError(
+      'invalid-argument',
+      'with policy.memory none there is nothing to copy: no disk is',
+    );
+  }
+  return { ...vm, memory: [], disks };
 }

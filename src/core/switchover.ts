@@ -27,6 +27,8 @@ export interface SwitchoverOptions {
   /** Which one, 1 and up. */
   readonly attempt: number;
   readonly vm: SourceVm;
+  /** There is neither memory nor device state to send. */
+  readonly disksAlone: boolean;
   readonly state: StateSender;
   readonly memory: MemorySender;
   readonly disks: readonly DiskSender[];
@@ -66,11 +68,12 @@ export class Switchover {
   /** Pauses the guest and sends what is left: the last pages, the mirror's rest, the device state, and FINAL. All in one flight. */
   stun(): Promise<void> {
     return this.within(async (signal) => {
-      const { vm, disks, channel, state, streams, attempt } = this.#options;
-      await vm.stun({ signal });
+      const { vm, disks, disksAlone, channel, state, streams, attempt } = this.#options;
+      await vm.stun({ signal, memory: disksAlone ? 'none' : 'copy' });
       throwIfAborted(signal);
-      const finished = this.#begin(Promise.all(disks.map((disk) => disk.finish({ signal }))), 'tap-gap');
-      await this.#sendLastRoundsAndState(signal);
+      const finished = Promise.all(disks.map((disk) => this.#begin(disk.finish({ signal }), 'tap-gap')));
+      finished.catch(() => {});
+      if (!disksAlone) await this.#sendLastRoundsAndState(signal);
       await finished;
       const ends = streams.map(({ id, last, digest }): StreamEnd => ({ stream: id, last, digest }));
       const unchangedBytes = disks.reduce((sum, disk) => sum + disk.unchangedBytes, 0);
@@ -123,6 +126,8 @@ export class Switchover {
   /** Whether another one may do better than this one, which failed with `error`: then all that it began has ended. */
   async mayBeFollowed(error: MigrationError): Promise<boolean> {
     if (lasting.has(error.code)) return false;
+    // Such a disk is copied from the beginning each time.
+    if (error.code === 'stun-timeout' && this.#options.disks.some((disk) => disk.isUnseen)) return false;
     const late = () => new MigrationError('timeout', 'a plug point does not stop');
     const settled = Promise.allSettled(this.#begun);
     return withTimeout(this.#options.environment, settleMsMax, settled, late).then(

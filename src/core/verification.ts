@@ -10,6 +10,8 @@ import type { DiskReceiver } from './storage/disk-receiver.ts';
 
 export interface VerificationOptions {
   readonly vm: DestinationVm;
+  /** There is no device state to load. */
+  readonly disksAlone: boolean;
   readonly state: StateReceiver;
   readonly memory: ApplyQueue;
   readonly disks: readonly DiskReceiver[];
@@ -47,7 +49,7 @@ export class Verification {
 
   /** Resolves when all of it is applied, checked, flushed and loaded. */
   async run(final: MessageOf<'final'>): Promise<void> {
-    const { vm, state, memory, disks, streams } = this.#options;
+    const { vm, disksAlone, state, memory, disks, streams } = this.#options;
     const { signal } = this.#scope;
     const ends = new Map(final.streams.map((end) => [end.stream, end]));
     if (ends.size !== streams.size || [...streams.keys()].some((id) => !ends.has(id))) {
@@ -73,6 +75,7 @@ export class Verification {
     await raceAbort(Promise.all(disks.map((disk) => disk.flush())), signal);
     const chunks = state.chunks;
     throwIfAborted(signal);
+    if (disksAlone) return;
     this.#loading = vm.loadDeviceState(chunks, { signal });
     try {
       await raceAbort(this.#loading, signal);

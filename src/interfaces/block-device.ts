@@ -42,7 +42,7 @@ export interface ReadableDisk {
 export interface BlockDevice extends ReadableDisk {
   /**
    * Writes the chunks one after the other from `offset`. Writes that overlap are never in flight together (the engine
-   * sees to it); others may be. After a rejection (`disk-write`) the range's content is undefined and the migration fails.
+   * sees to it); others may be. After a rejection (`disk-write`, or `disk-full` where there is no room) the range's content is undefined and the migration fails.
    */
   write(offset: number, content: Chunks, options?: CallOptions): Promise<void>;
   /** Makes a range read as zeros; may deallocate it. Ordering and failure as for {@link BlockDevice.write}. */
@@ -53,8 +53,8 @@ export interface BlockDevice extends ReadableDisk {
 
 /**
  * How a source disk lets the engine see guest writes. `ordered`: each write, in order, before the guest is told (see
- * {@link SourceDisk.tap}). `extents`: only which extents changed. `none`: not at all; such a disk can only be copied while
- * the guest is stunned.
+ * {@link SourceDisk.tap}). `extents`: only which extents changed (see {@link SourceDisk.track}); they are read again, in passes, the last one with the
+ * guest stunned. `none`: not at all; such a disk is copied while the guest is stunned, if the policy's `copyWhileStunned` allows it.
  */
 export type TapCapability = 'ordered' | 'extents' | 'none';
 
@@ -95,6 +95,27 @@ export interface Tap {
   remove(): Promise<void>;
 }
 
+/** A dirty log of one disk that is kept. */
+export interface DirtyTracker {
+  /**
+   * The ranges that the guest has written, has zeroed or discarded, or has tried to write, since the tracker was set or the last call, and clears their
+   * marks: in any order, they may overlap, and may be wider than what was written. A read that begins after it resolved brings what those
+   * writes left; a write is marked after it is on the medium, and before the guest is told, so none falls between two calls. With the guest
+   * stunned: all that is left. Rejects with `tap-gap` if a write may be missing; then nothing is known of any of them.
+   */
+  take(options?: CallOptions): Promise<readonly ByteRange[]>;
+  /** Ends it. May be called at any time, also twice. */
+  remove(): Promise<void>;
+}
+
+/** What guest writes took, added up since some moment that stays the same. */
+export interface WriteTimes {
+  /** How many were completed. */
+  readonly writes: number;
+  /** How long they took altogether, in ms: each from when the guest issued it until it was told, what a tap's handler held included. */
+  readonly totalMs: number;
+}
+
 /** A disk of a running VM at the source. */
 export interface SourceDisk extends ReadableDisk {
   /** How its writes can be seen. */
@@ -104,4 +125,14 @@ export interface SourceDisk extends ReadableDisk {
    * otherwise). Rejects with `unsupported` unless `tapCapability` is `ordered`; after a rejection no tap is set.
    */
   tap(handler: TapHandler, options?: CallOptions): Promise<Tap>;
+  /**
+   * Keeps a dirty log: every guest write from when the promise resolves is marked. One at a time (`invalid-state` otherwise). Rejects with
+   * `unsupported` unless `tapCapability` is `extents`; after a rejection nothing is kept.
+   */
+  track(options?: CallOptions): Promise<DirtyTracker>;
+  /**
+   * What the guest's writes to this disk took so far; the bulk copy goes by it, and yields before the guest suffers. Undefined where the
+   * hypervisor cannot tell: then the copy goes by nothing but its own bounds. Rejects with `hypervisor`.
+   */
+  writeTimes(options?: CallOptions): Promise<WriteTimes | undefined>;
 }

@@ -1,6 +1,7 @@
 import type { BlockDevice, SourceDisk } from './block-device.ts';
 import type { CallOptions, Chunks } from './content.ts';
 import type { MemoryRegion, MemorySink, MemorySource } from './memory.ts';
+import type { MemoryMode } from './migration.ts';
 
 /** A disk as the destination has to provide it. */
 export interface DiskDescription {
@@ -12,6 +13,8 @@ export interface DiskDescription {
   readonly blockBytes: number;
   /** True if the guest cannot write it. */
   readonly readOnly: boolean;
+  /** How much of it holds data at the source, in bytes, as far as that is known: what a thin disk at the destination will need. Default: not known. */
+  readonly allocatedBytes?: number;
 }
 
 /** What a destination must offer to take this VM. Compared, difference by difference, before a byte is copied. */
@@ -47,6 +50,14 @@ export interface UnexpectedStop {
 export interface SourceVmCapabilities {
   /** {@link SourceVm.setThrottle} slows the guest. If false the engine never calls it. */
   readonly throttle: boolean;
+  /** It does so also where disks move alone, and no memory round is read. */
+  readonly throttleAlone: boolean;
+}
+
+/** What comes with a {@link SourceVm.stun}. */
+export interface StunOptions extends CallOptions {
+  /** `none`: disks move alone, so no round was read, and no device state will be, and only {@link SourceVm.resume} follows. Default `copy`. */
+  readonly memory?: MemoryMode;
 }
 
 /**
@@ -84,7 +95,7 @@ export interface SourceVm {
    * has reached the tap's handler. On failure the guest runs (if it ran before). A guest that was paused from the start stays so. May be
    * called again once the guest was resumed.
    */
-  stun(options?: CallOptions): Promise<void>;
+  stun(options?: StunOptions): Promise<void>;
 
   /**
    * The device state, in chunks, of a stunned VM. The engine reads memory rounds at the same time: saving may dirty memory, and some
@@ -121,6 +132,8 @@ export interface SourceVm {
 export interface DestinationVmCapabilities {
   /** {@link DestinationVm.refill} works. If false the engine never calls it, and a switchover that failed once the state was being loaded ends the migration. */
   readonly refill: boolean;
+  /** It can take disks alone: {@link DestinationVm.handOver} works. If false, `prepare()` refuses such a migration. */
+  readonly disksAlone: boolean;
 }
 
 /**
@@ -128,8 +141,9 @@ export interface DestinationVmCapabilities {
  *
  * ```
  * prepared ──loadDeviceState()──► loaded ──start()──► started
- *    ▲                              │
- *    └──────────refill()────────────┘
+ *    ▲   │                          │
+ *    └───┼──────refill()────────────┘
+ *        └──handOver()──► handed over                                    disks alone
  * ```
  */
 export interface DestinationVm {
@@ -161,8 +175,15 @@ export interface DestinationVm {
   start(options: { readonly run: boolean }): Promise<void>;
 
   /**
-   * Gives the preparation up: nothing of it runs, exports are gone. Allowed at any time before `start()`, and after it only to let go
-   * of helpers: a started guest goes on. Idempotent.
+   * Of disks that move alone: all of their content is written and flushed, as it was at one moment, and nothing is written after; they are the
+   * caller's from now on, as a file or an export. Called once, instead of `loadDeviceState()` and `start()`. Rejects with `unsupported` without
+   * the capability, else with `hypervisor` or `disk-write`; then only `discard()` may follow.
+   */
+  handOver(): Promise<void>;
+
+  /**
+   * Gives the preparation up: nothing of it runs, exports are gone. Allowed at any time before `start()` or `handOver()`, and after those only to let go
+   * of helpers: a started guest goes on, and what was handed over stays. Idempotent.
    */
   discard(): Promise<void>;
 }
@@ -171,6 +192,11 @@ export interface DestinationVm {
 export interface PrepareOptions extends CallOptions {
   /** Disks, by id, that both hosts reach: they hold their content already, and the engine does not write them. Default: none. */
   readonly shared?: ReadonlySet<string>;
+  /**
+   * `none`: disks move alone. The description names no memory then, and the machine is of no interest; the VM ends with {@link DestinationVm.handOver}. A
+   * backend that cannot refuses with `unsupported`. Default `copy`.
+   */
+  readonly memory?: MemoryMode;
 }
 
 /** A hypervisor as the destination's engine sees it. */
@@ -179,7 +205,7 @@ export interface HypervisorBackend {
   readonly name: string;
   /**
    * Prepares a paused VM that can take `description`, its disks ready to be filled unless they are shared. Refuses with `incompatible` and
-   * a message that lists every difference; after a refusal nothing has changed.
+   * a message that lists every difference, and with `disk-full` where it can tell that there is no room; after a refusal nothing has changed.
    */
   prepare(description: VmDescription, options?: PrepareOptions): Promise<DestinationVm>;
 }

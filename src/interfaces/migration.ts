@@ -3,6 +3,12 @@ import type { MigrationError, Owner, Phase } from '../errors.ts';
 /** What happens to a disk. `copy`: it moves. `shared`: both hosts reach the same one. `leave`: it stays and is not there at the destination. */
 export type DiskMode = 'copy' | 'shared' | 'leave';
 
+/** What happens to the memory. `copy`: the VM moves. `none`: its disks are copied alone, and the guest stays where it is. */
+export type MemoryMode = 'copy' | 'none';
+
+/** What a migration does about a destination that writes a disk more slowly than the guest does. */
+export type SlowDiskMode = 'throttle' | 'fail';
+
 /**
  * Whether what the destination's disks hold already is used. `none`: all of a disk is sent. `compare`: the destination reads its disks and says, by
  * digest, what is on them; only what differs is sent.
@@ -25,13 +31,19 @@ export interface MigrationPolicy {
    * be saved or loaded) ends with the guest running at the source, and memory is copied in rounds again; the last one ends the migration.
    */
   readonly switchoverAttemptsMax?: number;
-  /** How long a guest's write may be held for the mirror: 0 (never) to 10,000. Default 0. */
+  /**
+   * How long a guest's write may be held for the mirror: 0 (never) to 10,000. Default 0. With more, a guest that writes faster than the link carries is held a little longer with each
+   * look at it before the switchover, up to this, until what it writes fits.
+   */
   readonly guestWriteHoldMsMax?: number;
   /** The hardest throttle: 0 (never) to 0.99. Default 0.8. */
   readonly throttleMax?: number;
   /** Memory rounds at most before each switchover, or the policy ends (`not-converging`): 2 to 100,000. Default 200. */
   readonly roundsMax?: number;
-  /** Guest writes that wait for the link, in bytes, all disks together: 1 MiB to 4 GiB. Default 64 MiB. When it is full, extents are copied again later. */
+  /**
+   * Guest writes that wait for the link, in bytes, all disks together: 1 MiB to 4 GiB. Default 64 MiB, or twice the link's bandwidth-delay product where that is
+   * more. When it is full, extents are copied again later. Towards the switchover it is smaller, so that what waits in it fits the downtime.
+   */
   readonly mirrorBufferBytesMax?: number;
   /** Bytes on their way without acknowledgement, all connections together: 1 MiB to 4 GiB. Default 256 MiB. */
   readonly windowBytesMax?: number;
@@ -51,6 +63,18 @@ export interface MigrationPolicy {
   readonly outageMsMax?: number;
   /** After commit, how long to ask for the destination's decision: 100 to 3,600,000. Default 30,000. */
   readonly decideMsMax?: number;
+  /**
+   * Default `copy`. `none` is a storage migration: the disks that are copied, as they are at one moment at which the guest is stunned, are handed over at the
+   * destination; the guest runs on at the source, and the outcome is `copied`. Nothing is claimed in a register.
+   */
+  readonly memory?: MemoryMode;
+  /**
+   * What to do when a disk at the destination is slower than the guest writes to it here, which is told by a `warning` as soon as it shows. Default `throttle`: the guest is slowed,
+   * as it is for a slow link. `fail`: the migration ends (`not-converging`).
+   */
+  readonly slowDisk?: SlowDiskMode;
+  /** Whether a disk whose writes cannot be seen at all may be copied with the guest stunned, for as long as `stunMsMax` allows. Default false: refused (`unsupported`). */
+  readonly copyWhileStunned?: boolean;
   /**
    * What happens to each disk, by id. Default: `copy`, but `shared` for one that the guest cannot write: its content has to be at the
    * destination already, as an installation medium's is.
@@ -160,8 +184,28 @@ export interface Retreat {
   readonly stunnedMs: number;
 }
 
-/** How a migration ended. `rehearsed`: up to READY, as was asked for, and then the guest ran on at the source. */
-export type Outcome = 'completed' | 'rehearsed' | 'failed' | 'undecided';
+/** What a {@link Warning} is about. */
+export type WarningKind = 'slow-link' | 'slow-disk';
+
+/** A `warning` event: as things are this migration will not end well, or the guest will be slowed for it. Told once for each kind and disk, early. */
+export interface Warning {
+  /** `slow-link`: the guest dirties memory and writes disks faster than the link carries. `slow-disk`: it writes to a disk faster than the destination does. */
+  readonly kind: WarningKind;
+  /** Which disk; undefined for the link. */
+  readonly disk?: string;
+  /** What the guest produces, in bytes a second. */
+  readonly guestBytesPerSecond: number;
+  /** What the link carries, or the destination writes to that disk. */
+  readonly bytesPerSecond: number;
+  /** For people, with these figures, and what the policy makes of it. */
+  readonly message: string;
+}
+
+/**
+ * How a migration ended. `rehearsed`: up to READY, as was asked for, and then the guest ran on at the source. `copied`: of disks alone, the destination has
+ * them, and the guest runs on at the source.
+ */
+export type Outcome = 'completed' | 'rehearsed' | 'copied' | 'failed' | 'undecided';
 
 /** Bytes by kind. Ranges of zeros count as 0 here, whatever their length. */
 export interface BytesByKind {
@@ -244,4 +288,6 @@ export type MigrationEvents = {
   retreat: (retreat: Retreat) => void;
   /** The link was gone, and is there again. */
   outage: (outage: Outage) => void;
+  /** Source only: it may not converge, or at the guest's cost. */
+  warning: (warning: Warning) => void;
 };

@@ -6,7 +6,7 @@ import { type ErrorCode, MigrationError, type Phase } from '../errors.ts';
 import type { ByteRange } from '../interfaces/content.ts';
 import type { DiskDescription, VmDescription } from '../interfaces/hypervisor.ts';
 import type { MemoryRegion } from '../interfaces/memory.ts';
-import type { DiskMode, DiskSeed } from '../interfaces/migration.ts';
+import type { DiskMode, DiskSeed, MemoryMode } from '../interfaces/migration.ts';
 import { controlBytesMax, deviceStateBytesMax, reasonLengthMax, streamsMax } from './limits.ts';
 
 /** Where a stream ended: what the destination must have applied. */
@@ -26,6 +26,8 @@ export type Message =
       readonly disks: Readonly<Record<string, DiskMode>>;
       /** `compare`: the destination is to say what is on the disks that are copied. */
       readonly seed: DiskSeed;
+      /** `none`: disks alone. */
+      readonly memory: MemoryMode;
       readonly highest: number;
       readonly digestKey: number;
       readonly decideMsMax: number;
@@ -71,6 +73,9 @@ export type Message =
     }
   /** Source, instead of GO: this is all that it wanted to know. */
   | { readonly type: 'rehearsed' }
+  /** Source, instead of GO: the disks that came alone are the destination's. Answered by `handedOver`. */
+  | { readonly type: 'copied' }
+  | { readonly type: 'handedOver' }
   /** Source: the VM is given; decide. */
   | { readonly type: 'go'; readonly epoch: number }
   /** Destination: decided, once and for all. */
@@ -139,6 +144,10 @@ class Fields {
 
   #bad(name: string, what: string): MigrationError {
     return bad(`${this.#path}.${name}`, what);
+  }
+
+  has(name: string): boolean {
+    return this.#get(name) !== undefined;
   }
 
   string(name: string, lengthMax = 4096): string {
@@ -225,6 +234,7 @@ function readDisk(fields: Fields): DiskDescription {
     sizeBytes: fields.integer('sizeBytes', 0),
     blockBytes: powerOfTwo(fields.integer('blockBytes', 1, 1 << 26), 'blockBytes'),
     readOnly: fields.boolean('readOnly'),
+    ...(fields.has('allocatedBytes') ? { allocatedBytes: fields.integer('allocatedBytes', 0) } : {}),
   };
 }
 
@@ -268,6 +278,7 @@ const readers: { readonly [T in MessageType]: (fields: Fields) => MessageOf<T> }
     vm: readVm(f.object('vm')),
     disks: f.record('disks', ['copy', 'shared', 'leave']),
     seed: f.oneOf('seed', ['none', 'compare']),
+    memory: f.oneOf('memory', ['copy', 'none']),
     highest: f.integer('highest', 0),
     digestKey: f.integer('digestKey', 0, 0xffff_ffff),
     decideMsMax: f.milliseconds('decideMsMax', decideMsMax),
@@ -299,6 +310,8 @@ const readers: { readonly [T in MessageType]: (fields: Fields) => MessageOf<T> }
     ...readFailure(f),
   }),
   rehearsed: () => ({ type: 'rehearsed' }),
+  copied: () => ({ type: 'copied' }),
+  handedOver: () => ({ type: 'handedOver' }),
   go: (f) => ({ type: 'go', epoch: f.integer('epoch', 1) }),
   decided: (f) => ({
     type: 'decided',

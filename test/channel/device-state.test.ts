@@ -24,9 +24,10 @@ async function sendState(state: AsyncIterable<Uint8Array>) {
     {
       now: () => 0,
       itemBytesMax: () => 1 << 20,
+      isHeld: () => false,
       enqueue: (frame) => {
         frames.push(frame);
-        stream.left(frame.payloadBytes);
+        stream.left(frame.class, frame.payloadBytes);
       },
       releaseFailed: () => {},
     },

@@ -147,6 +147,22 @@ describe('the scheduler', () => {
     expect(sendAll(scheduler, 1000)).toEqual({ mirror2: 51_200 });
   });
 
+  it('holds a stream of which something waits and nothing has credit, whatever others have', () => {
+    const scheduler = new Scheduler();
+    expect(scheduler.isHeld(2)).toBe(false);
+    scheduler.grant(2, 150_000, 0);
+    scheduler.enqueue(frame('bulk', 2, 100_000));
+    scheduler.enqueue(frame('mirror', 2, 100_000));
+    scheduler.enqueue(frame('bulk', 3, 100_000));
+    expect([scheduler.isHeld(2), scheduler.isHeld(3)]).toEqual([false, true]);
+    expect(scheduler.next()?.stream).toBe(2);
+    expect(scheduler.isHeld(2)).toBe(true);
+    scheduler.grant(2, 300_000, 1);
+    expect(scheduler.isHeld(2)).toBe(false);
+    expect(scheduler.next()?.stream).toBe(2);
+    expect(scheduler.isHeld(2)).toBe(false);
+  });
+
   it('lets go of any number of frames', () => {
     const scheduler = new Scheduler();
     const one = frame('mirror', 2, 32);

@@ -31,6 +31,7 @@ test('a source that greets for one VM and describes another is a protocol error'
     vm: described,
     disks: {},
     seed: 'none',
+    memory: 'copy',
     highest: 0,
     digestKey: 0,
     decideMsMax: 1000,

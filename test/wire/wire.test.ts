@@ -318,6 +318,7 @@ describe('control messages', () => {
       },
       disks: { disk0: 'copy' },
       seed: 'compare',
+      memory: 'copy',
       highest: 3,
       digestKey: 2 ** 32 - 1,
       decideMsMax: 1000.5,

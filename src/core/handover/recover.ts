@@ -56,7 +56,7 @@ export type RecoverOptions = RecoverSourceOptions | RecoverDestinationOptions;
 
 /**
  * What {@link recover} did. At the source: `resumed` (it owned the VM, which runs), `reclaimed` (the
- * destination declined; claimed back, and runs), `released` (the destination owns it; let go of here),
+ * destination declined; claimed back, and runs; in both a guest that was paused from the start stays so), `released` (the destination owns it; let go of here),
  * `undecided` (nothing done: ask again). At the destination: `started` (it owned the VM, which runs),
  * `declined` (it never starts here; discarded). `none`: there was nothing to do, or no VM to do it with.
  */

@@ -1,5 +1,6 @@
 import { bytesPerSecondAssumed } from '../../channel/link-estimate.ts';
 import type { MigrationPolicy } from '../../interfaces/migration.ts';
+import type { DiskFlow } from '../storage/disk-pace.ts';
 import { nextThrottle } from './throttle-control.ts';
 
 /** What is known when a round has ended. */
@@ -31,6 +32,14 @@ export interface ConvergenceStatistics {
   readonly throttle: number;
   /** `roundBytes` of the last rounds, this one last; three more than this one are looked at. */
   readonly history: readonly number[];
+  /** How fast the guest dirties memory, with the throttle in force, where that was seen over more than this round. Default: by this round alone. */
+  readonly dirtyBytesPerSecond?: number | undefined;
+  /** How fast the guest writes to disks, with the throttle in force. Default 0. */
+  readonly diskBytesPerSecond?: number;
+  /** `diskRestBytes` after the last rounds, as `history`. Default: this one's alone. */
+  readonly diskRests?: readonly number[];
+  /** Disks that the destination writes slowly. Default none. */
+  readonly slowDisks?: readonly DiskFlow[];
 }
 
 /** The part of the caller's policy that decides here. */
@@ -51,6 +60,13 @@ export interface ConvergenceVerdict {
   readonly throttle: number;
   /** How long to wait before the next round: so long does it take until the downtime could fit at all, pages apart. 0 to 1,000. */
   readonly waitMs: number;
+  /** What the guest dirties and writes, as far as it was seen, in bytes a second, and what the link carries. */
+  readonly guestBytesPerSecond: number;
+  readonly sendBytesPerSecond: number;
+  /** Whether disk content was set back, or other things than pages keep the downtime too long. */
+  readonly behind: boolean;
+  /** Whether the guest would outrun the link, which was measured, also with the hardest throttle, and the rest does not shrink. */
+  readonly outruns: boolean;
   /** For people: what was decided upon, with figures. */
   readonly reason: string;
 }
@@ -67,8 +83,8 @@ const waitMsMax = 1000;
  *
  * 1. What is left, sent at the measured rate, fits the downtime: switch over. An idle guest does so at once.
  * 2. The rounds are used up: fail. Never a longer downtime than was allowed.
- * 3. The guest dirties more slowly than it has to, to be sent twice as fast: release the throttle a little.
- * 4. It dirties faster, and the rest does not shrink by a useful factor: throttle, up to the policy's limit.
+ * 3. The guest dirties and writes more slowly than it has to (see {@link nextThrottle}): release the throttle a little.
+ * 4. It is faster, and the rest does not shrink by a useful factor: throttle, up to the policy's limit.
  * 5. Otherwise go on. With the throttle at its limit that is the wait for a quiet moment, which rule 1 takes.
  */
 export function convergence(
@@ -81,7 +97,16 @@ export function convergence(
   const otherMs = fixedMs + (1000 * (backlogBytes + diskRestBytes + stateBytes)) / sendRate;
   const expectedDowntimeMs = pagesMs + otherMs;
   const reason = explain(statistics, policy, sendRate, expectedDowntimeMs);
-  const verdict = { expectedDowntimeMs, throttle, waitMs: 0, reason };
+  const { diskBytesPerSecond = 0, slowDisks = [], diskRests = [diskRestBytes] } = statistics;
+  const dirtyBytesPerSecond = dirtyRate(statistics);
+  const shrinking = shrinks(statistics.history) && shrinks(diskRests) && !slowDisks.some(outrun);
+  const guestBytesPerSecond = dirtyBytesPerSecond + diskBytesPerSecond;
+  const hardest = { throttle, throttleMax: policy.throttleMax, bytesPerSecond: sendRate };
+  const outruns =
+    Boolean(statistics.bytesPerSecond) && !shrinking && outrunsLink({ ...hardest, guestBytesPerSecond });
+  const figures = { guestBytesPerSecond, sendBytesPerSecond: sendRate, outruns };
+  const behind = diskRestBytes > 0 || otherMs > policy.downtimeMsMax;
+  const verdict = { expectedDowntimeMs, throttle, waitMs: 0, reason, behind, ...figures };
   if (expectedDowntimeMs <= policy.downtimeMsMax) return { ...verdict, decision: 'switchover' };
   if (round >= policy.roundsMax) return { ...verdict, decision: 'fail' };
 
@@ -89,14 +114,35 @@ export function convergence(
   const next = nextThrottle({
     throttle,
     throttleMax: policy.throttleMax,
-    dirtyBytesPerSecond: dirtyRate(statistics),
+    dirtyBytesPerSecond,
     sendBytesPerSecond: sendRate,
+    diskBytesPerSecond,
+    behind,
+    slowDisks,
   });
   if (next > throttle) {
-    if (!shrinks(statistics)) return { ...verdict, decision: 'throttle', throttle: next, waitMs };
+    if (!shrinking) return { ...verdict, decision: 'throttle', throttle: next, waitMs };
     return { ...verdict, decision: 'continue', waitMs };
   }
   return { ...verdict, decision: 'continue', throttle: next, waitMs };
+}
+
+/** Whether what the guest produces with `throttle` is more than the link carries, also once it is slowed as hard as it may be. */
+export function outrunsLink(inputs: {
+  readonly guestBytesPerSecond: number;
+  /** In force: 0 to 0.99. */
+  readonly throttle: number;
+  /** 0 where the guest cannot be slowed. */
+  readonly throttleMax: number;
+  readonly bytesPerSecond: number;
+}): boolean {
+  const { guestBytesPerSecond, throttle, throttleMax, bytesPerSecond } = inputs;
+  const slowed = (1 - Math.max(throttle, throttleMax)) / (1 - throttle);
+  return guestBytesPerSecond * slowed > bytesPerSecond;
+}
+
+function outrun({ guestBytesPerSecond, bytesPerSecond }: DiskFlow): boolean {
+  return guestBytesPerSecond > bytesPerSecond;
 }
 
 /**
@@ -116,7 +162,9 @@ function dirtyBytesAtMost({ dirtyBytes, roundBytes, roundMs, dirtyingMs }: Conve
  * round before. A round's own time will not do: a small one fits into the queue and takes none. The first pass finds all memory dirty, and
  * says nothing but by what is dirty after it.
  */
-function dirtyRate({ round, dirtyBytes, roundBytes, roundMs, dirtyingMs }: ConvergenceStatistics): number {
+function dirtyRate(statistics: ConvergenceStatistics): number {
+  const { round, dirtyBytes, roundBytes, roundMs, dirtyingMs } = statistics;
+  if (statistics.dirtyBytesPerSecond !== undefined) return statistics.dirtyBytesPerSecond;
   if (round > 1) return ratePerSecond(roundBytes, dirtyingMs ?? roundMs);
   return dirtyBytes === undefined ? 0 : ratePerSecond(dirtyBytes, roundMs);
 }
@@ -129,7 +177,7 @@ function ratePerSecond(bytes: number, durationMs: number): number {
  * Whether the rest shrinks by a useful factor, as far as the last rounds show. What is dirty now does not count: after a round that took no
  * time it is next to nothing, whatever the guest does.
  */
-function shrinks({ history }: ConvergenceStatistics): boolean {
+function shrinks(history: readonly number[]): boolean {
   const best = Math.min(...history.slice(-1 - lookBackRounds, -1));
   return (history.at(-1) ?? 0) * usefulShrink <= best;
 }
@@ -140,11 +188,12 @@ function explain(
   sendRate: number,
   expectedDowntimeMs: number,
 ): string {
-  const { round, backlogBytes, diskRestBytes, stateBytes, throttle } = statistics;
+  const { round, backlogBytes, diskRestBytes, stateBytes, throttle, diskBytesPerSecond = 0 } = statistics;
+  const disks = diskBytesPerSecond > 0 ? `, disks are written at ${megabytes(diskBytesPerSecond)} MB/s,` : '';
   const bytes = dirtyBytesAtMost(statistics) + backlogBytes + diskRestBytes + stateBytes;
   return (
-    `after round ${round} ${megabytes(bytes)} MB are left; memory is dirtied at ${megabytes(dirtyRate(statistics))} MB/s ` +
-    `with the guest slowed by ${Math.round(throttle * 100)} %, and sent at ${megabytes(sendRate)} MB/s: ` +
+    `after round ${round} ${megabytes(bytes)} MB are left; memory is dirtied at ${megabytes(dirtyRate(statistics))} MB/s` +
+    `${disks} with the guest slowed by ${Math.round(throttle * 100)} %, and sent at ${megabytes(sendRate)} MB/s: ` +
     `${Math.round(expectedDowntimeMs)} ms of downtime, ${policy.downtimeMsMax} ms allowed`
   );
 }

@@ -50,6 +50,11 @@ export class MemorySender {
     return this.#offeredBytes - before;
   }
 
+  /** Pages of the source that are dirty now: see {@link MemorySource.dirtyBytes}. */
+  dirtyBytes(): number | undefined {
+    return this.#source.dirtyBytes();
+  }
+
   /** Resolves when less than `bytes` of pages wait to be sent, whatever waits of the disks. */
   queueBelow(bytes: number): Promise<void> {
     return this.#stream.room(bytes);

@@ -4,8 +4,10 @@ import type { Environment } from '../../interfaces/environment.ts';
 import type { SourceVm } from '../../interfaces/hypervisor.ts';
 import type { RoundStatistics } from '../../interfaces/migration.ts';
 import { delay, throwIfAborted } from '../../util/promises.ts';
+import { RateMeter } from '../../util/rate-meter.ts';
+import type { GuestPace } from '../guest-pace.ts';
 import type { ResolvedPolicy } from '../policy.ts';
-import { type ConvergenceStatistics, convergence } from './convergence.ts';
+import { type ConvergencePolicy, type ConvergenceStatistics, convergence } from './convergence.ts';
 import type { MemorySender } from './memory-sender.ts';
 
 export interface PreCopyOptions {
@@ -15,6 +17,10 @@ export interface PreCopyOptions {
   readonly environment: Environment;
   readonly policy: ResolvedPolicy;
   readonly signal: AbortSignal;
+  /** Learns what the guest has written to disks that do not show each write. */
+  readonly takeDirtyExtents: () => Promise<void>;
+  /** Sees what the guest writes to its disks, and what becomes of that. */
+  readonly pace: GuestPace;
   /** Disk content that is not copied now. */
   readonly diskRestBytes: () => number;
   /** Flushes both ends; resolves to how long the destination took, in ms. */
@@ -44,6 +50,16 @@ const historyRounds = 8;
 export class PreCopy {
   readonly #options: PreCopyOptions;
   #history: number[] = [];
+  #diskRests: number[] = [];
+  /** The least that there was left to copy of disks, and in how many rounds it became less: those were for the disks, and do not count against the limit. */
+  #diskRestLeast = Number.POSITIVE_INFINITY;
+  #roundsForDisks = 0;
+  /**
+   * Of rounds after the first. A hypervisor that cannot tell what is dirty cuts its rounds as its own passes happen to end: of a short one alone
+   * nobody knows in what time it was dirtied.
+   */
+  #dirtied = new RateMeter();
+  #dirtiedBytes = 0;
   /** Since {@link PreCopy.run} was called. */
   #rounds = 0;
   #throttle = 0;
@@ -70,9 +86,14 @@ export class PreCopy {
    * that came to nothing: what was seen before says nothing then, for the first round may be one of all pages again.
    */
   async run(): Promise<void> {
-    const { environment, memory, policy, signal } = this.#options;
+    const { environment, memory, pace, signal } = this.#options;
     this.#history = [];
+    this.#diskRests = [];
+    this.#diskRestLeast = Number.POSITIVE_INFINITY;
+    this.#roundsForDisks = 0;
+    this.#dirtied = new RateMeter();
     this.#rounds = 0;
+    pace.begin();
     let previousStartMs: number | undefined;
     /** How long the destination took to flush just before this round; undefined if nothing was flushed then. */
     let flushMs: number | undefined;
@@ -82,11 +103,15 @@ export class PreCopy {
       this.#rounds++;
       await memory.queueBelow(queueBytesMax);
       await this.#untilRateIsKnown();
+      await this.#options.takeDirtyExtents();
       const durationMs = environment.now() - startMs;
       const dirtyingMs = previousStartMs === undefined ? undefined : startMs - previousStartMs;
+      if (this.#rounds > 1) this.#dirtiedBytes += bytes;
+      this.#dirtied.look(startMs, this.#dirtiedBytes, 1 - this.#throttle);
       previousStartMs = startMs;
       const statistics = this.#statistics(bytes, durationMs, dirtyingMs, flushMs ?? 0);
-      const verdict = convergence(statistics, policy);
+      const verdict = convergence(statistics, this.#policy);
+      pace.weighed(statistics, verdict);
       this.#options.onRound({
         round: memory.rounds,
         bytes,
@@ -114,6 +139,15 @@ export class PreCopy {
           break;
       }
     }
+  }
+
+  get #policy(): ConvergencePolicy {
+    const { policy, pace } = this.#options;
+    return {
+      ...policy,
+      throttleMax: pace.throttleMax,
+      roundsMax: policy.roundsMax + this.#roundsForDisks,
+    };
   }
 
   /** What is on its way tells how fast the link is; until it has arrived there is but a guess, and the stun would wait for all of it. */
@@ -155,22 +189,38 @@ export class PreCopy {
     dirtyingMs: number | undefined,
     flushMs: number,
   ): ConvergenceStatistics {
-    const { channel, vm } = this.#options;
-    this.#history.push(bytes);
-    if (this.#history.length > historyRounds) this.#history.shift();
+    const { channel, memory, pace } = this.#options;
+    const diskRestBytes = this.#options.diskRestBytes();
+    keepLast(this.#history, bytes);
+    keepLast(this.#diskRests, diskRestBytes);
+    if (diskRestBytes < this.#diskRestLeast) {
+      if (diskRestBytes > 0 && this.#rounds > 1) this.#roundsForDisks++;
+      this.#diskRestLeast = diskRestBytes;
+    }
+    const dirtyBytes = memory.dirtyBytes();
+    const { perSecond } = this.#dirtied;
+    const seen = dirtyBytes === undefined && perSecond !== undefined;
     return {
       round: this.#rounds,
       roundBytes: bytes,
       roundMs: durationMs,
       dirtyingMs,
-      dirtyBytes: vm.memory.dirtyBytes(),
+      dirtyBytes,
+      ...(seen ? { dirtyBytesPerSecond: perSecond * (1 - this.#throttle) } : {}),
       bytesPerSecond: channel.statistics.bytesPerSecond,
-      backlogBytes: channel.backlogBytes,
-      diskRestBytes: this.#options.diskRestBytes(),
+      backlogBytes: channel.delayingBytes,
+      diskRestBytes,
       stateBytes: stateBytesExpected,
       fixedMs: loadMsExpected + flushMs,
       throttle: this.#throttle,
       history: this.#history,
+      diskRests: this.#diskRests,
+      ...pace.figures(),
     };
   }
+}
+
+function keepLast(history: number[], bytes: number): void {
+  history.push(bytes);
+  if (history.length > historyRounds) history.shift();
 }

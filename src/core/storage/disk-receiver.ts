@@ -1,4 +1,4 @@
-import { MigrationError } from '../../errors.ts';
+import { asMigrationError, MigrationError } from '../../errors.ts';
 import type { BlockDevice } from '../../interfaces/block-device.ts';
 import type { ItemRange } from '../../wire/item.ts';
 import { ApplyQueue } from '../apply-queue.ts';
@@ -29,7 +29,10 @@ export class DiskReceiver {
       writers,
       errorCode: 'disk-write',
       failed,
-      write: (ranges, signal) => this.#write(ranges, signal),
+      write: (ranges, signal) =>
+        this.#write(ranges, signal).catch((error) => {
+          throw asDiskError(error, `disk ${disk.id}`);
+        }),
     });
   }
 
@@ -90,16 +93,22 @@ export class DiskReceiver {
     } catch (cause) {
       // After a failed flush nothing is known to be durable, also by a later one that succeeds.
       this.#unflushedBytes += bytes;
-      const message = cause instanceof Error ? cause.message : String(cause);
-      const error = new MigrationError(
-        'disk-write',
-        `disk ${this.disk.id} could not be flushed: ${message}`,
-        { cause },
-      );
+      const { code, message } = asDiskError(cause);
+      const error = new MigrationError(code, `disk ${this.disk.id} could not be flushed: ${message}`, {
+        cause,
+      });
       this.#failedFlush ??= error;
       throw error;
     }
     if (this.#failedFlush !== undefined) throw this.#failedFlush;
     this.queue.flushed(through);
   }
+}
+
+/** What the operating system calls a disk, or a quota, that is full. */
+const fullCodes: ReadonlySet<unknown> = new Set(['ENOSPC', 'EDQUOT']);
+
+function asDiskError(error: unknown, context?: string): MigrationError {
+  const isFull = error instanceof Error && 'code' in error && fullCodes.has(error.code);
+  return asMigrationError(error, isFull ? 'disk-full' : 'disk-write', context);
 }

@@ -1,6 +1,7 @@
 import { MigrationError } from '../../errors.ts';
 import type { ByteRange } from '../../interfaces/content.ts';
 import { Bitmap } from '../../util/bitmap.ts';
+import { HotRegions } from './hot-regions.ts';
 
 /** What is to be done with a guest write: see {@link Regions.guestWrite}. */
 export type WriteVerdict = 'nothing' | 'mirror' | 'held';
@@ -11,6 +12,10 @@ export interface RegionsOptions {
   readonly sizeBytes: number;
   /** Size of a region: 1 or more. */
   readonly regionBytes: number;
+  /** What the guest writes in two different stretches of the copy of this length waits for the rest: {@link HotRegions}. Default: nothing waits. */
+  readonly spellBytes?: number;
+  /** So many regions wait together, or none of them. Default 8: at 64 KiB that is one read, so that what is left out does not break reads to pieces. */
+  readonly unitRegions?: number;
 }
 
 /** The regions `first` to `end` - 1. */
@@ -67,13 +72,17 @@ export class Regions<W> {
   readonly #reading: Bitmap;
   /** Regions in which a held write lies. */
   readonly #waiting: Bitmap;
+  /** Regions whose bulk read has had its number at least once. */
+  readonly #copiedOnce: Bitmap;
+  /** What waits for the rest, the first time around. */
+  #hot: HotRegions | undefined;
   /** In the order of the guest's writes. */
   #held: HeldWrite<W>[] = [];
   /** Where the next search begins. */
   #cursor = 0;
 
   /** All of the disk is not copied. Throws `internal` for sizes out of range. */
-  constructor({ sizeBytes, regionBytes }: RegionsOptions) {
+  constructor({ sizeBytes, regionBytes, spellBytes, unitRegions = 8 }: RegionsOptions) {
     if (
       !(
         Number.isSafeInteger(sizeBytes) &&
@@ -91,6 +100,9 @@ export class Regions<W> {
     this.#beingCopied = new Bitmap(this.#count);
     this.#reading = new Bitmap(this.#count);
     this.#waiting = new Bitmap(this.#count);
+    this.#copiedOnce = new Bitmap(this.#count);
+    if (spellBytes !== undefined)
+      this.#hot = new HotRegions(this.#count, unitRegions, spellBytes / regionBytes);
   }
 
   /** Bytes that a bulk read has yet to be begun for. */
@@ -113,21 +125,32 @@ export class Regions<W> {
     return this.#copied.count === this.#count && this.#held.length === 0;
   }
 
+  /** Every region was copied, though it may have been set back since. */
+  get allCopiedOnce(): boolean {
+    return this.#copiedOnce.count === this.#count;
+  }
+
   /**
    * The next stretch to read: adjoining regions, `bytesMax` together at most but always one region. They are being copied from now
    * on, until {@link Regions.copyNumbered} or {@link Regions.copyFailed} is called for them, at once or in pieces of whole regions;
-   * several stretches may be out. Goes around the disk, so that what was set back is met after the rest. Undefined if there is
+   * several stretches may be out. Goes around the disk, so that what was set back is met after the rest, and the first time passes over what
+   * the guest writes often: nothing is passed over for ever, nor while there is nothing else to take. Undefined if there is
    * nothing to take now; if `complete` is false then, ask again when a read that is out has ended. Only regions that end at `endBytes` or
    * before it are taken (default: all), whole ones or the last.
    */
   nextToCopy(bytesMax: number, endBytes = this.#sizeBytes): ByteRange | undefined {
     const count = endBytes >= this.#sizeBytes ? this.#count : Math.floor(endBytes / this.#regionBytes);
-    let first = this.#nextFree(Math.min(this.#cursor, count));
-    if (first >= count) first = this.#nextFree(0);
-    if (first >= count) return undefined;
+    let first = this.#nextToTake(Math.min(this.#cursor, count));
+    const around = first >= count;
+    if (around) {
+      if (count === this.#count) this.#hot = undefined;
+      first = this.#nextFree(0);
+      if (first >= count) return undefined;
+    }
     const limit = Math.min(count, first + Math.max(1, Math.floor(bytesMax / this.#regionBytes)));
     let end = first + 1;
-    while (end < limit && this.#nextFree(end) === end) end += 1;
+    while (end < limit && (around ? this.#nextFree(end) : this.#nextToTake(end)) === end) end += 1;
+    this.#hot?.took(end - first);
     this.#beingCopied.setRange(first, end);
     this.#reading.setRange(first, end);
     this.#cursor = end;
@@ -145,6 +168,7 @@ export class Regions<W> {
     for (let region = span.first; region < span.end; region++) {
       if (this.#beingCopied.has(region)) this.#copied.set(region);
     }
+    this.#copiedOnce.setRange(span.first, span.end);
     return this.#readEnded(span);
   }
 
@@ -160,6 +184,7 @@ export class Regions<W> {
    */
   guestWrite(range: ByteRange, item: W): WriteVerdict {
     const { first, end } = this.#span(range);
+    this.#hot?.wrote(first, end);
     if (!this.#beingCopied.anyInRange(first, end)) {
       if (!this.#copied.anyInRange(first, end)) return 'nothing';
       if (!this.#waiting.anyInRange(first, end)) return 'mirror';
@@ -175,6 +200,7 @@ export class Regions<W> {
    */
   setBack(range: ByteRange): void {
     const { first, end } = this.#span(range);
+    this.#hot?.wrote(first, end);
     this.#copied.clearRange(first, end);
     this.#beingCopied.clearRange(first, end);
   }
@@ -184,6 +210,15 @@ export class Regions<W> {
     const held = this.#held.map((write) => write.item);
     this.#held = [];
     return held;
+  }
+
+  /** As {@link Regions.#nextFree}, without what is written often. */
+  #nextToTake(from: number): number {
+    for (let region = this.#nextFree(from); ; ) {
+      const cold = this.#hot?.nextCold(region) ?? region;
+      if (cold === region || region === this.#count) return region;
+      region = this.#nextFree(Math.min(cold, this.#count));
+    }
   }
 
   /** The first region, at `from` or behind it, that may be taken for copying; the number of regions if there is none. */

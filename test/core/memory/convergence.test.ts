@@ -163,6 +163,64 @@ describe('convergence', () => {
     expect(convergence({ ...idle, diskRestBytes: 1e12 }, policy).waitMs).toBe(1000);
     expect(convergence({ ...idle, dirtyBytes: 1e9 }, policy).waitMs).toBe(0);
   });
+
+  /** A guest that rests, but for its disks. */
+  const writing = {
+    ...idle,
+    round: 5,
+    roundBytes: 0,
+    roundMs: 0,
+    history: [4e9, 0, 0, 0, 0],
+    diskRestBytes: 1e9,
+    diskRests: [1e9, 1e9, 1e9, 1e9, 1e9],
+    diskBytesPerSecond: 2 * gigabit,
+  };
+
+  it('throttles a guest whose disk writes are set back faster than they are copied, though its memory rests', () => {
+    expect(convergence(writing, policy)).toMatchObject({ decision: 'throttle', throttle: 0.2 });
+    const shrinking = { ...writing, diskRests: [8e9, 4e9, 2e9, 1e9] };
+    expect(convergence(shrinking, policy)).toMatchObject({ decision: 'continue', throttle: 0 });
+    const none = { ...writing, diskBytesPerSecond: 0.4 * gigabit };
+    expect(convergence(none, policy)).toMatchObject({ decision: 'continue', throttle: 0 });
+  });
+
+  it('throttles one that writes to a slow disk faster than the destination does, before anything is set back', () => {
+    const slowDisks = [{ guestBytesPerSecond: 2e6, bytesPerSecond: 1e6 }];
+    const slow = {
+      ...writing,
+      diskBytesPerSecond: 2e6,
+      diskRestBytes: 0,
+      diskRests: [0, 0],
+      backlogBytes: 1e8,
+      slowDisks,
+    };
+    expect(convergence(slow, policy)).toMatchObject({ decision: 'throttle', throttle: 0.2 });
+    expect(convergence({ ...slow, slowDisks: [] }, policy)).toMatchObject({
+      decision: 'continue',
+      throttle: 0,
+    });
+  });
+
+  it('says that a guest outruns the link when it would with the hardest throttle too, and nothing shrinks', () => {
+    const outruns = (changes: Partial<ConvergenceStatistics>, throttleMax = 0.8) =>
+      convergence({ ...writing, ...changes }, { ...policy, throttleMax }).outruns;
+    expect(outruns({})).toBe(false);
+    expect(outruns({}, 0)).toBe(true);
+    expect(outruns({ diskBytesPerSecond: 6 * gigabit })).toBe(true);
+    expect(outruns({ diskBytesPerSecond: 6 * gigabit, diskRests: [8e9, 1e9] })).toBe(false);
+    expect(outruns({ diskBytesPerSecond: 1.1 * gigabit, throttle: 0.8 })).toBe(true);
+    expect(outruns({ diskBytesPerSecond: 0, roundBytes: 6e9, roundMs: 8000, history: [4e9, 6e9] })).toBe(
+      true,
+    );
+    expect(outruns({ diskBytesPerSecond: 6 * gigabit, bytesPerSecond: undefined })).toBe(false);
+  });
+
+  it('names what is written to disks among its figures', () => {
+    expect(convergence({ ...writing, round: 200 }, policy).reason).toBe(
+      'after round 200 1001.0 MB are left; memory is dirtied at 0.0 MB/s, disks are written at 250.0 MB/s, ' +
+        'with the guest slowed by 0 %, and sent at 125.0 MB/s: 8038 ms of downtime, 300 ms allowed',
+    );
+  });
 });
 
 const rateOver1 = fc.double({ min: 1, max: 1e6, noNaN: true });

@@ -45,7 +45,7 @@ it('a read that stalls keeps its place, and all of the disk is told', { timeout:
   let sequence = 0;
   const pump = (): void => {
     for (let frame = scheduler.next(); frame !== undefined; frame = scheduler.next()) {
-      stream.left(frame.payloadBytes);
+      stream.left(frame.class, frame.payloadBytes);
       receive.accept({ ...frame, sequence: ++sequence });
       frame.release();
     }
@@ -67,6 +67,7 @@ it('a read that stalls keeps its place, and all of the disk is told', { timeout:
       },
       now: () => environment.now(),
       itemBytesMax: () => 1 << 20,
+      isHeld: () => false,
       releaseFailed: fail,
     },
     0,

@@ -1,4 +1,4 @@
-import type { Regions, WriteVerdict } from '../../../src/core/storage/regions.ts';
+import type { Regions, RegionsOptions, WriteVerdict } from '../../../src/core/storage/regions.ts';
 import type { ByteRange } from '../../../src/interfaces/content.ts';
 
 /** What the tests need of {@link Regions}. */
@@ -13,6 +13,7 @@ export type RegionRules<W> = Pick<
   | 'beingCopiedBytes'
   | 'heldCount'
   | 'complete'
+  | 'allCopiedOnce'
 >;
 
 /** Ways to get the rules wrong, each of which loses data in some interleaving. */
@@ -40,6 +41,7 @@ interface Region {
   state: 'not copied' | 'being copied' | 'copied';
   /** How many are out for it. */
   reads: number;
+  once: boolean;
 }
 
 interface Held<W> {
@@ -53,16 +55,26 @@ export class RegionsModel<W> implements RegionRules<W> {
   readonly #regionBytes: number;
   readonly #mistake: Mistake | undefined;
   readonly #regions: Region[] = [];
+  readonly #spellBytes: number | undefined;
+  readonly #unitRegions: number;
   #held: Held<W>[] = [];
   #cursor = 0;
+  /** By unit of regions: the spells in which they were written. */
+  readonly #written: Set<number>[] = [];
+  #spell = 0;
+  #spellTook = 0;
+  /** Nothing is passed over any more. */
+  #around = false;
 
-  constructor(size: { readonly sizeBytes: number; readonly regionBytes: number }, mistake?: Mistake) {
+  constructor(size: RegionsOptions, mistake?: Mistake) {
     this.#sizeBytes = size.sizeBytes;
     this.#regionBytes = size.regionBytes;
+    this.#spellBytes = size.spellBytes;
+    this.#unitRegions = size.unitRegions ?? 8;
     this.#mistake = mistake;
     const whole = mistake === 'last-region-forgotten' ? Math.floor : Math.ceil;
     for (let region = 0; region < whole(size.sizeBytes / size.regionBytes); region++) {
-      this.#regions.push({ state: 'not copied', reads: 0 });
+      this.#regions.push({ state: 'not copied', reads: 0, once: false });
     }
   }
 
@@ -82,12 +94,24 @@ export class RegionsModel<W> implements RegionRules<W> {
     return this.#regions.every((region) => region.state === 'copied') && this.#held.length === 0;
   }
 
+  get allCopiedOnce(): boolean {
+    return this.#regions.every(({ once }) => once);
+  }
+
   nextToCopy(bytesMax: number): ByteRange | undefined {
-    const order = [...this.#regions.keys()].map((index) => (index + this.#cursor) % this.#regions.length);
-    const first = order.find((index) => this.#isFree(index));
-    if (first === undefined) return undefined;
+    const ahead = [...this.#regions.keys()].find(
+      (index) => index >= this.#cursor && this.#isFree(index) && !this.#isHot(index),
+    );
+    if (ahead !== undefined)
+      return this.#take(ahead, bytesMax, (index) => this.#isFree(index) && !this.#isHot(index));
+    this.#around = true;
+    const any = [...this.#regions.keys()].find((index) => this.#isFree(index));
+    return any === undefined ? undefined : this.#take(any, bytesMax, (index) => this.#isFree(index));
+  }
+
+  #take(first: number, bytesMax: number, may: (index: number) => boolean): ByteRange {
     let end = first + 1;
-    while (this.#isFree(end) && (end + 1 - first) * this.#regionBytes <= bytesMax) end += 1;
+    while (may(end) && (end + 1 - first) * this.#regionBytes <= bytesMax) end += 1;
     this.#cursor = end;
     const offset = first * this.#regionBytes;
     const range = { offset, length: Math.min(end * this.#regionBytes, this.#sizeBytes) - offset };
@@ -95,12 +119,18 @@ export class RegionsModel<W> implements RegionRules<W> {
       region.state = 'being copied';
       region.reads += 1;
     }
+    this.#spellTook += (end - first) * this.#regionBytes;
+    if (this.#spellTook >= (this.#spellBytes ?? Number.POSITIVE_INFINITY)) {
+      this.#spellTook = 0;
+      this.#spell += 1;
+    }
     return range;
   }
 
   copyNumbered(range: ByteRange): readonly W[] {
     for (const region of this.#touched(range)) {
       region.reads -= 1;
+      region.once = true;
       if (region.state === 'being copied') region.state = 'copied';
       if (this.#mistake === 'set-back-lost-while-being-copied') region.state = 'copied';
     }
@@ -116,23 +146,42 @@ export class RegionsModel<W> implements RegionRules<W> {
   }
 
   guestWrite(range: ByteRange, item: W): WriteVerdict {
+    this.#wrote(range);
     const verdict = this.#verdict(range);
     if (verdict === 'held') this.#held.push({ range, item });
     return verdict;
   }
 
   setBack(range: ByteRange): void {
+    this.#wrote(range);
     for (const region of this.#touched(range)) region.state = 'not copied';
   }
 
   /** All that its future depends on. */
   state(): string {
-    const regions = this.#regions.map((region) => `${region.state} ${region.reads}`);
+    const regions = this.#regions.map(({ state, reads, once }) => `${state} ${reads} ${once}`);
     return [
       this.#cursor,
+      this.#around,
+      this.#spell,
+      this.#spellTook,
+      ...this.#written.map((spells) => [...spells].join('+')),
       ...regions,
       ...this.#held.map((held) => `${held.range.offset} ${held.item}`),
     ].join();
+  }
+
+  #wrote(range: ByteRange): void {
+    for (const region of this.#touched(range)) {
+      const unit = Math.floor(this.#regions.indexOf(region) / this.#unitRegions);
+      this.#written[unit] ??= new Set();
+      this.#written[unit].add(this.#spell);
+    }
+  }
+
+  #isHot(index: number): boolean {
+    if (this.#spellBytes === undefined || this.#around) return false;
+    return (this.#written[Math.floor(index / this.#unitRegions)]?.size ?? 0) > 1;
   }
 
   #verdict(range: ByteRange): WriteVerdict {
@@ -216,6 +265,10 @@ export class SideBySide implements RegionRules<number> {
     return this.#both((rules) => rules.complete);
   }
 
+  get allCopiedOnce(): boolean {
+    return this.#both((rules) => rules.allCopiedOnce);
+  }
+
   nextToCopy(bytesMax: number): ByteRange | undefined {
     return this.#both((rules) => rules.nextToCopy(bytesMax));
   }
@@ -238,7 +291,7 @@ export class SideBySide implements RegionRules<number> {
 
   /** All that their future depends on. */
   state(): string {
-    return `${this.#model.state()} ${this.notCopiedBytes} ${this.beingCopiedBytes}`;
+    return `${this.#model.state()} ${this.notCopiedBytes} ${this.beingCopiedBytes} ${this.allCopiedOnce}`;
   }
 
   #both<T>(call: (rules: RegionRules<number>) => T): T {

@@ -6,6 +6,9 @@ import type { RegionRules } from './regions-model.ts';
 export interface Scenario {
   readonly sizeBytes: number;
   readonly regionBytes: number;
+  /** What is written in two spells waits. Default: nothing. */
+  readonly spellBytes?: number;
+  readonly unitRegions?: number;
   /** The most that one bulk read takes. */
   readonly readBytesMax: number;
   /** No more is taken while so many bulk reads are out. */

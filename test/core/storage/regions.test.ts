@@ -30,6 +30,8 @@ const twoRegions: Setting = {
 };
 /** A region of two bytes, and one that is cut short by the end of the disk. */
 const shortRegion: Setting = { ...twoRegions, sizeBytes: 3, regionBytes: 2, readBytesMax: 2 };
+/** Three regions, each of which waits if it was written before and after one of them was taken. */
+const hotRegions: Setting = { ...twoRegions, sizeBytes: 3, spellBytes: 1, unitRegions: 1, setBacksMax: 0 };
 /** Three regions, of which up to two are read at once. */
 const longReads: Setting = { ...twoRegions, sizeBytes: 3, readBytesMax: 2, setBacksMax: 0 };
 
@@ -109,6 +111,44 @@ describe('Regions', () => {
     expect(regions.nextToCopy(1000)).toEqual(region(0));
   });
 
+  it('passes over what is written again and again, and comes back to it at the end', () => {
+    const regions = new Regions({ sizeBytes: 600, regionBytes: 100, spellBytes: 100, unitRegions: 1 });
+    const write = (index: number) => regions.guestWrite(region(index), undefined);
+    write(2);
+    write(5);
+    expect(regions.nextToCopy(100)).toEqual(region(0));
+    write(2);
+    expect(regions.nextToCopy(1000)).toEqual(region(1));
+    regions.copyNumbered(region(0, 2));
+    // What is set back comes after the rest, as ever, and what is written often does not wait for it.
+    regions.setBack(region(1));
+    expect(regions.nextToCopy(1000)).toEqual(region(3, 3));
+    regions.copyNumbered(region(3, 3));
+    expect(regions.allCopiedOnce).toBe(false);
+    write(2);
+    expect(regions.nextToCopy(1000)).toEqual(region(1, 2));
+    regions.copyNumbered(region(1, 2));
+    expect(regions).toMatchObject({ allCopiedOnce: true, complete: true });
+  });
+
+  it('passes over nothing that was written in one go, however often', () => {
+    const regions = new Regions({ sizeBytes: 600, regionBytes: 100, spellBytes: 200, unitRegions: 1 });
+    for (let times = 0; times < 100; times++) regions.guestWrite(region(2, 2), undefined);
+    expect(regions.nextToCopy(1000)).toEqual(region(0, 6));
+  });
+
+  it('waits for no region, written often or not, within what may be taken', () => {
+    const regions = new Regions({ sizeBytes: 600, regionBytes: 100, spellBytes: 100, unitRegions: 1 });
+    const write = (index: number) => regions.guestWrite(region(index), undefined);
+    for (const index of [1, 2]) write(index);
+    expect(regions.nextToCopy(100, 300)).toEqual(region(0));
+    for (const index of [1, 2]) write(index);
+    expect(regions.nextToCopy(100, 300)).toEqual(region(1));
+    expect(regions.nextToCopy(1000, 300)).toEqual(region(2));
+    expect(regions.nextToCopy(1000, 300)).toBeUndefined();
+    expect(regions.nextToCopy(1000)).toEqual(region(3, 3));
+  });
+
   it('says what becomes of a guest write', () => {
     const regions = new Regions<string>({ sizeBytes: 300, regionBytes: 100 });
     regions.nextToCopy(100);
@@ -173,6 +213,18 @@ describe('Regions', () => {
       expect(states).toBeGreaterThan(9000);
     }, 120_000);
 
+    it('two guest writes over three regions, of which what is written twice waits', () => {
+      const { states, problem } = tryAll(hotRegions, 2);
+      expect(problem).toBeUndefined();
+      expect(states).toBeGreaterThan(9000);
+    }, 120_000);
+
+    it('three guest writes over two regions, of which what is written twice waits, and a full buffer', () => {
+      const { states, problem } = tryAll({ ...hotRegions, sizeBytes: 2, setBacksMax: 1 }, 3);
+      expect(problem).toBeUndefined();
+      expect(states).toBeGreaterThan(25_000);
+    }, 120_000);
+
     it('three guest writes over two regions, and a full buffer', () => {
       const { states, problem } = tryAll(twoRegions, 3);
       expect(problem).toBeUndefined();
@@ -184,6 +236,8 @@ describe('Regions', () => {
     const disk = fc.record({
       sizeBytes: fc.integer({ min: 1, max: 40 }),
       regionBytes: fc.integer({ min: 1, max: 9 }),
+      spellBytes: fc.integer({ min: 1, max: 30 }),
+      unitRegions: fc.integer({ min: 1, max: 3 }),
     });
     const bounds = fc.record({
       readBytesMax: fc.integer({ min: 1, max: 20 }),

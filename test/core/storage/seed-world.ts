@@ -1,6 +1,7 @@
 import { SendStream } from '../../../src/channel/send-stream.ts';
 import { BlockDigests } from '../../../src/core/storage/block-digests.ts';
 import { DiskSender } from '../../../src/core/storage/disk-sender.ts';
+import { GuestWatch } from '../../../src/core/storage/guest-watch.ts';
 import { MirrorBuffer } from '../../../src/core/storage/mirror-buffer.ts';
 import { MigrationError } from '../../../src/errors.ts';
 import type { SourceDisk, TapHandler } from '../../../src/interfaces/block-device.ts';
@@ -76,8 +77,10 @@ export class SeedWorld {
     this.#sender = new DiskSender({
       disk: this.#disk(),
       stream: this.#stream(),
-      buffer: new MirrorBuffer(nodeEnvironment, 8 * grainBytes, 0),
+      buffer: new MirrorBuffer(nodeEnvironment, 8 * grainBytes),
       digests: this.#digests,
+      environment: nodeEnvironment,
+      watch: new GuestWatch(nodeEnvironment),
       signal: new AbortController().signal,
       failed,
     });
@@ -203,12 +206,13 @@ export class SeedWorld {
     const stream: SendStream = new SendStream(
       2,
       {
-        enqueue: ({ number, payload, payloadBytes, release }) => {
+        enqueue: ({ class: frameClass, number, payload, payloadBytes, release }) => {
           this.#items.push({ number, ranges: decodeItem(payload, payloadBytes), release });
-          queueMicrotask(() => stream.left(payloadBytes));
+          queueMicrotask(() => stream.left(frameClass, payloadBytes));
         },
         now: () => 0,
         itemBytesMax: () => 1 << 20,
+        isHeld: () => false,
         releaseFailed: (error) => {
           this.#failure = new MigrationError('internal', String(error));
         },
@@ -225,6 +229,8 @@ export class SeedWorld {
       blockBytes: 512,
       readOnly: false,
       tapCapability: 'ordered',
+      track: () => Promise.reject(new Error('unsupported')),
+      writeTimes: async () => undefined,
       flush: async () => {},
       extents: async (offset, length) => {
         const extents = [];
