@@ -12,13 +12,12 @@ import { parseArgs } from 'node:util';
 import {
   askDecision,
   createDestination,
-  createSource,
   fileRegister,
   type Migration,
   type MigrationReport,
   recover,
 } from 'longhaul';
-import { createQemuBackend, openQemuSource } from 'longhaul/qemu';
+import { createQemuBackend, createQemuSource, openQemuSource } from 'longhaul/qemu';
 import { tcp } from 'longhaul/tcp';
 
 const { positionals } = parseArgs({ allowPositionals: true });
@@ -42,21 +41,25 @@ async function receive(): Promise<MigrationReport> {
 }
 
 async function send(): Promise<MigrationReport> {
-  const transport = tcp({ connect: { host, port: Number(port) } });
+  const connect = { host, port: Number(port) };
+  const source = createQemuSource({
+    qmp,
+    transport: { tcp: { connect } },
+    register: { directory },
+    policy: { downtimeMsMax: 500 },
+  });
+  const report = await shown(source);
+  if (report.outcome !== 'undecided') return report;
+  // Given, and the answer never came: the guest is paused here until the destination says whose it is.
+  const { vmId, epoch } = report;
+  const transport = tcp({ connect });
+  const vm = await openQemuSource({ qmp, recovery: true });
   try {
-    const vm = await openQemuSource({ qmp });
-    try {
-      const report = await shown(createSource({ vm, transport, register, policy: { downtimeMsMax: 500 } }));
-      if (report.outcome !== 'undecided') return report;
-      // Given, and the answer never came: the guest is paused here until the destination says whose it is.
-      const { vmId, epoch } = report;
-      const ask = askDecision({ transport, vmId });
-      console.log(await recover({ role: 'source', vmId, epoch, register, vm, ask }));
-      return report;
-    } finally {
-      await vm.detach();
-    }
+    const ask = askDecision({ transport, vmId });
+    console.log(await recover({ role: 'source', vmId, epoch, register, vm, ask }));
+    return report;
   } finally {
+    await vm.detach();
     await transport.close();
   }
 }

@@ -21,6 +21,7 @@ import {
   type TapHandler,
   type UnexpectedStop,
   type VmDescription,
+  type WriteTimes,
 } from 'longhaul';
 import { pageBytes, type ToyDisk, ToyVm } from './toy-hypervisor.ts';
 
@@ -193,6 +194,14 @@ class ToySourceDisk extends ToyBlockDevice implements SourceDisk {
     return this.#tap;
   }
 
+  async track(): Promise<never> {
+    throw new MigrationError('unsupported', 'the toy shows each write instead');
+  }
+
+  async writeTimes(): Promise<WriteTimes> {
+    return { ...this.disk.times };
+  }
+
   async removeTap(): Promise<void> {
     await this.#tap?.remove();
     this.#tap = undefined;
@@ -201,7 +210,7 @@ class ToySourceDisk extends ToyBlockDevice implements SourceDisk {
 
 class ToySource implements SourceVm {
   readonly description: VmDescription;
-  readonly capabilities = { throttle: true } as const;
+  readonly capabilities = { throttle: true, throttleAlone: true } as const;
   readonly memory: ToyMemory;
   readonly disks: readonly ToySourceDisk[];
   readonly #vm: ToyVm;
@@ -276,7 +285,7 @@ export function toySource(vm: ToyVm): SourceVm {
 class ToyDestination implements DestinationVm {
   readonly memory: MemorySink;
   readonly disks: readonly BlockDevice[];
-  readonly capabilities = { refill: true };
+  readonly capabilities = { refill: true, disksAlone: false };
   readonly #vm: ToyVm;
   readonly #onStart: () => void;
   #started = false;
@@ -298,6 +307,10 @@ class ToyDestination implements DestinationVm {
 
   /** The registers come again, and are replaced as a whole. */
   async refill(): Promise<void> {}
+
+  async handOver(): Promise<never> {
+    throw new MigrationError('unsupported', 'the toy takes whole VMs');
+  }
 
   async start({ run }: { readonly run: boolean }): Promise<void> {
     this.#started = true;
@@ -332,7 +345,8 @@ export function createToyBackend(directory: string): ToyBackend {
     get vm() {
       return started;
     },
-    async prepare(description) {
+    async prepare(description, { memory } = {}) {
+      if (memory === 'none') throw new MigrationError('unsupported', 'the toy takes whole VMs');
       const differences = differencesOf(description);
       if (differences.length > 0) {
         throw new MigrationError('incompatible', `the toy cannot take this VM: ${differences.join('; ')}`);
@@ -363,5 +377,6 @@ function differencesOf(asked: VmDescription): readonly string[] {
   compare('the number of memory regions', 1, asked.memory.length);
   compare('the page size', pageBytes, asked.memory[0]?.pageBytes);
   compare('the number of disks', 1, asked.disks.length);
+  compare('the block size', pageBytes, asked.disks[0]?.blockBytes);
   return differences;
 }

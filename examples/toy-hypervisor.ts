@@ -86,6 +86,8 @@ export class ToyDisk {
   readonly sizeBytes: number;
   readonly file: FileHandle;
   filter: WriteFilter | undefined;
+  /** How many writes the guest was told of, and how long it waited for them altogether, in ms. */
+  readonly times = { writes: 0, totalMs: 0 };
   /** The last write that was issued: they go to the medium one by one. */
   #turn: Promise<unknown> = Promise.resolve();
 
@@ -101,6 +103,7 @@ export class ToyDisk {
 
   /** A write by the guest; resolves when the guest may be told. */
   async guestWrite(offset: number, bytes: Uint8Array): Promise<void> {
+    const issued = performance.now();
     const onMedium = this.#turn.then(async () => {
       try {
         await this.file.write(bytes, 0, bytes.byteLength, offset);
@@ -114,6 +117,8 @@ export class ToyDisk {
     });
     this.#turn = onMedium.catch(() => {});
     await (await onMedium).told;
+    this.times.writes += 1;
+    this.times.totalMs += performance.now() - issued;
   }
 }
 

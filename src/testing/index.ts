@@ -3,6 +3,7 @@ export {
   type BackendFixture,
   backendCompliance,
   type DestinationFixture,
+  disksAloneCompliance,
 } from './compliance/backend.ts';
 export {
   type BlockDeviceComplianceOptions,
@@ -57,6 +58,7 @@ export { type BlockDeviceFault, faultyBlockDevice, type TearFault } from './faul
 export { faultyMemorySource, type MemorySourceFault } from './faults/faulty-memory-source.ts';
 export { faultyRegister, type RegisterFault } from './faults/faulty-register.ts';
 export {
+  type DirtyRangeFault,
   faultySourceDisk,
   type GuestWriteFault,
   type SourceDiskFault,
@@ -82,6 +84,7 @@ export type { SimulationEvent } from './sim/event-log.ts';
 export type { GuestWindow, OperationStatistics } from './sim/guest-meter.ts';
 export {
   createSimulatedBackend,
+  type MadeDisk,
   type SimulatedBackend,
   type SimulatedBackendOptions,
 } from './sim/hypervisor.ts';

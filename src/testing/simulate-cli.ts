@@ -18,6 +18,7 @@ const help = `Runs migrations in simulated worlds, in virtual time, each from a 
   --log        with --seed: every event
   --jobs N     processes at once (default 2, or 1 where there is one core)
   --outages    the link is gone for a while in every one
+  --storage    disks of every shape in every one, and what goes wrong with them
   --first      stop at the first that breaks a rule
   --no-shrink  do not look for a smaller timeline
   --help       this text
@@ -46,7 +47,13 @@ interface Options {
   readonly jobs: number;
   readonly first: boolean;
   readonly shrinks: boolean;
+  readonly draw: Draw;
+}
+
+/** What is to be in every seed's scenario. */
+interface Draw {
   readonly outages: boolean;
+  readonly storage: boolean;
 }
 
 async function main(args: readonly string[]): Promise<number> {
@@ -59,6 +66,7 @@ async function main(args: readonly string[]): Promise<number> {
       log: { type: 'boolean', default: false },
       jobs: { type: 'string' },
       outages: { type: 'boolean', default: false },
+      storage: { type: 'boolean', default: false },
       first: { type: 'boolean', default: false },
       'no-shrink': { type: 'boolean', default: false },
       /** Only for workers: of the seeds, each `jobs`th from this one on. */
@@ -70,7 +78,8 @@ async function main(args: readonly string[]): Promise<number> {
     say(help);
     return 0;
   }
-  if (values.seed !== undefined) return one(whole('--seed', values.seed), values.log, values.outages);
+  const draw = { outages: values.outages, storage: values.storage };
+  if (values.seed !== undefined) return one(whole('--seed', values.seed), values.log, draw);
   const from = values.from === undefined ? Date.now() % 1_000_000_000 : whole('--from', values.from);
   const seeds = whole('--seeds', values.seeds);
   const jobs = whole('--jobs', values.jobs ?? String(Math.min(2, availableParallelism())));
@@ -80,15 +89,19 @@ async function main(args: readonly string[]): Promise<number> {
     jobs: Math.max(1, jobs),
     first: values.first,
     shrinks: !values['no-shrink'],
-    outages: values.outages,
+    draw,
   };
   if (values.share === undefined) return many(options);
   return share(options, whole('--share', values.share));
 }
 
+function flagsOf(draw: Draw): readonly string[] {
+  return [...(draw.outages ? ['--outages'] : []), ...(draw.storage ? ['--storage'] : [])];
+}
+
 /** One seed, with its log if it is wanted. */
-async function one(seed: number, log: boolean, outages: boolean): Promise<number> {
-  const run = await runSeed(seed, { log, outages });
+async function one(seed: number, log: boolean, draw: Draw): Promise<number> {
+  const run = await runSeed(seed, { log, ...draw });
   const { result, scenario } = run;
   if (log) {
     say(`${JSON.stringify(scenario, undefined, 2)}\n`);
@@ -100,7 +113,7 @@ async function one(seed: number, log: boolean, outages: boolean): Promise<number
     `seed ${seed}: ${outcomeOf(result)}, ${Math.round(result.endMs)} ms of virtual time, digest ${result.digest}\n`,
   );
   if (result.violations.length === 0) return 0;
-  sayBroken({ seed, ...summary(result), shrunken: await shrinkSeed(run) }, outages);
+  sayBroken({ seed, ...summary(result), shrunken: await shrinkSeed(run) }, draw);
   return 1;
 }
 
@@ -115,7 +128,7 @@ async function many(options: Options): Promise<number> {
     lines.push(line);
     if (line.violations.length > 0) {
       progress('');
-      sayBroken(line, options.outages);
+      sayBroken(line, options.draw);
       over = first;
     }
     const broken = lines.filter(({ violations }) => violations.length > 0).length;
@@ -132,7 +145,7 @@ async function many(options: Options): Promise<number> {
 
 /** Resolves to whether the worker came to its end. */
 function worker(
-  { from, seeds, jobs, shrinks, outages }: Options,
+  { from, seeds, jobs, shrinks, draw }: Options,
   index: number,
   took: (line: SeedLine) => void,
   over: () => boolean,
@@ -143,7 +156,7 @@ function worker(
     '--share',
     String(index),
     ...(shrinks ? [] : ['--no-shrink']),
-    ...(outages ? ['--outages'] : []),
+    ...flagsOf(draw),
   ]);
   child.on('message', (line) => {
     took(line as SeedLine);
@@ -155,9 +168,9 @@ function worker(
 }
 
 /** A worker's share. */
-async function share({ from, seeds, jobs, shrinks, outages }: Options, index: number): Promise<number> {
+async function share({ from, seeds, jobs, shrinks, draw }: Options, index: number): Promise<number> {
   for (let seed = from + index; seed < from + seeds; seed += jobs) {
-    const run = await runSeed(seed, { outages });
+    const run = await runSeed(seed, draw);
     const broken = run.result.violations.length > 0;
     const line = { seed, ...summary(run.result) };
     process.send?.(broken && shrinks ? { ...line, shrunken: await shrinkSeed(run) } : line);
@@ -171,11 +184,15 @@ function summary(result: Awaited<ReturnType<typeof runSeed>>['result']): Omit<Se
   return { outcome: outcomeOf(result), performed: Object.keys(performed), digest, violations };
 }
 
-function sayBroken({ seed, violations, shrunken }: SeedLine, outages: boolean): void {
+function sayBroken({ seed, violations, shrunken }: SeedLine, draw: Draw): void {
   for (const { rule, message, atMs } of violations) {
     say(`seed ${seed} breaks ${rule} at ${atMs.toFixed(1)} ms: ${message}\n`);
   }
-  say(`  replay: npm run simulate -- --seed ${seed} --log${outages ? ' --outages' : ''}\n`);
+  say(
+    `  replay: npm run simulate -- --seed ${seed} --log${flagsOf(draw)
+      .map((flag) => ` ${flag}`)
+      .join('')}\n`,
+  );
   if (shrunken === undefined) return;
   const { timeline, ...world } = shrunken;
   say(`  world: ${JSON.stringify(world)}\n  timeline: [\n`);

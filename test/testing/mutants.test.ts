@@ -23,7 +23,7 @@ test.each(mutants.map((mutant, index) => [mutant.name, index] as const))(
     const simulator = await buildSimulator(mutant, `mutant-${index}`);
     built.push(simulator);
     const [from, seeds] = seedsMax > 0 ? [1, seedsMax] : [mutant.seed, nearby];
-    const found = await firstCatch(simulator, from, seeds);
+    const found = await firstCatch(simulator, from, seeds, mutant.draw);
     table.push(`${name}: seed ${found?.seed}, ${found?.rule}: ${found?.message}`);
     expect(mutant.rules).toContain(found?.rule);
   },

@@ -2,6 +2,9 @@
 // scenarios made smaller for as long as a rule is broken. That its other rules can fail, the mutants show.
 import { describe, expect, test } from 'vitest';
 import { MigrationError, type MigrationReport } from '../../src/index.ts';
+import type { TapHandler } from '../../src/interfaces/block-device.ts';
+import type { Warning } from '../../src/interfaces/migration.ts';
+import type { Claim } from '../../src/interfaces/register.ts';
 import { createSimulatedBackend } from '../../src/testing/sim/hypervisor.ts';
 import { Oracle } from '../../src/testing/sim/oracle.ts';
 import type { Scenario, TimelineEntry } from '../../src/testing/sim/scenario.ts';
@@ -46,22 +49,23 @@ describe('what nobody tells the engine', () => {
 });
 
 describe('a made-up world', () => {
-  function made() {
+  function made(changes: Partial<Scenario> = {}, claims: readonly Claim[] = []) {
     const environment = createVirtualEnvironment();
     const disks = [{ id: 'disk0', sizeBytes: mebibyte }];
+    const backend = createSimulatedBackend({ environment });
     const vm = createSimulatedVm({ environment, vmId: 'vm-1', memory: { sizeBytes: mebibyte }, disks });
     const oracle = new Oracle({
-      scenario: scenarioOf([]),
+      scenario: { ...scenarioOf([]), ...changes },
       now: () => 0,
       vm,
-      backend: createSimulatedBackend({ environment }),
-      claims: () => [],
+      backend,
+      claims: () => claims,
       bytesWereHurt: () => false,
       operatorPaused: () => false,
       leftDisks: [],
     });
     const rulesOf = () => oracle.violations.map(({ rule }) => rule);
-    return { vm, oracle, rulesOf };
+    return { environment, vm, backend, oracle, rulesOf };
   }
   const at = { vmId: 'vm-1', atMs: 0 };
   const report = (changes: Partial<MigrationReport>): MigrationReport => ({
@@ -151,6 +155,116 @@ describe('a made-up world', () => {
     const { oracle, rulesOf } = made();
     oracle.ended(report({ outcome, owner, error: new MigrationError(code, 'made up', { owner, guest }) }));
     expect(rulesOf()).toContain(rule);
+  });
+
+  const alone: Partial<Scenario> = { policy: { memory: 'none' } };
+  /** The guest is stunned, and the destination has its disk as it is then, or not. */
+  async function copy(world: ReturnType<typeof made>, isEqual: boolean): Promise<void> {
+    const { vm, backend, oracle } = world;
+    oracle.begins({ memory: 'none' });
+    await vm.guest.writeDisk('disk0', 0, 4096);
+    const source = vm.attachSource();
+    await source.stun();
+    oracle.vmEvent({ kind: 'state', state: 'stunned', before: 'stunning', host: 'source', ...at });
+    const there = await backend.prepare({ ...vm.description, memory: [] }, { memory: 'none' });
+    const content = await source.disks[0]?.read(0, 4096);
+    if (isEqual && content !== undefined) await there.disks[0]?.write(0, content);
+    await there.disks[0]?.flush();
+    await source.resume();
+    await there.handOver();
+    const state = { state: 'handed-over', before: 'prepared', host: 'destination' } as const;
+    oracle.vmEvent({ kind: 'state', ...state, ...at });
+  }
+
+  test.each([
+    ['as they were', true, []],
+    ['otherwise', false, ['copied']],
+  ] as const)('in which disks alone are handed over %s at the stun', async (_, isEqual, broken) => {
+    const world = made(alone);
+    await copy(world, isEqual);
+    world.oracle.ended(report({ outcome: 'copied' }));
+    expect(world.rulesOf()).toEqual(broken);
+  });
+
+  test('in which disks alone are copied, and a claim stands', async () => {
+    const world = made(alone, [{ epoch: 1, role: 'source', value: 'given' }]);
+    await copy(world, true);
+    world.oracle.ended(report({ outcome: 'copied' }));
+    expect(world.rulesOf()).toEqual(['copied']);
+  });
+
+  test('in which disks alone are said to be copied, and nothing was handed over', () => {
+    const { oracle, rulesOf } = made(alone);
+    oracle.begins({ memory: 'none' });
+    oracle.ended(report({ outcome: 'copied' }));
+    expect(rulesOf()).toEqual(['truth']);
+  });
+
+  test.each([
+    ['a tap', { kind: 'tap', disk: 'disk0', set: true }],
+    ['a throttle', { kind: 'throttle', fraction: 0.5 }],
+    ['a stun', { kind: 'state', state: 'stunning', before: 'running' }],
+  ] as const)('in which a migration was refused, and there was %s', (_, event) => {
+    const { oracle, rulesOf } = made({ hosts: { disk: { capacityBytes: 0 } } });
+    oracle.begins({});
+    const refused = () => {
+      const where = { owner: 'source', guest: 'running', phase: 'prepare' } as const;
+      oracle.ended(report({ error: new MigrationError('disk-full', 'made up', where) }));
+    };
+    refused();
+    expect(rulesOf()).toEqual([]);
+    oracle.vmEvent({ host: 'source', ...event, ...at });
+    refused();
+    expect(rulesOf()).toContain('untouched');
+  });
+
+  test.each([
+    ['a full disk, and there is room', 'disk-full', {}, ['excused']],
+    ['a full disk, and it has a bound', 'disk-full', { hosts: { disk: { capacityBytes: 9 } } }, []],
+    ['writes that cannot be seen, and they can', 'unsupported', {}, ['excused']],
+    ['a disk that cannot be read, and none failed', 'disk-read', {}, ['excused']],
+  ] as const)('in which an error tells of %s', (_, code, changes, broken) => {
+    const { oracle, rulesOf } = made(changes);
+    oracle.ended(
+      report({ error: new MigrationError(code, 'made up', { owner: 'source', guest: 'running' }) }),
+    );
+    expect(rulesOf()).toEqual(broken);
+  });
+
+  test('in which a guest write was held for longer than is allowed', async () => {
+    const { environment, vm, oracle, rulesOf } = made({ policy: { guestWriteHoldMsMax: 20 } });
+    const holds = (ms: number): TapHandler => ({
+      write: () => new Promise((resolve) => environment.setTimer(ms, () => resolve())),
+      invalidate: () => {},
+      broken: () => {},
+    });
+    const [disk] = vm.attachSource().disks;
+    for (const ms of [20, 21]) {
+      const tap = await disk?.tap(holds(ms));
+      await environment.run(vm.guest.writeDisk('disk0', 0, 4096));
+      await tap?.remove();
+      oracle.over({ openEnds: 0, connections: 1, heldBytes: 0, heldBytesPeak: 0, paths: {} }, 0, 0);
+      expect(rulesOf()).toEqual(ms === 20 ? [] : ['prompt']);
+    }
+  });
+
+  const slow: Warning = {
+    kind: 'slow-disk',
+    disk: 'disk0',
+    guestBytesPerSecond: 2,
+    bytesPerSecond: 1,
+    message: 'made up',
+  };
+  test.each([
+    ['a slow disk', slow, { hosts: { disk: { iops: 10 } } }, []],
+    ['a slow disk, and it is not', slow, {}, ['truth']],
+    ['a disk that is not there', { ...slow, disk: 'disk9' }, { hosts: { disk: { iops: 10 } } }, ['truth']],
+    ['a link that carries more', { ...slow, kind: 'slow-link', bytesPerSecond: 3 }, {}, ['truth']],
+  ] as const)('in which a warning tells of %s', (_, warning, changes, broken) => {
+    const { oracle, rulesOf } = made(changes);
+    oracle.begins({});
+    oracle.warned(warning);
+    expect(rulesOf()).toEqual(broken);
   });
 
   test('in which all is as a report says', () => {

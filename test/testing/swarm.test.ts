@@ -4,8 +4,10 @@ import { expect, test } from 'vitest';
 import { outcomeOf, runSeed } from '../../src/testing/sim/swarm.ts';
 
 const seeds = 200;
-/** Seeds that broke a rule when they were first run. */
+/** Seeds that broke a rule when they were first run ... */
 const kept: readonly number[] = [1931, 5317];
+/** ... and one of those with disks of every shape. */
+const keptOfStorage = 24261;
 
 const outcomes = new Map<string, number>();
 const classes = new Set<string>();
@@ -35,7 +37,32 @@ test('seeds 1 to 100, with the link gone for a while in each', { timeout: 120_00
   expect(outlasted).toBeGreaterThan(30);
 });
 
+test('seeds 1 to 100, with disks of every shape, and what goes wrong with them', {
+  timeout: 120_000,
+}, async () => {
+  const ways = new Map<string, number>();
+  const struck = new Set<string>();
+  for (let seed = 1; seed <= 100; seed++) {
+    const { result } = await runSeed(seed, { storage: true });
+    expect({ seed, violations: result.violations }).toEqual({ seed, violations: [] });
+    const way = outcomeOf(result);
+    ways.set(way, (ways.get(way) ?? 0) + 1);
+    for (const name of Object.keys(result.performed)) struck.add(name.replace(/-[a-z]+$/, ''));
+  }
+  expect(ways.get('completed')).toBeGreaterThan(30);
+  expect(ways.get('copied')).toBeGreaterThan(8);
+  expect([...ways.keys()]).toEqual(expect.arrayContaining(['failed', 'refused', 'rehearsed']));
+  expect([...struck]).toEqual(
+    expect.arrayContaining(['read', 'write', 'flush', 'extents', 'take'].map((name) => `vm-disk-${name}`)),
+  );
+});
+
 test.each(kept)('seed %i', check);
+
+test(`seed ${keptOfStorage}, with disks of every shape`, async () => {
+  const { result } = await runSeed(keptOfStorage, { storage: true });
+  expect(result.violations).toEqual([]);
+});
 
 test('each way to end and each kind of fault was among them', () => {
   expect([...outcomes.keys()].sort()).toEqual([

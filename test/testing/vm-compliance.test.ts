@@ -82,6 +82,12 @@ backendCompliance({
             const { equal, summary } = compareSimulatedVms(vm, backend.vm);
             if (!equal) throw new Error(summary);
           },
+          handedOver: async (id, offset, length) => {
+            const there = backend.vms.findLast(({ state }) => state === 'handed-over');
+            const space = there?.disks.find((disk) => disk.id === id)?.space;
+            if (space === undefined) throw new Error(`disk ${id} was not handed over`);
+            return joinChunks(space.read(offset, length, new FreshContent(space.unitBytes)));
+          },
           close: async () => {},
         };
       },

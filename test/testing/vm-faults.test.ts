@@ -100,7 +100,7 @@ test.each(atDestination)(
 
 test('a destination disk that runs full fails the migration', async () => {
   const { world, destination } = await migrateWith({ backend: { disk: { capacityBytes: 2 * mebibyte } } });
-  expect(destination.error).toMatchObject({ code: 'disk-write' });
+  expect(destination.error).toMatchObject({ code: 'disk-full' });
   expect(destination.error?.message).toMatch(/no space/);
   expectUntouched(world);
 });

@@ -32,7 +32,10 @@ function memoryDifferences(
   return differences;
 }
 
-/** As {@link descriptionDifferences}, of disks alone. They go by their id. */
+/**
+ * As {@link descriptionDifferences}, of disks alone. They go by their id. Logical blocks have to be as large as they are at the source, not smaller and not
+ * larger: a guest's partition table counts in them, and a write of 512 bytes is none to a disk whose blocks have 4096.
+ */
 export function diskDifferences(
   offered: readonly DiskDescription[],
   asked: readonly DiskDescription[],

@@ -1,5 +1,4 @@
 import { MigrationError } from '../../errors.ts';
-import type { Content } from '../../interfaces/content.ts';
 import type { Environment } from '../../interfaces/environment.ts';
 import { requireArgument, requireRange } from './arguments.ts';
 import type { GuestGate } from './guest-gate.ts';
@@ -39,15 +38,25 @@ export class Guest {
 
   /**
    * Writes a disk; resolves when the guest is told, that is after the medium and the tap have it. Rejects
-   * with `disk-write`.
+   * with `disk-write`, and with `disk-full` on a thin disk that has no room.
    */
   writeDisk(id: string, offset: number, bytes: Uint8Array): Promise<void> {
-    return this.#writeDisk(id, offset, bytes.byteLength, () => [Buffer.from(bytes)]);
+    return this.#writeDisk(id, offset, bytes.byteLength, (disk) =>
+      disk.guestWrite(offset, bytes.byteLength, [Buffer.from(bytes)]),
+    );
   }
 
   /** Makes a range of a disk zero; otherwise as {@link Guest.writeDisk}. */
   writeZeroes(id: string, offset: number, length: number): Promise<void> {
-    return this.#writeDisk(id, offset, length, () => 'zero');
+    return this.#writeDisk(id, offset, length, (disk) => disk.guestWrite(offset, length, 'zero'));
+  }
+
+  /**
+   * Says that it needs a range of a disk no more: whole steps of 1 MiB then read as zeros, the rest as before. Not counted as a write; otherwise as
+   * {@link Guest.writeDisk}.
+   */
+  discard(id: string, offset: number, length: number): Promise<void> {
+    return this.#parts.gate.pass(() => this.#writable(id, offset, length).guestDiscard(offset, length));
   }
 
   /** Reads a disk. Rejects with `disk-read`. */
@@ -76,21 +85,32 @@ export class Guest {
   }
 
   /** The content is taken when the write begins: the tap may keep it for longer than the guest waits. */
-  #writeDisk(id: string, offset: number, length: number, content: () => Content): Promise<void> {
+  #writeDisk(
+    id: string,
+    offset: number,
+    length: number,
+    write: (disk: TappedDisk) => Promise<void>,
+  ): Promise<void> {
     const { environment, gate, meter } = this.#parts;
     return gate.pass(async () => {
-      const disk = this.#disk(id);
-      requireRange(`disk ${id}`, offset, length, disk.sizeBytes);
-      if (disk.readOnly) throw new MigrationError('disk-write', `disk ${id} is read-only`);
+      const disk = this.#writable(id, offset, length);
       const begun = environment.now();
       try {
-        await disk.guestWrite(offset, length, content());
+        await write(disk);
       } catch (error) {
         meter.failed();
         throw error;
       }
       meter.wrote(environment.now() - begun);
     });
+  }
+
+  /** The disk, for a change of a range. */
+  #writable(id: string, offset: number, length: number): TappedDisk {
+    const disk = this.#disk(id);
+    requireRange(`disk ${id}`, offset, length, disk.sizeBytes);
+    if (disk.readOnly) throw new MigrationError('disk-write', `disk ${id} is read-only`);
+    return disk;
   }
 
   #disk(id: string): TappedDisk {

@@ -7,38 +7,44 @@ import { throwIfAborted } from '../../util/promises.ts';
 import type { MemoryDisk } from './memory-disk.ts';
 import type { MemoryVm } from './memory-vm.ts';
 
-/** What becomes of a prepared VM. */
+/** What a VM was prepared for, and what becomes of it. */
 export interface DestinationHooks {
+  /** Only these disks of it are filled, and handed over: those of a storage migration. Undefined: all of it. */
+  readonly alone?: readonly MemoryDisk[] | undefined;
   /** Whether a VM that is started stays paused. */
   readonly startPaused: boolean;
   onStart(): void;
-  /** It was given up before it was started. */
+  onHandOver(): void;
+  /** It was given up before it was started, or handed over. */
   onDiscard(): void;
 }
 
+type State = 'filling' | 'failed' | 'loaded' | 'started' | 'given' | 'discarded';
+
 /**
- * A paused simulated VM that a migration fills. Strict: what the contract says never comes (content after the
- * device state, a device state before the disks were flushed) is refused with `invalid-state`.
+ * A paused simulated VM that a migration fills, or its disks alone. Strict: what the contract says never comes (content after the
+ * device state or the handing over, either of them before the disks were flushed) is refused with `invalid-state`.
  */
 export class MemoryDestinationVm implements DestinationVm {
-  readonly capabilities: DestinationVmCapabilities = { refill: true };
+  readonly capabilities: DestinationVmCapabilities = { refill: true, disksAlone: true };
   readonly memory: MemorySink;
   readonly disks: readonly PreparedDisk[];
   readonly #vm: MemoryVm;
   readonly #hooks: DestinationHooks;
-  #state: 'filling' | 'failed' | 'loaded' | 'started' | 'discarded' = 'filling';
+  #state: State = 'filling';
 
   constructor(vm: MemoryVm, hooks: DestinationHooks) {
     this.#vm = vm;
     this.#hooks = hooks;
     const requireFilling = () => this.#require('write', 'filling');
-    this.memory = new PreparedMemory(vm, requireFilling);
-    this.disks = vm.disks.map((disk) => new PreparedDisk(disk, requireFilling));
+    this.memory = new PreparedMemory(vm, hooks.alone === undefined ? vm.memory.regions : [], requireFilling);
+    this.disks = (hooks.alone ?? vm.disks).map((disk) => new PreparedDisk(disk, requireFilling));
   }
 
   async loadDeviceState(state: Chunks, options?: CallOptions): Promise<void> {
     throwIfAborted(options?.signal);
     this.#require('loadDeviceState', 'filling');
+    this.#requireAlone('loadDeviceState', false);
     for (const disk of this.disks) disk.requireFlushed();
     this.#state = 'failed';
     this.#vm.loadDeviceState(state);
@@ -50,6 +56,14 @@ export class MemoryDestinationVm implements DestinationVm {
     this.#state = 'filling';
   }
 
+  async handOver(): Promise<void> {
+    this.#require('handOver', 'filling');
+    this.#requireAlone('handOver', true);
+    for (const disk of this.disks) disk.requireFlushed();
+    this.#state = 'given';
+    this.#hooks.onHandOver();
+  }
+
   async start({ run }: { readonly run: boolean }): Promise<void> {
     this.#require('start', 'loaded');
     this.#state = 'started';
@@ -58,13 +72,19 @@ export class MemoryDestinationVm implements DestinationVm {
   }
 
   async discard(): Promise<void> {
-    if (this.#state === 'started' || this.#state === 'discarded') return;
+    if (['started', 'given', 'discarded'].includes(this.#state)) return;
     this.#state = 'discarded';
     this.#hooks.onDiscard();
   }
 
-  #require(action: string, ...states: readonly ('filling' | 'failed' | 'loaded')[]): void {
-    if (states.some((state) => this.#state === state)) return;
+  #requireAlone(action: string, alone: boolean): void {
+    if ((this.#hooks.alone !== undefined) === alone) return;
+    const what = alone ? 'a whole VM' : 'disks alone';
+    throw new MigrationError('invalid-state', `${action}: this was prepared for ${what}`);
+  }
+
+  #require(action: string, ...states: readonly State[]): void {
+    if (states.includes(this.#state)) return;
     const wanted = states.join(' or ');
     throw new MigrationError('invalid-state', `${action}: the prepared VM is ${this.#state}, not ${wanted}`);
   }
@@ -75,8 +95,8 @@ class PreparedMemory implements MemorySink {
   readonly #vm: MemoryVm;
   readonly #requireFilling: () => void;
 
-  constructor(vm: MemoryVm, requireFilling: () => void) {
-    this.regions = vm.memory.regions;
+  constructor(vm: MemoryVm, regions: readonly MemoryRegion[], requireFilling: () => void) {
+    this.regions = regions;
     this.#vm = vm;
     this.#requireFilling = requireFilling;
   }
@@ -84,13 +104,17 @@ class PreparedMemory implements MemorySink {
   async write(runs: readonly PageRun[], options?: CallOptions): Promise<void> {
     throwIfAborted(options?.signal);
     this.#requireFilling();
-    for (const run of runs) this.#vm.memory.put(run);
+    for (const run of runs) {
+      if (run.region >= this.regions.length)
+        throw new MigrationError('memory', `there is no memory region ${run.region}`);
+      this.#vm.memory.put(run);
+    }
   }
 }
 
 /**
  * A disk of a prepared VM: read-only for the guest alone, and closed to the engine once the device state is
- * loaded.
+ * loaded, or the disk handed over.
  */
 class PreparedDisk implements BlockDevice {
   readonly id: string;

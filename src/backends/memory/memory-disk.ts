@@ -1,5 +1,5 @@
 import { type ErrorCode, MigrationError } from '../../errors.ts';
-import type { BlockDevice, Extent } from '../../interfaces/block-device.ts';
+import type { BlockDevice, Extent, TapCapability } from '../../interfaces/block-device.ts';
 import type { CallOptions, Chunks, Content } from '../../interfaces/content.ts';
 import type { Environment } from '../../interfaces/environment.ts';
 import type { DiskDescription } from '../../interfaces/hypervisor.ts';
@@ -20,8 +20,15 @@ export interface MemoryDiskOptions {
   readonly blockBytes?: number;
   /** Whether the guest may only read it. Default false. */
   readonly readOnly?: boolean;
-  /** How much of it holds random data from the start: 0 to 1. Default 0. */
+  /** How much of it holds random data from the start, as far as `capacityBytes` allows: 0 to 1. Default 0. */
   readonly allocatedFraction?: number;
+  /**
+   * How much of it there is room for, counted in the steps in which memory is taken: a thin disk that runs full. A write that finds no room rejects with
+   * `disk-full`, and has written nothing. 0 or more. Default: all of it.
+   */
+  readonly capacityBytes?: number;
+  /** How a running guest's writes to it can be seen. Default `ordered`. */
+  readonly tap?: TapCapability;
   /** What that data is drawn from; a safe integer. Default 0. */
   readonly seed?: number;
   /** How long each operation takes, in milliseconds, however many there are at once. Default 0. */
@@ -29,6 +36,8 @@ export interface MemoryDiskOptions {
   /** Default: the running process. */
   readonly environment?: Environment;
 }
+
+const tapCapabilities: readonly TapCapability[] = ['ordered', 'extents', 'none'];
 
 /**
  * A disk in memory. An operation takes effect in the middle of its latency: a write is on the medium some
@@ -39,6 +48,10 @@ export class MemoryDisk implements BlockDevice {
   readonly sizeBytes: number;
   readonly blockBytes: number;
   readonly readOnly: boolean;
+  /** How much of it there is room for. */
+  readonly capacityBytes: number;
+  /** How a running guest's writes to it can be seen. */
+  readonly tapCapability: TapCapability;
   /** What is on the medium, without latency. For looking at, not for writing. */
   readonly medium: SparseBytes;
   readonly #environment: Environment;
@@ -50,6 +63,7 @@ export class MemoryDisk implements BlockDevice {
   constructor(options: MemoryDiskOptions) {
     const { allocatedFraction = 0, seed = 0, latencyMs = 0 } = options;
     const { id, sizeBytes, blockBytes = 512, readOnly = false } = options;
+    const { capacityBytes = sizeBytes, tap = 'ordered' } = options;
     const problem = diskProblems([{ id, sizeBytes, blockBytes, readOnly }])[0];
     requireArgument(problem === undefined, problem ?? '');
     requireArgument(
@@ -57,14 +71,26 @@ export class MemoryDisk implements BlockDevice {
       `disk ${id}: allocatedFraction is not from 0 to 1`,
     );
     requireArgument(latencyMs >= 0, `disk ${id}: latencyMs is negative`);
+    requireArgument(capacityBytes >= 0, `disk ${id}: capacityBytes is negative`);
+    requireArgument(
+      tapCapabilities.includes(tap),
+      `disk ${id}: tap is ${tap}, not ${tapCapabilities.join(', ')}`,
+    );
     this.id = id;
     this.sizeBytes = sizeBytes;
     this.blockBytes = blockBytes;
     this.readOnly = readOnly;
     this.medium = new SparseBytes(sizeBytes);
-    this.medium.fill(allocatedFraction, createPrng(seed));
+    this.capacityBytes = capacityBytes;
+    this.tapCapability = tap;
+    this.medium.fill(allocatedFraction, createPrng(seed), capacityBytes);
     this.#environment = options.environment ?? nodeEnvironment;
     this.#latencyMs = latencyMs;
+  }
+
+  /** How much of it holds data now: what a copy of it takes. */
+  get allocatedBytes(): number {
+    return this.medium.allocatedBytes;
   }
 
   read(offset: number, length: number, options?: CallOptions): Promise<Chunks> {
@@ -111,6 +137,7 @@ export class MemoryDisk implements BlockDevice {
       if (content === 'zero') {
         this.medium.zero(offset, Math.min(rest, length));
       } else {
+        this.#requireRoom(offset, length);
         let at = offset;
         for (const chunk of content) {
           const part = chunk.byteLength <= rest ? chunk : chunk.subarray(0, rest);
@@ -122,6 +149,13 @@ export class MemoryDisk implements BlockDevice {
       if (torn !== undefined)
         throw this.#error('disk-write', `a write at ${offset} failed after ${torn} bytes`);
     });
+  }
+
+  #requireRoom(offset: number, length: number): void {
+    if (this.capacityBytes >= this.sizeBytes) return;
+    const wanted = this.allocatedBytes + this.medium.unallocatedBytes(offset, length);
+    if (wanted <= this.capacityBytes) return;
+    throw this.#error('disk-full', `a write at ${offset} finds no room in its ${this.capacityBytes} bytes`);
   }
 
   async #operate<T>(

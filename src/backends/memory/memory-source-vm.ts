@@ -29,7 +29,7 @@ export interface SourceVmParts {
  * `invalid-state`.
  */
 export class MemorySourceVm implements SourceVm {
-  readonly capabilities: SourceVmCapabilities = { throttle: true };
+  readonly capabilities: SourceVmCapabilities = { throttle: true, throttleAlone: true };
   readonly description: VmDescription;
   readonly memory: MemorySource;
   readonly disks: readonly TappedDisk[];

@@ -1,7 +1,7 @@
 import { MigrationError } from '../../errors.ts';
 import type { Chunks } from '../../interfaces/content.ts';
 import type { Environment } from '../../interfaces/environment.ts';
-import type { SourceVm, VmDescription } from '../../interfaces/hypervisor.ts';
+import type { DiskDescription, SourceVm, VmDescription } from '../../interfaces/hypervisor.ts';
 import type { MemoryRegion } from '../../interfaces/memory.ts';
 import { nodeEnvironment } from '../../util/node-environment.ts';
 import { createPrng, Prng } from '../../util/prng.ts';
@@ -57,7 +57,7 @@ export interface MemoryVmOptions {
 
 /** A simulated VM: memory and disks are real bytes; the guest does what it is told to, and its workloads. */
 export class MemoryVm {
-  /** What it is. */
+  /** What it is. How much of each disk is allocated is told as it is when it is read. */
   readonly description: VmDescription;
   /** What its guest can be told to do. */
   readonly guest: Guest;
@@ -100,7 +100,8 @@ export class MemoryVm {
       },
     });
     const lifecycle = this.#lifecycle;
-    this.#tapped = this.disks.map((disk) => new TappedDisk(disk, () => lifecycle.stunned));
+    const now = () => environment.now();
+    this.#tapped = this.disks.map((disk) => new TappedDisk(disk, now, () => lifecycle.stunned));
     const powerOff = () => lifecycle.powerOff();
     this.guest = new Guest({ environment, gate, meter, memory: this.memory, disks: this.#tapped, powerOff });
     this.#source = new MemorySourceVm({
@@ -188,7 +189,7 @@ export class MemoryVm {
   }
 
   /**
-   * A disk's tap, if one is set, loses track, as a filter does whose process died. The guest goes on. Throws
+   * A disk's tap, or its dirty log, if there is one, loses track, as a filter does whose process died. The guest goes on. Throws
    * `invalid-argument`.
    */
   breakTap(id: string, reason = 'the tap was broken'): void {
@@ -248,6 +249,19 @@ function singleRegion({ memoryBytes = 0, pageBytes = 4096 }: MemoryVmOptions): r
   return memoryBytes === 0 ? [] : [{ name: 'ram', sizeBytes: memoryBytes, pageBytes }];
 }
 
+function describeDisk(disk: MemoryDisk): DiskDescription {
+  const { id, sizeBytes, blockBytes, readOnly } = disk;
+  return {
+    id,
+    sizeBytes,
+    blockBytes,
+    readOnly,
+    get allocatedBytes() {
+      return disk.allocatedBytes;
+    },
+  };
+}
+
 function describe(
   options: MemoryVmOptions,
   memory: GuestMemory,
@@ -263,7 +277,7 @@ function describe(
     machine: MACHINE,
     cpus,
     memory: memory.regions,
-    disks: disks.map(({ id, sizeBytes, blockBytes, readOnly }) => ({ id, sizeBytes, blockBytes, readOnly })),
+    disks: disks.map(describeDisk),
     deviceStateFormat: DEVICE_STATE_FORMAT,
   });
 }

@@ -22,18 +22,34 @@ interface Piece {
 export class SparseBytes {
   readonly sizeBytes: number;
   readonly #chunks = new Map<number, Buffer>();
+  #allocatedBytes = 0;
 
   /** A hole from end to end. */
   constructor(sizeBytes: number) {
     this.sizeBytes = sizeBytes;
   }
 
-  /** Allocates about `fraction` of the chunks and fills them at random. */
-  fill(fraction: number, prng: Prng): void {
+  /** Bytes of the chunks that are allocated. */
+  get allocatedBytes(): number {
+    return this.#allocatedBytes;
+  }
+
+  /** Allocates about `fraction` of the chunks, up to so many bytes of them, and fills them at random. */
+  fill(fraction: number, prng: Prng, bytesMax = Number.POSITIVE_INFINITY): void {
     if (fraction === 0) return;
     for (const { index } of pieces(0, this.sizeBytes)) {
-      if (prng.fraction() < fraction) prng.fill(this.#allocate(index));
+      const chosen = prng.fraction() < fraction;
+      if (chosen && this.#allocatedBytes + this.#chunkBytes(index) <= bytesMax)
+        prng.fill(this.#allocate(index));
     }
+  }
+
+  /** Bytes of the chunks that a write to this range would allocate. */
+  unallocatedBytes(offset: number, length: number): number {
+    let total = 0;
+    for (const { index } of pieces(offset, length))
+      if (!this.#chunks.has(index)) total += this.#chunkBytes(index);
+    return total;
   }
 
   /** A copy of a range. */
@@ -56,7 +72,7 @@ export class SparseBytes {
   /** Makes a range zero; frees the chunks that lie in it whole. */
   zero(offset: number, length: number): void {
     for (const { index, start, length: size } of pieces(offset, length)) {
-      if (size === this.#chunkBytes(index)) this.#chunks.delete(index);
+      if (size === this.#chunkBytes(index)) this.#free(index);
       else this.#chunks.get(index)?.fill(0, start, start + size);
     }
   }
@@ -64,8 +80,13 @@ export class SparseBytes {
   /** Frees the chunks that lie in the range whole; the rest keeps its content. */
   discard(offset: number, length: number): void {
     for (const { index, length: size } of pieces(offset, length)) {
-      if (size === this.#chunkBytes(index)) this.#chunks.delete(index);
+      if (size === this.#chunkBytes(index)) this.#free(index);
     }
+  }
+
+  /** Whether nothing of a range is allocated, so that it reads as zeros. */
+  isHole(offset: number, length: number): boolean {
+    return this.extents(offset, length).every(({ zero }) => zero);
   }
 
   /** The stretches of a range, in order: allocated, or zero. */
@@ -95,6 +116,7 @@ export class SparseBytes {
   /** Frees everything: all reads as zeros. */
   clear(): void {
     this.#chunks.clear();
+    this.#allocatedBytes = 0;
   }
 
   #chunkBytes(index: number): number {
@@ -106,8 +128,13 @@ export class SparseBytes {
     if (chunk === undefined) {
       chunk = Buffer.alloc(this.#chunkBytes(index));
       this.#chunks.set(index, chunk);
+      this.#allocatedBytes += chunk.length;
     }
     return chunk;
+  }
+
+  #free(index: number): void {
+    if (this.#chunks.delete(index)) this.#allocatedBytes -= this.#chunkBytes(index);
   }
 }
 

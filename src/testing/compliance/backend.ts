@@ -4,6 +4,7 @@
  */
 import type { HypervisorBackend, RunState, SourceVm } from '../../interfaces/hypervisor.ts';
 import { destinationVmTests } from './destination-vm.ts';
+import { disksAloneTests } from './disks-alone.ts';
 import type { VmControl } from './guest-control.ts';
 import { moveTests } from './move.ts';
 import { sourceVmTests } from './source-vm.ts';
@@ -20,6 +21,10 @@ export interface DestinationFixture extends Fixture {
    * can tell.
    */
   verify?(): Promise<void>;
+  /**
+   * What a disk holds that came alone and was handed over, as its new owner reads it, and not the engine. Left out where disks alone are not taken.
+   */
+  handedOver?(id: string, offset: number, length: number): Promise<Uint8Array>;
 }
 
 /** A VM with memory and a disk or more, for one test. */
@@ -36,11 +41,13 @@ export interface BackendFixture extends Fixture {
   readonly control: VmControl;
   /** Makes a destination, new each time. */
   destination(): Promise<DestinationFixture>;
+  /** Makes a destination whose disks could take the VM but that there is not enough room. Left out if there is no such. */
+  fullDestination?(): Promise<DestinationFixture>;
   /** Resolves when nothing has moved by itself for a while. */
   settle(): Promise<void>;
 }
 
-/** What {@link backendCompliance} takes. */
+/** What {@link backendCompliance} and {@link disksAloneCompliance} take. */
 export interface BackendComplianceOptions {
   /** The runner's test function. */
   readonly test: TestFunction;
@@ -53,5 +60,11 @@ export function backendCompliance({ test, create }: BackendComplianceOptions): v
   const withVm = eachWith(test, create);
   sourceVmTests(withVm);
   destinationVmTests(withVm);
+  disksAloneTests(withVm);
   moveTests(withVm);
+}
+
+/** Declares those of the tests of {@link backendCompliance} that are about disks alone: for a {@link HypervisorBackend} that takes nothing else. */
+export function disksAloneCompliance({ test, create }: BackendComplianceOptions): void {
+  disksAloneTests(eachWith(test, create));
 }

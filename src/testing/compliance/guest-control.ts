@@ -16,6 +16,11 @@ export interface GuestDisk {
   /** Makes a range of whole blocks zero, otherwise as `write`. Left out if it cannot be asked for. */
   zero?(offset: number, length: number): Promise<void>;
   /**
+   * Discards a range of whole blocks, otherwise as `write`. What it reads as afterwards is the disk's affair. Left out if it cannot be
+   * asked for.
+   */
+  discard?(offset: number, length: number): Promise<void>;
+  /**
    * Writes as `write`, but on the medium it fails. Resolves when the guest was told. Left out if it cannot be
    * asked for.
    */

@@ -1,5 +1,5 @@
 /** What an engine does without its network, its order numbers and its care: the least that moves a VM. */
-import type { BlockDevice, SourceDisk, Tap } from '../../interfaces/block-device.ts';
+import type { BlockDevice, DirtyTracker, SourceDisk, Tap } from '../../interfaces/block-device.ts';
 import type { Content } from '../../interfaces/content.ts';
 import type { DestinationVm, SourceVm } from '../../interfaces/hypervisor.ts';
 import type { PageRun } from '../../interfaces/memory.ts';
@@ -49,7 +49,7 @@ export async function moveRound(
   return bytes;
 }
 
-/** Moves a VM up to where the destination has loaded everything. */
+/** Moves a VM up to where the destination has loaded everything, or its disks alone. */
 export class Mover {
   readonly #source: SourceVm;
   readonly #destination: DestinationVm;
@@ -73,13 +73,19 @@ export class Mover {
 
   /** Copies everything; what the guest writes from then on comes along. */
   async copy(): Promise<void> {
-    for (const disk of this.#disks) await disk.copy();
+    await this.copyDisks();
     await this.round();
     await this.round();
   }
 
-  /** Copies the pages that are dirty. */
+  /** As {@link Mover.copy}, of the disks alone. */
+  async copyDisks(): Promise<void> {
+    for (const disk of this.#disks) await disk.copy();
+  }
+
+  /** Copies the pages that are dirty, and what a dirty log has of disks. */
   async round(): Promise<void> {
+    for (const disk of this.#disks) await disk.copyDirty();
     await moveRound(this.#source, this.#put);
   }
 
@@ -87,23 +93,35 @@ export class Mover {
   async stun(): Promise<readonly Uint8Array[]> {
     await this.#source.stun();
     const state = await saveAll(this.#source, this.#put);
-    for (const disk of this.#disks) await disk.finish();
+    await this.#finishDisks();
     return state;
+  }
+
+  /** As {@link Mover.stun}, of the disks alone: no memory is read, and no state saved. What the guest writes after it does not come along. */
+  async stunForDisks(): Promise<void> {
+    await this.#source.stun({ memory: 'none' });
+    await this.#finishDisks();
+    for (const disk of this.#disks) await disk.stop();
   }
 
   async loadRest(): Promise<void> {
     await this.#destination.loadDeviceState(await this.stun());
   }
+
+  async #finishDisks(): Promise<void> {
+    for (const disk of this.#disks) await disk.finish();
+  }
 }
 
 /**
- * One disk: tapped first, so that what the copy does not see comes over the tap. All writes go through one
- * queue.
+ * One disk. Its tap, or its dirty log, comes first, so that what the copy does not see comes over the one, or is in the other. Where there
+ * is neither, the copy waits until the guest is stunned. All writes go through one queue.
  */
 class DiskMover {
   readonly #source: SourceDisk;
   readonly #destination: BlockDevice;
   #tap: Tap | undefined;
+  #tracker: DirtyTracker | undefined;
   #queue: Promise<void> = Promise.resolve();
 
   constructor(source: SourceDisk, destination: BlockDevice) {
@@ -112,8 +130,44 @@ class DiskMover {
   }
 
   async copy(): Promise<void> {
-    if (this.#source.tapCapability !== 'ordered') return;
-    this.#tap = await this.#source.tap({
+    switch (this.#source.tapCapability) {
+      case 'ordered':
+        this.#tap = await this.#setTap();
+        await this.#copyAll(false);
+        break;
+      case 'extents':
+        this.#tracker = await this.#source.track();
+        await this.#copyAll(false);
+        await this.copyDirty();
+        break;
+      case 'none':
+        break;
+    }
+  }
+
+  /** Copies what the dirty log has, if there is one. */
+  async copyDirty(): Promise<void> {
+    for (const { offset, length } of (await this.#tracker?.take()) ?? []) {
+      await this.#enqueue(() => this.#copyRange(offset, length));
+    }
+  }
+
+  /** With the guest stunned: copies the rest. May be called again after another stun. */
+  async finish(): Promise<void> {
+    if (this.#source.tapCapability === 'none') await this.#copyAll(true);
+    await this.copyDirty();
+    await this.#tap?.finish();
+    await this.#enqueue(() => this.#destination.flush());
+  }
+
+  /** What the guest writes from now on is nobody's affair. */
+  async stop(): Promise<void> {
+    await this.#tap?.remove();
+    await this.#tracker?.remove();
+  }
+
+  #setTap(): Promise<Tap> {
+    return this.#source.tap({
       write: ({ offset, length, content, release }) => {
         void this.#enqueue(async () => {
           await this.#put(offset, length, content);
@@ -128,29 +182,21 @@ class DiskMover {
         void this.#enqueue(() => Promise.reject(error));
       },
     });
-    await this.#copyAll();
-  }
-
-  async finish(): Promise<void> {
-    if (this.#tap === undefined) await this.#copyAll();
-    await this.#tap?.finish();
-    await this.#enqueue(() => this.#destination.flush());
   }
 
   /**
-   * A step asks for extents, reads and writes: a guest write that it did not see comes over the tap only
-   * after its medium has it, and so is queued behind the step.
+   * A step asks for extents, reads and writes: a guest write that it did not see comes over the tap only after its medium has it, and so is
+   * queued behind the step; or it is in the dirty log.
    */
-  async #copyAll(): Promise<void> {
-    const { sizeBytes, tapCapability } = this.#source;
+  async #copyAll(stunned: boolean): Promise<void> {
+    const { sizeBytes } = this.#source;
     for (let offset = 0; offset < sizeBytes; offset += stepBytes) {
       const length = Math.min(stepBytes, sizeBytes - offset);
       await this.#enqueue(async () => {
-        // Without a tap the guest is stunned, and some hypervisors then tell nothing of extents any more.
-        const tapped = tapCapability === 'ordered';
-        const extents = tapped
-          ? await this.#source.extents(offset, length)
-          : [{ offset, length, zero: false }];
+        // With the guest stunned some hypervisors tell nothing of extents any more.
+        const extents = stunned
+          ? [{ offset, length, zero: false }]
+          : await this.#source.extents(offset, length);
         for (const extent of extents) {
           if (extent.zero) await this.#put(extent.offset, extent.length, 'zero');
           else await this.#copyRange(extent.offset, extent.length);

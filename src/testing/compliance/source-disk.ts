@@ -1,13 +1,15 @@
-/** What every disk of a running VM owes the engine, and its tap if it has one. */
-import type { SourceDisk } from '../../interfaces/block-device.ts';
+/** What every disk of a running VM owes the engine, and its tap or its dirty log if it has one. */
+import type { SourceDisk, TapCapability } from '../../interfaces/block-device.ts';
 import type { SourceVm } from '../../interfaces/hypervisor.ts';
 import { check, checkBytes, checkEqual, checkRejects } from './check.ts';
 import type { GuestDisk } from './guest-control.ts';
-import { checkDescription, checkExtents, checkReadAborts, readBytes } from './readable-disk.ts';
+import { checkAborts, checkDescription, checkExtents, checkReadAborts, readBytes } from './readable-disk.ts';
 import { tapLifeTests } from './tap-life.ts';
 import { TapRecorder } from './tap-recorder.ts';
 import { tapWriteTests } from './tap-writes.ts';
 import { eachWith, type Fixture, type FixtureTest, type TestFunction } from './test-function.ts';
+import { trackerLifeTests } from './tracker-life.ts';
+import { trackerWriteTests } from './tracker-writes.ts';
 
 /** A running VM and one of its disks, for one test. */
 export interface SourceDiskFixture extends Fixture {
@@ -17,7 +19,7 @@ export interface SourceDiskFixture extends Fixture {
   readonly disk: SourceDisk;
   /** What its guest does to the disk. */
   readonly guest: GuestDisk;
-  /** Has the tap that is set lose track. Left out if that cannot be made to happen. */
+  /** Has the tap that is set, or the dirty log that is kept, lose track. Left out if that cannot be made to happen. */
   breakTap?(): Promise<void>;
   /**
    * Resolves when nothing has moved by itself for a while; some tens of milliseconds for a real hypervisor.
@@ -33,16 +35,23 @@ export interface SourceDiskComplianceOptions {
   create(): Promise<SourceDiskFixture>;
 }
 
-/** Declares the tests that every {@link SourceDisk} passes. Without an `ordered` tap it has to say so. */
+/** Declares the tests that every {@link SourceDisk} passes, however its writes can be seen: it has to say how, and to refuse the other ways. */
 export function sourceDiskCompliance({ test, create }: SourceDiskComplianceOptions): void {
   const withDisk = eachWith(test, create);
   readTests(withDisk);
-  const withTap: FixtureTest<SourceDiskFixture> = (name, run) =>
-    withDisk(name, (fixture) =>
-      fixture.disk.tapCapability === 'ordered' ? run(fixture) : expectUnsupported(fixture),
-    );
+  writeTimesTests(withDisk);
+  const where =
+    (capability: TapCapability, otherwise: (fixture: SourceDiskFixture) => Promise<void>) =>
+    (name: string, run: (fixture: SourceDiskFixture) => Promise<void>) =>
+      withDisk(name, (fixture) =>
+        fixture.disk.tapCapability === capability ? run(fixture) : otherwise(fixture),
+      );
+  const withTap = where('ordered', expectNoTap);
   tapWriteTests(withTap);
   tapLifeTests(withTap);
+  const withLog = where('extents', expectNoLog);
+  trackerWriteTests(withLog);
+  trackerLifeTests(withLog);
 }
 
 function readTests(test: FixtureTest<SourceDiskFixture>): void {
@@ -124,9 +133,60 @@ function readTests(test: FixtureTest<SourceDiskFixture>): void {
   });
 }
 
-async function expectUnsupported({ disk, guest }: SourceDiskFixture): Promise<void> {
+function writeTimesTests(test: FixtureTest<SourceDiskFixture>): void {
+  test('tells how many writes there were and how long they took, or that it does not know', async (fixture) => {
+    const { disk, guest, settle } = fixture;
+    const before = await disk.writeTimes();
+    for (const fill of [1, 2, 3]) await guest.write(guest.scratch.offset, 4096, fill);
+    let times = await disk.writeTimes();
+    if (before === undefined) {
+      return checkEqual(times, undefined, 'what is told of writes where nothing was told before');
+    }
+    // A hypervisor may count a little later than the guest is told.
+    for (let turn = 0; turn < 20 && times !== undefined && times.writes < before.writes + 3; turn += 1) {
+      await settle();
+      times = await disk.writeTimes();
+    }
+    check(times !== undefined, 'nothing is told of writes any more');
+    check(Number.isSafeInteger(before.writes) && before.writes >= 0, `${before.writes} writes were told`);
+    check(times.writes >= before.writes + 3, `3 writes later, of ${before.writes} came ${times.writes}`);
+    check(
+      before.totalMs >= 0 && times.totalMs >= before.totalMs,
+      `${before.totalMs} ms, then ${times.totalMs}`,
+    );
+    await checkAborts('writeTimes', (signal) => disk.writeTimes({ signal }));
+  });
+
+  test('what it tells of writes is never less than it was, nor is it of another kind', async (fixture) => {
+    const { vm, disk, guest } = fixture;
+    let last = await disk.writeTimes();
+    const told = async (when: string) => {
+      const times = await disk.writeTimes();
+      checkEqual(typeof times, typeof last, `the type of what is told of writes ${when}`);
+      if (times === undefined || last === undefined) return;
+      check(times.writes >= last.writes, `${last.writes} writes, and ${when} ${times.writes}`);
+      check(times.totalMs >= last.totalMs, `${last.totalMs} ms of writes, and ${when} ${times.totalMs}`);
+      last = times;
+    };
+    await guest.write(guest.scratch.offset, 4096, 1);
+    await told('after a write');
+    await guest.write(guest.scratch.offset, 4096, 2);
+    await vm.stun();
+    await told('with the guest stunned');
+    await vm.resume();
+    await told('after resume()');
+    await guest.write(guest.scratch.offset, 4096, 3);
+    await told('after one more write');
+  });
+}
+
+async function expectNoTap({ disk, guest }: SourceDiskFixture): Promise<void> {
   const recorder = new TapRecorder(guest.scratch);
   await checkRejects(disk.tap(recorder), 'unsupported', `tap() of a disk with '${disk.tapCapability}'`);
   await guest.write(guest.scratch.offset, 4096, 1);
   checkEqual(recorder.writes.length, 0, 'writes that a handler got whose tap was refused');
+}
+
+async function expectNoLog({ disk }: SourceDiskFixture): Promise<void> {
+  await checkRejects(disk.track(), 'unsupported', `track() of a disk with '${disk.tapCapability}'`);
 }

@@ -1,3 +1,4 @@
+import type { SourceDisk } from '../../interfaces/block-device.ts';
 import type { SourceVm, UnexpectedStop } from '../../interfaces/hypervisor.ts';
 import { deferred } from '../../util/promises.ts';
 import type { BackendFixture } from './backend.ts';
@@ -29,7 +30,16 @@ function describeTests(test: FixtureTest<BackendFixture>): void {
       blockBytes,
       readOnly,
     }));
-    checkEqual(description.disks, described, 'the disks in its description');
+    checkEqual(
+      description.disks.map(({ allocatedBytes: _, ...disk }) => disk),
+      described,
+      'the disks in its description',
+    );
+    for (const { id, sizeBytes, allocatedBytes = 0 } of description.disks) {
+      const sound =
+        Number.isSafeInteger(allocatedBytes) && allocatedBytes >= 0 && allocatedBytes <= sizeBytes;
+      check(sound, `disk ${id} of ${sizeBytes} bytes holds ${allocatedBytes}`);
+    }
     checkEqual(new Set(disks.map(({ id }) => id)).size, disks.length, 'different ids of disks');
     checkEqual(typeof capabilities.throttle, 'boolean', 'the type of capabilities.throttle');
     checkEqual(vm.runState(), 'running', 'how the guest is');
@@ -71,15 +81,12 @@ function describeTests(test: FixtureTest<BackendFixture>): void {
   test('detach() takes everything away, and a new migration can begin', async ({ source }) => {
     const vm = await source();
     if (vm.capabilities.throttle) await vm.setThrottle(0.5);
-    const handler = { write: () => {}, invalidate: () => {}, broken: () => {} };
-    for (const disk of vm.disks) if (isTapped(disk)) await disk.tap(releasing(handler));
+    for (const disk of vm.disks) await watchWrites(disk);
     await readRound(vm.memory);
     await vm.detach();
     const again = await source();
     checkEqual(again.runState(), 'running', 'how the guest is');
-    for (const disk of again.disks) {
-      if (isTapped(disk)) await (await disk.tap(releasing(handler))).remove();
-    }
+    for (const disk of again.disks) await (await watchWrites(disk))?.remove();
     const replica = new MemoryReplica(again.memory.regions);
     await readRound(again.memory, replica);
     checkEqual(replica.firstMissing(), undefined, 'the first page that the new first round did not bring');
@@ -98,6 +105,24 @@ function stunTests(test: FixtureTest<BackendFixture>): void {
       await vm.resume();
       checkEqual(vm.runState(), 'running', 'how the guest is after resume()');
     }
+    await vm.detach();
+  });
+
+  test('stunned for its disks alone, the guest stands still until it is resumed, and can be moved after that', async (fixture) => {
+    const vm = await fixture.source();
+    for (let turn = 0; turn < 2; turn += 1) {
+      await vm.stun({ memory: 'none' });
+      await fixture.settle();
+      checkEqual(vm.runState(), 'paused', 'how the guest is after stun() for its disks alone');
+      await vm.resume();
+      checkEqual(vm.runState(), 'running', 'how the guest is after resume()');
+    }
+    const replica = new MemoryReplica(vm.memory.regions);
+    await readRound(vm.memory, replica);
+    checkEqual(replica.firstMissing(), undefined, 'the first page that the first round did not bring');
+    await vm.stun();
+    await saveAll(vm);
+    await vm.resume();
     await vm.detach();
   });
 
@@ -280,13 +305,11 @@ async function sealed(vm: SourceVm): Promise<void> {
   await vm.seal();
 }
 
-function isTapped(disk: SourceVm['disks'][number]): boolean {
-  return disk.tapCapability === 'ordered' && !disk.readOnly;
-}
-
-/** The handler, which gives each write back at once. */
-function releasing(handler: { invalidate(): void; broken(): void }) {
-  return { ...handler, write: ({ release }: { release(): void }) => release() };
+/** Sets the disk's tap, or keeps a dirty log of it, if it can; the tap gives each write back at once. */
+async function watchWrites(disk: SourceDisk): Promise<{ remove(): Promise<void> } | undefined> {
+  if (disk.readOnly || disk.tapCapability === 'none') return undefined;
+  if (disk.tapCapability === 'extents') return disk.track();
+  return disk.tap({ write: ({ release }) => release(), invalidate: () => {}, broken: () => {} });
 }
 
 /** Notes what a VM tells. */

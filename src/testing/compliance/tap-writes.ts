@@ -47,6 +47,28 @@ export function tapWriteTests(test: FixtureTest<SourceDiskFixture>): void {
     await tap.remove();
   });
 
+  test('of a discard the tap says what the range holds then, or that it is not known', async (fixture) => {
+    const { disk, guest } = fixture;
+    if (guest.discard === undefined) return;
+    const { scratch } = guest;
+    await guest.write(scratch.offset, scratch.length, 1);
+    const recorder = new TapRecorder(scratch);
+    const replica = await readBytes(disk, scratch.offset, scratch.length);
+    const tap = await disk.tap(recorder);
+    await guest.discard(scratch.offset + 4096, 8192);
+    await guest.discard(scratch.offset, scratch.length);
+    recorder.replay(replica);
+    for (const { offset, length } of recorder.invalid) {
+      const from = Math.max(offset, scratch.offset);
+      const to = Math.min(offset + length, scratch.offset + scratch.length);
+      if (from < to) replica.set(await readBytes(disk, from, to - from), from - scratch.offset);
+    }
+    const medium = await readBytes(disk, scratch.offset, scratch.length);
+    checkBytes(replica, medium, 'a replica that did what the tap was told, against the medium');
+    recorder.release();
+    await tap.remove();
+  });
+
   test('a write is handed over after the medium has it and before the guest is told', async (fixture) => {
     const { disk, guest, settle } = fixture;
     const { offset } = guest.scratch;

@@ -15,7 +15,9 @@ import { type BlockDeviceFault, faultyBlockDevice } from './faulty-block-device.
  * What can go wrong with a prepared VM itself. A `start` that fails with `fail-afterwards` did start the
  * guest.
  */
-export type DestinationVmCallFault = CallFault<'loadDeviceState' | 'refill' | 'start' | 'discard'>;
+export type DestinationVmCallFault = CallFault<
+  'loadDeviceState' | 'refill' | 'handOver' | 'start' | 'discard'
+>;
 
 /**
  * What can go wrong with the memory of a prepared VM. A `write` that is `drop`ped is lost, and nobody
@@ -82,7 +84,7 @@ class FaultyDestinationVm implements DestinationVm {
     this.#inner = inner;
     this.#faults = new FaultSchedule(
       plan.vm ?? [],
-      ['loadDeviceState', 'refill', 'start', 'discard'],
+      ['loadDeviceState', 'refill', 'handOver', 'start', 'discard'],
       options,
     );
     this.memory = new FaultyMemorySink(inner.memory, plan.memory ?? [], options);
@@ -100,6 +102,10 @@ class FaultyDestinationVm implements DestinationVm {
 
   refill(): Promise<void> {
     return this.#faults.call('refill', undefined, () => this.#inner.refill());
+  }
+
+  handOver(): Promise<void> {
+    return this.#faults.call('handOver', undefined, () => this.#inner.handOver());
   }
 
   start(options: { readonly run: boolean }): Promise<void> {

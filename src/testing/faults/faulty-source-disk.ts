@@ -1,13 +1,15 @@
 import { MigrationError } from '../../errors.ts';
 import type {
+  DirtyTracker,
   Extent,
   GuestWrite,
   SourceDisk,
   Tap,
   TapCapability,
   TapHandler,
+  WriteTimes,
 } from '../../interfaces/block-device.ts';
-import type { CallOptions, Chunks } from '../../interfaces/content.ts';
+import type { ByteRange, CallOptions, Chunks } from '../../interfaces/content.ts';
 import {
   type CallFault,
   type DropFault,
@@ -18,7 +20,19 @@ import {
 } from './fault-plan.ts';
 import { flipped } from './faulty-block-device.ts';
 
-const calls = ['read', 'extents', 'flush', 'tap', 'finish', 'remove', 'guest-write'] as const;
+const calls = [
+  'read',
+  'extents',
+  'flush',
+  'tap',
+  'finish',
+  'track',
+  'take',
+  'remove',
+  'dirty-range',
+  'writeTimes',
+  'guest-write',
+] as const;
 
 /**
  * What can go wrong with a guest write that a tap shows; `nth` counts all of a disk's.
@@ -35,11 +49,18 @@ export type TapFault = FaultTrigger<'guest-write'> & {
   readonly do: 'invalidate' | 'break';
 };
 
+/**
+ * What can go wrong with a range that a `take()` of the dirty log brings; `nth` counts all of a disk's. One that is `drop`ped is not among what
+ * was taken, its marks are cleared all the same, and nobody notices. A log that knows that it lost track fails the `take` with `tap-gap`.
+ */
+export type DirtyRangeFault = DropFault<'dirty-range'>;
+
 /** What can go wrong with a disk of a running VM. */
 export type SourceDiskFault =
-  | CallFault<'read' | 'extents' | 'flush' | 'tap' | 'finish' | 'remove'>
+  | CallFault<'read' | 'extents' | 'flush' | 'tap' | 'finish' | 'track' | 'take' | 'remove' | 'writeTimes'>
   | FlipFault<'read'>
-  | GuestWriteFault;
+  | GuestWriteFault
+  | DirtyRangeFault;
 
 /** A disk of a running VM with faults. Throws `invalid-argument` for a plan that makes no sense. */
 export function faultySourceDisk(
@@ -85,6 +106,25 @@ class FaultySourceDisk implements SourceDisk {
 
   flush(options?: CallOptions): Promise<void> {
     return this.#faults.call('flush', options?.signal, () => this.#inner.flush(options));
+  }
+
+  track(options?: CallOptions): Promise<DirtyTracker> {
+    return this.#faults.call('track', options?.signal, async () => {
+      const tracker = await this.#inner.track(options);
+      return {
+        take: (call) => this.#faults.call('take', call?.signal, () => this.#take(tracker, call)),
+        remove: () => this.#faults.call('remove', undefined, () => tracker.remove()),
+      };
+    });
+  }
+
+  writeTimes(options?: CallOptions): Promise<WriteTimes | undefined> {
+    return this.#faults.call('writeTimes', options?.signal, () => this.#inner.writeTimes(options));
+  }
+
+  async #take(tracker: DirtyTracker, options: CallOptions | undefined): Promise<readonly ByteRange[]> {
+    const ranges = await tracker.take(options);
+    return ranges.filter(() => this.#faults.meets('dirty-range').length === 0);
   }
 
   tap(handler: TapHandler, options?: CallOptions): Promise<Tap> {

@@ -4,6 +4,7 @@ import type {
   RunState,
   SourceVm,
   SourceVmCapabilities,
+  StunOptions,
   UnexpectedStop,
   VmDescription,
 } from '../../interfaces/hypervisor.ts';
@@ -74,7 +75,7 @@ class FaultySourceVm implements SourceVm {
     return this.#faults.call('setThrottle', undefined, () => this.#inner.setThrottle(fraction));
   }
 
-  stun(options?: CallOptions): Promise<void> {
+  stun(options?: StunOptions): Promise<void> {
     return this.#faults.call('stun', options?.signal, () => this.#inner.stun(options));
   }
 

@@ -24,7 +24,7 @@ export class SimulatedDestinationVm implements DestinationVm {
   constructor(core: VmCore, tie: ProcessTie) {
     this.#core = core;
     this.#tie = tie;
-    this.capabilities = { refill: core.options.refills };
+    this.capabilities = { refill: core.options.refills, disksAlone: core.options.takesDisksAlone };
     this.memory = new PreparedMemory(core, tie);
     this.#prepared = core.disks.map(({ medium }) => new PreparedDisk(core, medium, tie));
     this.disks = this.#prepared;
@@ -33,15 +33,22 @@ export class SimulatedDestinationVm implements DestinationVm {
   loadDeviceState(state: Chunks, options?: CallOptions): Promise<void> {
     return this.#tie.call(async () => {
       throwIfAborted(options?.signal);
-      for (const { id, flushed } of this.#prepared) {
-        if (!flushed) throw this.#core.violation(`loadDeviceState: disk ${id} is not flushed`);
-      }
+      this.#requireFlushed('loadDeviceState');
       await this.#core.load(state, options?.signal);
     });
   }
 
   refill(): Promise<void> {
     return this.#tie.call(async () => this.#core.refill());
+  }
+
+  handOver(): Promise<void> {
+    return this.#tie.call(async () => {
+      if (!this.capabilities.disksAlone)
+        throw this.#core.violation('handOver: it was said that this cannot be');
+      this.#requireFlushed('handOver');
+      await this.#core.handOver();
+    });
   }
 
   start({ run }: { readonly run: boolean }): Promise<void> {
@@ -53,6 +60,12 @@ export class SimulatedDestinationVm implements DestinationVm {
       this.#core.discard();
       this.#core.leave(this.#tie);
     });
+  }
+
+  #requireFlushed(action: string): void {
+    for (const { id, flushed } of this.#prepared) {
+      if (!flushed) throw this.#core.violation(`${action}: disk ${id} is not flushed`);
+    }
   }
 }
 

@@ -1,6 +1,6 @@
 import { isPowerOfTwo, requireArgument, requireRange } from '../../backends/memory/arguments.ts';
 import { MigrationError } from '../../errors.ts';
-import type { BlockDevice, Extent } from '../../interfaces/block-device.ts';
+import type { BlockDevice, Extent, TapCapability } from '../../interfaces/block-device.ts';
 import type { CallOptions, Chunks, Content } from '../../interfaces/content.ts';
 import type { Environment } from '../../interfaces/environment.ts';
 import { chunksLength } from '../../util/chunks.ts';
@@ -43,6 +43,14 @@ export interface SimulatedDiskOptions extends DiskLimits {
   readonly capacityBytes?: number;
   /** Whether it can tell where it is zero. Default true; if false it says data everywhere. */
   readonly tellsZeros?: boolean;
+  /** At the source: how its writes can be seen. Default `ordered`. */
+  readonly tap?: TapCapability;
+  /** At the source: the grain of its dirty log, where it keeps one; a power of two from its blocks' size up. Default 64 KiB. */
+  readonly dirtyGrainBytes?: number;
+  /** At the source: whether it can tell what guest writes take. Default true. */
+  readonly tellsWriteTimes?: boolean;
+  /** At the source: whether its description says how much of it holds something. Default false. */
+  readonly tellsAllocated?: boolean;
   /**
    * Holds something else from end to end that is no guest's, as a reused destination disk does. Default
    * false.
@@ -66,7 +74,7 @@ export interface DiskHost {
   readonly ringBytes?: number;
 }
 
-type Operation = 'disk-read' | 'disk-write' | 'disk-flush';
+type Operation = 'disk-read' | 'disk-write' | 'disk-flush' | 'disk-extents';
 
 /** What an operation is to be. */
 interface Job {
@@ -86,6 +94,14 @@ export class SimulatedDisk implements BlockDevice {
   readonly sizeBytes: number;
   readonly blockBytes: number;
   readonly readOnly: boolean;
+  /** How its writes can be seen at the source. */
+  readonly tapCapability: TapCapability;
+  /** The grain of its dirty log. */
+  readonly dirtyGrainBytes: number;
+  /** Whether it can tell what guest writes take. */
+  readonly tellsWriteTimes: boolean;
+  /** Whether its description says how much of it holds something. */
+  readonly tellsAllocated: boolean;
   /** What is on it, block by block. */
   readonly space: UnitSpace;
   readonly #host: DiskHost;
@@ -109,6 +125,12 @@ export class SimulatedDisk implements BlockDevice {
     this.sizeBytes = sizeBytes;
     this.blockBytes = blockBytes;
     this.readOnly = options.readOnly ?? false;
+    this.tapCapability = options.tap ?? 'ordered';
+    this.dirtyGrainBytes = options.dirtyGrainBytes ?? Math.max(blockBytes, 64 << 10);
+    const fits = isPowerOfTwo(this.dirtyGrainBytes, blockBytes, 1 << 26);
+    requireArgument(fits, `disk ${id}: a dirty log of ${this.dirtyGrainBytes} bytes`);
+    this.tellsWriteTimes = options.tellsWriteTimes ?? true;
+    this.tellsAllocated = options.tellsAllocated ?? false;
     this.space = new UnitSpace({
       name: `${host.vmId}/disk/${id}`,
       sizeBytes,
@@ -178,6 +200,12 @@ export class SimulatedDisk implements BlockDevice {
     this.#requireRange(offset, length);
     throwIfAborted(options?.signal);
     if (this.#lost) throw this.#error('disk-read', 'is gone');
+    const fault = this.#faults.take('disk-extents', { disk: this.id, by: 'engine' });
+    if (fault !== undefined) {
+      this.#host.onFault?.(fault);
+      if (fault.delayMs !== undefined) await delay(this.#host.environment, fault.delayMs, options?.signal);
+      if (fault.effect === 'fail') throw this.#error('disk-extents', `extents at ${offset} failed`);
+    }
     return this.#tellsZeros ? this.space.extents(offset, length) : [{ offset, length, zero: false }];
   }
 
@@ -223,13 +251,14 @@ export class SimulatedDisk implements BlockDevice {
     const bytes = generation === 0 ? 0 : length;
     const job = { point: 'disk-write', by: 'guest', bytes, extraMs: 0, signal: undefined } as const;
     await this.#operate(job, (fault) => {
-      if (generation !== 0) this.#requireRoom(offset, length);
+      if (generation !== 0) this.#requireRoom('disk-write', offset, length);
       if (fault?.effect === 'drop') return;
-      if (fault?.effect !== 'fail') {
+      if (fault?.effect !== 'fail' && fault?.effect !== 'tear') {
         this.space.set(offset, length, generation);
         return;
       }
-      const torn = Math.min(length, this.#blocks(fault.tornBytes ?? 0));
+      const torn =
+        fault.effect === 'tear' ? this.#half(length) : this.#wholeBlocks(fault.tornBytes ?? 0, length);
       if (torn > 0) this.space.set(offset, torn, generation);
       throw this.#error(job.point, `a write at ${offset} failed after ${torn} bytes`);
     });
@@ -244,11 +273,15 @@ export class SimulatedDisk implements BlockDevice {
     this.#requireRange(offset, length);
     // Looked at now: when its turn comes, whoever owns the bytes may have changed them.
     const decoded = this.space.decode({ offset, length }, content);
+    const torn = this.#half(length);
     const bytes = content === 'zero' ? 0 : length;
     const job = { point: 'disk-write', by: 'engine', bytes, extraMs: 0, signal: options?.signal } as const;
     await this.#operate(job, (fault) => {
-      if (content !== 'zero') this.#requireRoom(offset, length);
-      if (fault?.effect === 'fail') throw this.#error(job.point, `a write at ${offset} failed`);
+      if (content !== 'zero') this.#requireRoom('disk-full', offset, length);
+      if (fault?.effect === 'tear') this.space.put(decoded, offset + torn);
+      if (fault?.effect === 'fail' || fault?.effect === 'tear') {
+        throw this.#error(job.point, `a write at ${offset} failed`);
+      }
       if (fault?.effect !== 'drop') this.space.put(decoded);
     });
   }
@@ -289,7 +322,7 @@ export class SimulatedDisk implements BlockDevice {
     return Math.max(operationMs, transferMs);
   }
 
-  #requireRoom(offset: number, length: number): void {
+  #requireRoom(code: 'disk-full' | 'disk-write', offset: number, length: number): void {
     if (this.#capacityBytes === Number.POSITIVE_INFINITY) return;
     const [from, to] = this.space.unitsOf(offset, length);
     let added = 0;
@@ -299,12 +332,16 @@ export class SimulatedDisk implements BlockDevice {
       at = end;
     }
     if (added > 0 && this.allocatedBytes + added > this.#capacityBytes) {
-      throw this.#error('disk-write', 'no space is left');
+      throw new MigrationError(code, `disk ${this.id}: no space is left`);
     }
   }
 
-  #blocks(bytes: number): number {
-    return Math.floor(bytes / this.blockBytes) * this.blockBytes;
+  #half(length: number): number {
+    return this.#wholeBlocks(Math.floor(length / 2), length);
+  }
+
+  #wholeBlocks(bytes: number, bytesMax: number): number {
+    return Math.min(bytesMax, Math.floor(bytes / this.blockBytes) * this.blockBytes);
   }
 
   #requireRange(offset: number, length: number): void {
@@ -313,7 +350,7 @@ export class SimulatedDisk implements BlockDevice {
 
   #error(point: Operation, message: string): MigrationError {
     return new MigrationError(
-      point === 'disk-read' ? 'disk-read' : 'disk-write',
+      point === 'disk-read' || point === 'disk-extents' ? 'disk-read' : 'disk-write',
       `disk ${this.id}: ${message}`,
     );
   }

@@ -29,6 +29,7 @@ export interface Role {
   readonly name: EndName;
   /** A process on this host, with its connections. */
   start(): SimulatedProcess;
+  /** Throws what it refuses before it has touched anything. */
   migration(process: SimulatedProcess): Migration;
   /** Whether it is for `recover()` to bring the VM to where the report says that it belongs. */
   needsRecovery(process: SimulatedProcess, report: MigrationReport): boolean;
@@ -66,6 +67,7 @@ export class SimulatedEnd {
   #stage: EndStage = 'new';
   #process: SimulatedProcess | undefined;
   #report: MigrationReport | undefined;
+  #refusal: MigrationError | undefined;
   #settled = false;
   #answering = false;
 
@@ -88,6 +90,11 @@ export class SimulatedEnd {
     return this.#report;
   }
 
+  /** Why it did not even begin, if it did not. */
+  get refusal(): MigrationError | undefined {
+    return this.#refusal;
+  }
+
   /** Whether it knows who owns the VM, and has done what follows from that. */
   get settled(): boolean {
     return this.#settled;
@@ -103,8 +110,14 @@ export class SimulatedEnd {
     const process = this.#role.start();
     this.#process = process;
     this.#stage = 'migrating';
-    const migration = this.#role.migration(process);
     const { log, timeline, oracle } = this.#witness;
+    let migration: Migration;
+    try {
+      migration = this.#role.migration(process);
+    } catch (error) {
+      this.#refused(asMigrationError(error, 'internal'));
+      return;
+    }
     migration.on('phase', (phase: Phase) => {
       if (process.dead) return;
       log.add(this.name, `phase ${phase}`);
@@ -116,6 +129,11 @@ export class SimulatedEnd {
     });
     migration.on('outage', ({ durationMs, resentBytes }) => {
       if (!process.dead) log.add(this.name, `outage of ${durationMs} ms, ${resentBytes} bytes again`);
+    });
+    migration.on('warning', (warning) => {
+      if (process.dead) return;
+      log.add(this.name, `warning, ${warning.kind} ${warning.disk ?? ''}: ${warning.message}`);
+      oracle.warned(warning);
     });
     migration.on('retreat', ({ attempt, error, stunnedMs }) => {
       if (process.dead) return;
@@ -159,6 +177,16 @@ export class SimulatedEnd {
     this.#answersAtOnce = true;
     this.restart();
     if (this.#process !== undefined && this.#stage === 'ended') this.#answer(this.#process);
+  }
+
+  /** Nothing has begun, so there is nothing to learn. */
+  #refused(error: MigrationError): void {
+    this.#stage = 'ended';
+    this.#refusal = error;
+    this.#settled = true;
+    this.#witness.log.add(this.name, `refused: ${error.code}, ${error.message}`);
+    this.#witness.oracle.refused(error);
+    this.#over.resolve();
   }
 
   #ended(process: SimulatedProcess, report: MigrationReport): void {

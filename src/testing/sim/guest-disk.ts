@@ -1,8 +1,9 @@
 import { MigrationError } from '../../errors.ts';
-import type { Tap, TapHandler } from '../../interfaces/block-device.ts';
+import type { DirtyTracker, Tap, TapHandler, WriteTimes } from '../../interfaces/block-device.ts';
 import type { ByteRange, CallOptions, Content } from '../../interfaces/content.ts';
 import { type Deferred, deferred, throwIfAborted } from '../../util/promises.ts';
 import type { SimulatedDisk } from './disk.ts';
+import { DirtyLog } from './guest-disk-log.ts';
 import type { VmFault, VmFaultPlan } from './vm-faults.ts';
 
 /** A guest write on its way, from when the guest issued it until the tap's handler was called. */
@@ -11,36 +12,53 @@ interface PendingWrite extends ByteRange {
 }
 
 export interface GuestDiskHost {
+  /** The clock that the guest's writes are measured by. */
+  now(): number;
   readonly faults: VmFaultPlan;
   /** Whether the guest is stunned and its I/O finished. */
   stunned(): boolean;
-  /** The tap was set, or is gone. */
+  /** The tap, or the dirty log, was set, or is gone. */
   tapped(set: boolean): void;
   /** A fault struck whose effect is not the tap's own. */
   onFault(fault: VmFault): void;
 }
 
-/** A running guest's disk: its writes pass through here to the medium, and through the tap if one is set. */
+/** A running guest's disk: its writes pass through here to the medium, and through the tap or into the dirty log if one is set. */
 export class GuestDisk {
   readonly medium: SimulatedDisk;
   readonly #host: GuestDiskHost;
   /** In the order in which the guest issued them. */
   readonly #pending = new Set<PendingWrite>();
   #tap: DiskTap | undefined;
+  #log: DirtyLog | undefined;
+  #longestHoldMs = 0;
+  #writes = 0;
+  #writeMs = 0;
 
   constructor(medium: SimulatedDisk, host: GuestDiskHost) {
     this.medium = medium;
     this.#host = host;
   }
 
-  /** Whether a tap is set now. */
+  /** Whether a tap, or a dirty log, is set now. */
   get tapped(): boolean {
-    return this.#tap !== undefined;
+    return this.#tap !== undefined || this.#log !== undefined;
+  }
+
+  /** For how long a tap's handler kept the guest from being told of a write, the longest one, in ms. */
+  get longestHoldMs(): number {
+    return this.#longestHoldMs;
+  }
+
+  /** See `SourceDisk.writeTimes`. */
+  get writeTimes(): WriteTimes {
+    return { writes: this.#writes, totalMs: this.#writeMs };
   }
 
   /** See `SourceDisk.tap`. */
   setTap(handler: TapHandler, options?: CallOptions): DiskTap {
     throwIfAborted(options?.signal);
+    this.#requireCapability('ordered');
     if (this.#tap !== undefined) {
       throw new MigrationError('invalid-state', `disk ${this.medium.id} has a tap already`);
     }
@@ -54,14 +72,38 @@ export class GuestDisk {
     return tap;
   }
 
-  /** The tap loses track, as a filter does whose process died. Without a tap nothing happens. */
-  breakTap(reason: string): void {
-    this.#tap?.break(`disk ${this.medium.id}: ${reason}`);
+  /** See `SourceDisk.track`. */
+  async track(options?: CallOptions): Promise<DirtyTracker> {
+    throwIfAborted(options?.signal);
+    this.#requireCapability('extents');
+    const fault = await this.#host.faults.meet('disk-track', options?.signal, { disk: this.medium.id });
+    if (fault?.effect === 'fail') {
+      throw new MigrationError('hypervisor', `disk ${this.medium.id}: a dirty log could not be set`);
+    }
+    if (fault !== undefined) this.#host.onFault(fault);
+    if (this.#log !== undefined) {
+      throw new MigrationError('invalid-state', `disk ${this.medium.id} has a dirty log already`);
+    }
+    const log = new DirtyLog(this.medium, this.#host, () => {
+      if (this.#log !== log) return;
+      this.#log = undefined;
+      this.#host.tapped(false);
+    });
+    this.#log = log;
+    this.#host.tapped(true);
+    return log;
   }
 
-  /** Takes the tap away without a word to its handler, whose process is dead, or done. */
+  /** The tap, or the dirty log, loses track, as a filter does whose process died. Without one nothing happens. */
+  breakTap(reason: string): void {
+    this.#tap?.break(`disk ${this.medium.id}: ${reason}`);
+    this.#log?.break(`disk ${this.medium.id}: ${reason}`);
+  }
+
+  /** Takes the tap, or the dirty log, away without a word to its handler, whose process is dead, or done. */
   dropTap(): void {
     this.#tap?.drop();
+    this.#log?.drop();
   }
 
   /**
@@ -69,6 +111,7 @@ export class GuestDisk {
    * the tap; resolves when the guest may be told. Rejects with `disk-write`.
    */
   async write(offset: number, length: number, generation: number): Promise<void> {
+    const issued = this.#host.now();
     const write: PendingWrite = { offset, length, called: deferred() };
     const before = [...this.#pending].filter((other) => overlap(other, write));
     this.#pending.add(write);
@@ -79,6 +122,7 @@ export class GuestDisk {
         await this.medium.guestWrite(offset, length, generation);
       } catch (error) {
         this.#tap?.invalidate({ offset, length });
+        this.#log?.mark({ offset, length });
         throw error;
       }
       told = this.#deliver({ offset, length }, generation);
@@ -86,16 +130,27 @@ export class GuestDisk {
       this.#pending.delete(write);
       write.called.resolve();
     }
+    const toldFrom = this.#host.now();
     await told;
+    this.#longestHoldMs = Math.max(this.#longestHoldMs, this.#host.now() - toldFrom);
+    this.#writes++;
+    this.#writeMs += this.#host.now() - issued;
   }
 
   #deliver(range: ByteRange, generation: number): Promise<void> | undefined {
-    if (this.#tap === undefined) return undefined;
+    if (!this.tapped) return undefined;
     const fault = this.#host.faults.take('tap-write', { disk: this.medium.id, by: 'guest' });
     if (fault?.effect === 'drop') return undefined;
     if (fault?.effect === 'break-tap' || fault?.effect === 'fail') this.breakTap('the tap broke');
     else if (fault !== undefined) this.#host.onFault(fault);
+    this.#log?.mark(range);
     return this.#tap?.deliver(range, this.medium.space.written(range.offset, range.length, generation));
+  }
+
+  #requireCapability(needed: 'ordered' | 'extents'): void {
+    const { id, tapCapability } = this.medium;
+    if (tapCapability === needed) return;
+    throw new MigrationError('unsupported', `disk ${id} shows its writes in this way: ${tapCapability}`);
   }
 }
 

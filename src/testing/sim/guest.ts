@@ -65,7 +65,7 @@ export class SimulatedGuest {
     return this.#write(direct, id, offset, length, () => this.#nextGeneration());
   }
 
-  /** As {@link SimulatedGuest.writeDisk}, of zeros. */
+  /** As {@link SimulatedGuest.writeDisk}, of zeros; or a discard, after which the range reads as zeros. */
   zeroDisk(id: string, offset: number, length: number): Promise<void> {
     return this.#write(direct, id, offset, length, () => 0);
   }
@@ -203,6 +203,7 @@ export class SimulatedGuest {
       read: (name, id, offset, length) => this.#read(name, id, offset, length).catch(() => {}),
       write: (name, id, offset, length) => this.#write(name, id, offset, length, next).catch(() => {}),
       undo: (name, id, offset, length) => this.#write(name, id, offset, length, () => 1).catch(() => {}),
+      discard: (name, id, offset, length) => this.#write(name, id, offset, length, () => 0).catch(() => {}),
       touch: (address, length) => {
         this.#tick ??= this.#nextGeneration();
         memory.write(address, length, this.#tick);

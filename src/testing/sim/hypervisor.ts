@@ -1,7 +1,11 @@
 import { descriptionDifferences, type Offer } from '../../backends/memory/description-differences.ts';
 import { MigrationError } from '../../errors.ts';
-import type { CallOptions } from '../../interfaces/content.ts';
-import type { DestinationVm, HypervisorBackend, VmDescription } from '../../interfaces/hypervisor.ts';
+import type {
+  DestinationVm,
+  HypervisorBackend,
+  PrepareOptions,
+  VmDescription,
+} from '../../interfaces/hypervisor.ts';
 import { delay, throwIfAborted } from '../../util/promises.ts';
 import { SimulatedDestinationVm } from './destination-vm.ts';
 import type { SimulatedDisk, SimulatedDiskOptions } from './disk.ts';
@@ -12,6 +16,9 @@ import { type VmFault, VmFaultPlan } from './vm-faults.ts';
 import type { VmHostOptions } from './vm-options.ts';
 import { simulatedStateFormat } from './vm-state.ts';
 
+/** How a simulated host's disks are: limits, capacity, whether they hold something foreign at first. */
+export type MadeDisk = Partial<Omit<SimulatedDiskOptions, 'id' | 'sizeBytes' | 'blockBytes' | 'readOnly'>>;
+
 /** A destination host, as {@link createSimulatedBackend} makes it. */
 export interface SimulatedBackendOptions extends VmHostOptions {
   /** Default `simulated`. */
@@ -19,12 +26,14 @@ export interface SimulatedBackendOptions extends VmHostOptions {
   /** What it insists on; what is left out may be anything. Default: nothing. */
   readonly accept?: Offer;
   /**
-   * How the disks are that it makes: limits, capacity, whether they hold something foreign at first. Default:
-   * empty, without limits.
+   * How the disks are that it makes: limits, capacity, whether they hold something foreign at first. Each may be of the capacity;
+   * `prepare` refuses (`disk-full`) a VM that says of a disk that it holds more. Default: empty, without limits.
    */
-  readonly disk?: Partial<Omit<SimulatedDiskOptions, 'id' | 'sizeBytes' | 'blockBytes' | 'readOnly'>>;
+  readonly disk?: MadeDisk;
   /** Whether a VM that was prepared here takes device state once, and no content after it. Default false. */
   readonly loadsOnce?: boolean;
+  /** Whether it takes disks alone; if not, `prepare` refuses them (`unsupported`). Default true. */
+  readonly takesDisksAlone?: boolean;
   /**
    * Disks whose content the first VM that is prepared here finds on its own disks of their ids and sizes: an old replica, an image. Default: what `disk` says.
    */
@@ -59,6 +68,8 @@ export interface SimulatedBackend extends HypervisorBackend {
    * there is none, or another engine has it.
    */
   attachDestination(vmId: string): DestinationVm;
+  /** How the disks are that it makes from now on. */
+  setDisk(disk: MadeDisk): void;
   /** One more thing that goes wrong: `prepare` here, all else in the VM that is prepared next. */
   addFault(fault: VmFault): void;
   /** Nothing goes wrong any more that has not begun to, in what was prepared too. */
@@ -78,10 +89,12 @@ class Backend implements SimulatedBackend {
   readonly #prepared: { readonly core: VmCore; readonly vm: SimulatedVm }[] = [];
   readonly #ties = new Set<ProcessTie>();
   #first: ProcessTie | undefined;
+  #disk: MadeDisk;
 
   constructor(options: SimulatedBackendOptions) {
     this.name = options.name ?? 'simulated';
     this.#options = options;
+    this.#disk = options.disk ?? {};
     this.#faults = new VmFaultPlan(options.environment, (fault) => {
       const { host = 'destination', observe, environment } = options;
       observe?.({ kind: 'fault', fault, host, vmId: '', atMs: environment.now() });
@@ -98,7 +111,7 @@ class Backend implements SimulatedBackend {
     return started.at(-1)?.vm;
   }
 
-  prepare(description: VmDescription, options?: CallOptions): Promise<DestinationVm> {
+  prepare(description: VmDescription, options?: PrepareOptions): Promise<DestinationVm> {
     // Without processes that die there is one, for ever.
     this.#first ??= this.#newTie();
     return this.#prepareIn(this.#first, description, options);
@@ -125,6 +138,10 @@ class Backend implements SimulatedBackend {
     return new SimulatedDestinationVm(found.core, found.core.attach());
   }
 
+  setDisk(disk: MadeDisk): void {
+    this.#disk = disk;
+  }
+
   addFault(fault: VmFault): void {
     if (fault.point === 'prepare') this.#faults.add(fault);
     else this.#vmFaults.push(fault);
@@ -145,22 +162,27 @@ class Backend implements SimulatedBackend {
   #prepareIn(
     tie: ProcessTie,
     description: VmDescription,
-    options: CallOptions | undefined,
+    options: PrepareOptions = {},
   ): Promise<DestinationVm> {
     return tie.call(async () => {
-      const signal = options?.signal;
+      const { signal, memory = 'copy' } = options;
       throwIfAborted(signal);
       const { environment, timings } = this.#options;
       if (timings?.prepareMs !== undefined) await delay(environment, timings.prepareMs, signal);
       const fault = await this.#faults.meet('prepare', signal);
       if (fault?.effect === 'fail') throw new MigrationError('hypervisor', 'prepare failed');
-      const problems = this.#problems(description);
+      const takesDisksAlone = this.#options.takesDisksAlone ?? true;
+      if (memory === 'none' && !takesDisksAlone) {
+        throw new MigrationError('unsupported', `${this.name} takes no disks alone`);
+      }
+      const problems = this.#problems(description, memory === 'copy');
       if (problems.length > 0) {
         throw new MigrationError(
           'incompatible',
           `${this.name} cannot take ${description.vmId}: ${problems.join('; ')}`,
         );
       }
+      this.#requireRoom(description, options.shared ?? new Set());
       if (tie.dead) throw new MigrationError('hypervisor', 'the process that asked for it is dead');
       this.#discardLeftovers(description.vmId);
       const core = this.#make(description);
@@ -169,12 +191,15 @@ class Backend implements SimulatedBackend {
     });
   }
 
-  #problems(description: VmDescription): readonly string[] {
-    const offer = {
-      machine: simulatedMachine,
-      deviceStateFormat: simulatedStateFormat,
-      ...this.#options.accept,
-    };
+  #problems(description: VmDescription, runs: boolean): readonly string[] {
+    const { accept = {} } = this.#options;
+    const machine = { machine: simulatedMachine, deviceStateFormat: simulatedStateFormat };
+    // Of disks alone the machine is of no interest.
+    const offer = runs
+      ? { ...machine, ...accept }
+      : accept.disks === undefined
+        ? {}
+        : { disks: accept.disks };
     const problems = [...descriptionDifferences(offer, description)];
     for (const { core } of this.#prepared) {
       if (core.description.vmId !== description.vmId) continue;
@@ -182,6 +207,18 @@ class Backend implements SimulatedBackend {
       if (busy) problems.push(`it is here already, ${core.state}`);
     }
     return problems;
+  }
+
+  /** Throws `disk-full` for disks that hold more than they can here. */
+  #requireRoom({ vmId, disks }: VmDescription, shared: ReadonlySet<string>): void {
+    const { capacityBytes = Number.POSITIVE_INFINITY } = this.#disk;
+    const full = disks.filter(({ id, allocatedBytes = 0 }) => {
+      const held = this.#leftOn(id, vmId)?.allocatedBytes ?? 0;
+      return !shared.has(id) && this.#disk.foreign !== true && allocatedBytes > Math.max(capacityBytes, held);
+    });
+    if (full.length === 0) return;
+    const needs = full.map(({ id, allocatedBytes }) => `disk ${id} holds ${allocatedBytes} bytes`);
+    throw new MigrationError('disk-full', `${needs.join('; ')}; there is room for ${capacityBytes}`);
   }
 
   /** What an engine that died left prepared makes room for another attempt. */
@@ -192,7 +229,8 @@ class Backend implements SimulatedBackend {
   }
 
   #make(description: VmDescription): VmCore {
-    const { host = 'destination', disk: made, sharedDisks = [] } = this.#options;
+    const { host = 'destination', sharedDisks = [] } = this.#options;
+    const made = this.#disk;
     const disks = description.disks.map(({ id, sizeBytes, blockBytes, readOnly }) => {
       const shared = sharedDisks.find((candidate) => candidate.id === id);
       return shared ?? { ...made, id, sizeBytes, blockBytes, readOnly };
@@ -209,22 +247,23 @@ class Backend implements SimulatedBackend {
       stateBytes: 64 << 10,
       saveDirtyBytes: 0,
       refills: this.#options.loadsOnce !== true,
+      takesDisksAlone: this.#options.takesDisksAlone ?? true,
       state: 'prepared',
     });
     for (const { medium } of core.disks) {
-      if (!sharedDisks.includes(medium)) this.#leftOn(medium, description.vmId)?.copyTo(medium);
+      if (sharedDisks.includes(medium)) continue;
+      const left = this.#leftOn(medium.id, description.vmId);
+      if (left?.sizeBytes === medium.sizeBytes && left.blockBytes === medium.blockBytes) left.copyTo(medium);
     }
     return core;
   }
 
   /** The disk whose content one that is made anew begins with. */
-  #leftOn({ id, sizeBytes, blockBytes }: SimulatedDisk, vmId: string): SimulatedDisk | undefined {
+  #leftOn(id: string, vmId: string): SimulatedDisk | undefined {
     const { existingDisks = [], keepsDisks = false } = this.#options;
     const last = this.#prepared.findLast(({ core }) => core.description.vmId === vmId);
     const left = keepsDisks && last !== undefined ? last.vm.disks : existingDisks;
-    return left.find(
-      (disk) => disk.id === id && disk.sizeBytes === sizeBytes && disk.blockBytes === blockBytes,
-    );
+    return left.find((disk) => disk.id === id);
   }
 }
 
@@ -235,5 +274,5 @@ function isWaiting(core: VmCore): boolean {
 
 /** Started, and neither moved on nor lost. */
 function isThere(core: VmCore): boolean {
-  return !['discarded', 'released', 'gone', 'off'].includes(core.state);
+  return !['handed-over', 'discarded', 'released', 'gone', 'off'].includes(core.state);
 }

@@ -1,6 +1,6 @@
 import { resolvePolicy } from '../../core/policy.ts';
 import { connectionsMax } from '../../wire/limits.ts';
-import type { Scenario } from './scenario.ts';
+import { diskModesOf, type Scenario } from './scenario.ts';
 
 /** Silence on a data connection, clean-up steps, greetings: the limits of the engine's own, and room for some of them. */
 const ownMs = 120_000;
@@ -20,8 +20,8 @@ export function runMsMax(scenario: Scenario): number {
   for (const { at } of timeline) {
     dueMs = Math.max(dueMs, 'ms' in at ? at.ms : 'afterMs' in at ? (at.afterMs ?? 0) : 0);
   }
-  const roundMs = 200 + sendMs(scenario, vm.memory.sizeBytes + windowBytesMax);
-  const copyMs = 4 * sendMs(scenario, vmBytes(scenario));
+  const roundMs = 200 + sendMs(scenario, vm.memory.sizeBytes + windowBytesMax) + mirrorMs(scenario);
+  const copyMs = 4 * (sendMs(scenario, vmBytes(scenario)) + diskMs(scenario));
   // Each switchover has its rounds before it; and, should it fail, a plug point that takes its time.
   const switchoversMs = switchoverAttemptsMax * (roundsMax * roundMs + stunMsMax + settleMs);
   // Whatever is done to the link may be an outage of its own, and copying then starts slowly once more.
@@ -34,17 +34,81 @@ export function runMsMax(scenario: Scenario): number {
 /** Whether all of the VM could be moved within the time from stun to READY, with much to spare. */
 export function stunIsAmple(scenario: Scenario): boolean {
   const { stunMsMax, downtimeMsMax } = resolvePolicy(scenario.policy);
-  return stunMsMax >= 2 * downtimeMsMax + 1000 + 5 * sendMs(scenario, vmBytes(scenario));
+  const copyMs = sendMs(scenario, vmBytes(scenario)) + diskMs(scenario);
+  return stunMsMax >= 2 * downtimeMsMax + 1000 + 5 * copyMs;
+}
+
+/** What a guest that is modest takes of the link, and of each disk, at the most. */
+const modestShare = 0.05;
+
+/** Whether the guest writes so little, and the downtime is so ample, that there is nothing that could not converge. */
+export function isModest(scenario: Scenario): boolean {
+  const { vm, hosts, policy } = scenario;
+  const { downtimeMsMax, roundsMax, memory } = resolvePolicy(policy);
+  const modes = diskModesOf(scenario);
+  const there = hosts?.disk ?? {};
+  let bytesPerSecond = 0;
+  let isSmall = downtimeMsMax >= 1000 && roundsMax >= 15 && (there.latencyMs ?? 0) <= 10;
+  for (const workload of vm.workloads) {
+    if (workload.kind === 'idle') continue;
+    if (workload.kind === 'memory-dirtier') {
+      if (memory === 'copy') bytesPerSecond += workload.bytesPerSecond;
+      continue;
+    }
+    const disk = vm.disks.find(({ id }) => id === workload.disk);
+    if (disk === undefined || modes.get(disk.id) !== 'copy') continue;
+    const isOltp = workload.kind === 'oltp';
+    const perSecond = isOltp ? workload.iops : workload.bytesPerSecond / workload.ioBytes;
+    const burst = isOltp ? workload.burst : 1;
+    // A dirty log tells no less than a grain, and no less than a region is copied again.
+    const grainBytes = disk.tap === 'extents' ? Math.max(65_536, disk.dirtyGrainBytes ?? 0) : 0;
+    const bytes = perSecond * (workload.ioBytes + 2 * grainBytes);
+    bytesPerSecond += bytes;
+    const iops = Math.min(disk.iops ?? 1e9, there.iops ?? 1e9);
+    isSmall &&= perSecond <= modestShare * iops && bytes <= modestShare * (disk.bytesPerSecond ?? 1e12);
+    isSmall &&= sendMs(scenario, burst * workload.ioBytes) <= 100;
+  }
+  return isSmall && sendMs(scenario, bytesPerSecond) <= 1000 * modestShare;
 }
 
 /** Whether the guest writes so much that the slowest path could hardly follow. */
 export function guestOutruns(scenario: Scenario): boolean {
   let perSecond = 0;
+  let writes = 0;
   for (const workload of scenario.vm.workloads) {
-    if (workload.kind === 'oltp') perSecond += workload.iops * (1 - workload.readFraction) * workload.ioBytes;
-    else if (workload.kind !== 'idle') perSecond += workload.bytesPerSecond;
+    if (workload.kind === 'oltp') {
+      perSecond += workload.iops * (1 - workload.readFraction) * workload.ioBytes;
+      writes += workload.iops * (1 - workload.readFraction);
+    } else if (workload.kind !== 'idle') perSecond += workload.bytesPerSecond;
+    if (workload.kind === 'sequential-writer') writes += workload.bytesPerSecond / workload.ioBytes;
   }
-  return sendMs(scenario, perSecond) > 400;
+  return sendMs(scenario, perSecond) > 400 || writes > 0.4 * writesPerSecondMax(scenario);
+}
+
+/** How many writes a disk at the destination takes in a second: eight at once, where it is its latency that counts. */
+function writesPerSecondMax({ hosts }: Scenario): number {
+  const { iops = 1e9, latencyMs = 0 } = hosts?.disk ?? {};
+  return Math.min(iops, latencyMs > 10 ? 8000 / latencyMs : 1e9);
+}
+
+/** What a slow disk at the destination takes at the most to write what the mirror's buffer holds, small writes of a kibibyte each. */
+function mirrorMs({ hosts, policy }: Scenario): number {
+  const { iops = 1e9, latencyMs = 0, flushMs = 0 } = hosts?.disk ?? {};
+  const { mirrorBufferBytesMax = 64 << 20 } = resolvePolicy(policy);
+  return flushMs + (mirrorBufferBytesMax / 1024) * Math.max(1000 / iops, latencyMs / 8);
+}
+
+/** What reading and writing all disks once takes at the most beside their rates, in ms: in pieces of 64 KiB, each with its own latency. */
+function diskMs(scenario: Scenario): number {
+  const { vm, hosts } = scenario;
+  const rates = vm.disks.map(({ bytesPerSecond = 1e9 }) => bytesPerSecond);
+  const readMs = (1000 * vmBytes(scenario)) / Math.min(1e9, ...rates);
+  const pieces = vm.disks.reduce((sum, { sizeBytes }) => sum + Math.ceil(sizeBytes / 65_536), 0);
+  const each = [...vm.disks, hosts?.disk ?? {}].reduce((longest, disk) => {
+    const { iops = 1e9, latencyMs = 0, flushMs = 0 } = disk;
+    return Math.max(longest, 1000 / iops + latencyMs + flushMs);
+  }, 0);
+  return readMs + 2 * pieces * each;
 }
 
 function vmBytes({ vm }: Scenario): number {

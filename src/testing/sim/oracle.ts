@@ -3,14 +3,18 @@
  * all is mended or over. {@link rules} says what each means.
  */
 import type { RecoveryReport } from '../../core/handover/recover.ts';
-import type { MigrationReport } from '../../interfaces/migration.ts';
+import type { MigrationError } from '../../errors.ts';
+import type { MigrationPolicy, MigrationReport, Warning } from '../../interfaces/migration.ts';
 import type { Claim } from '../../interfaces/register.ts';
 import { compareSimulatedVms } from './compare.ts';
+import { hasReason } from './excuses.ts';
+import { Generations } from './generations.ts';
 import type { SimulatedBackend } from './hypervisor.ts';
 import type { NetworkStatistics } from './network.ts';
-import type { EndName, Scenario } from './scenario.ts';
+import { diskModesOf, type EndName, type Scenario } from './scenario.ts';
 import type { SimulatedVm } from './vm.ts';
 import type { VmEvent } from './vm-events.ts';
+import type { VmFault } from './vm-faults.ts';
 
 /** Every rule, and what it asks for. */
 export const rules = {
@@ -18,8 +22,14 @@ export const rules = {
   'owner-runs':
     'a guest starts at the destination only when owner stands there, and never runs at the source then',
   equal: 'when the destination takes possession, memory, disks and device state are those of the source',
+  copied:
+    'disks that move alone are handed over as they were at one moment at which the guest was stunned; it stays, and nothing is claimed',
   tapped: 'a guest that runs on after a failed switchover writes nothing that no tap sees',
   restored: 'after a failure before commit the source is as it was: running if it ran, no taps, no throttle',
+  untouched:
+    'a migration that is refused has touched nothing: no tap, no throttle, no stun, no claim, nothing prepared',
+  prompt: 'a guest write waits for its own disk, and for the mirror no longer than the policy allows',
+  excused: 'an error of a disk, of memory, or of a capability has its reason in the world',
   truth: 'reports say who owns the VM, how the guest is and how it ended, as it is',
   settles: 'every run comes to its end in a time that follows from the policy',
   recovers: 'when all is mended both ends learn who owns the VM',
@@ -73,6 +83,16 @@ export class Oracle {
   /** Disks that were tapped when the guest was stunned last, and those of them that were not when it ran on. */
   #tapped: readonly string[] = [];
   #untapped: readonly string[] = [];
+  /** What was done to the source's VM since the attempt began. */
+  #touched: string[] = [];
+  /** Whether the attempt moves disks alone. */
+  #alone = false;
+  /** What the disks held when the guest was stunned last, by id, of an attempt that moves disks alone. */
+  #moment: ReadonlyMap<string, Generations> | undefined;
+  readonly #struck: VmFault[] = [];
+  /** Whether a VM was lost or cut off, and every error may come of that. */
+  #lost = false;
+  #warned = new Set<string>();
   /** Hosts on which the guest runs. */
   readonly #running = new Map<string, number>();
 
@@ -85,15 +105,34 @@ export class Oracle {
     this.violations.push({ rule, message, atMs: this.#view.now() });
   }
 
+  /** An attempt begins. */
+  begins(policy: MigrationPolicy): void {
+    this.#alone = policy.memory === 'none';
+    this.#touched = [];
+    this.#moment = undefined;
+    this.#warned = new Set();
+  }
+
   // With every event.
 
   vmEvent(event: VmEvent): void {
+    if (event.kind === 'fault') this.#struck.push(event.fault);
+    if (event.host === 'source') this.#noteTouch(event);
     if (event.kind === 'violation') this.report('contract', `${event.host}: ${event.message}`);
     if (event.kind === 'state') this.#stateChanged(event.host, event.state, event.before);
     if (event.kind === 'started') this.#started(event.run);
   }
 
+  #noteTouch(event: VmEvent): void {
+    if (event.kind === 'tap' && event.set) this.#touched.push(`a tap on ${event.disk}`);
+    if (event.kind === 'throttle' && event.fraction > 0) this.#touched.push('a throttle');
+    if (event.kind === 'state' && event.state === 'stunning') this.#touched.push('a stun');
+  }
+
   #stateChanged(host: string, state: string, before: string): void {
+    if (state === 'gone' || state === 'off') this.#lost = true;
+    if (host === 'source' && state === 'stunned' && this.#alone) this.#moment = this.#copiedNow();
+    if (state === 'handed-over') this.#handedOver();
     if (host === 'source' && state === 'stunning') this.#tapped = this.#view.vm.tappedDisks;
     if (host === 'source' && state === 'running') {
       this.#untapped = this.#tapped.filter((disk) => !this.#view.vm.tappedDisks.includes(disk));
@@ -125,10 +164,72 @@ export class Oracle {
     if (!comparison.equal) this.report('equal', comparison.summary);
   }
 
+  /** What the disks that are copied hold. */
+  #copiedNow(): ReadonlyMap<string, Generations> {
+    const { vm, scenario } = this.#view;
+    const modes = diskModesOf(scenario);
+    const copied = vm.disks.filter(({ id }) => modes.get(id) === 'copy');
+    return new Map(
+      copied.map(({ id, space: { generations } }) => {
+        const now = new Generations(generations.size);
+        now.copy(generations);
+        return [id, now];
+      }),
+    );
+  }
+
+  #handedOver(): void {
+    const there = this.#view.backend.vms.findLast(({ state }) => state === 'handed-over');
+    if (!this.#alone) this.report('copied', 'disks are handed over, and the VM was to move');
+    if (this.#moment === undefined)
+      this.report('copied', 'disks are handed over, and the guest was never stunned');
+    for (const [id, was] of this.#moment ?? []) {
+      const disk = there?.disks.find((candidate) => candidate.id === id);
+      let blocks = disk === undefined || disk.space.badUnits.length > 0 ? 1 : 0;
+      if (disk !== undefined) {
+        was.differences(disk.space.generations, (from, to) => {
+          blocks += to - from;
+        });
+      }
+      if (blocks > 0) this.report('copied', `disk ${id}: ${blocks} blocks are not as they were at the stun`);
+    }
+  }
+
   /** The source goes on after a failed switchover. */
   retreated(): void {
     if (this.#untapped.length > 0)
       this.report('tapped', `it ran on without a tap on ${this.#untapped.join(', ')}`);
+  }
+
+  /** The guest is, or will be, slowed, or the migration may not end well. */
+  warned({ kind, disk = '', guestBytesPerSecond, bytesPerSecond }: Warning): void {
+    const say = (what: string) => this.report('truth', `a warning, ${kind} ${disk}: ${what}`);
+    if (this.#warned.has(kind + disk)) say('it was told before');
+    this.#warned.add(kind + disk);
+    if (!(guestBytesPerSecond > bytesPerSecond))
+      say(`${guestBytesPerSecond} is not more than ${bytesPerSecond}`);
+    if (kind !== 'slow-disk') return;
+    if (diskModesOf(this.#view.scenario).get(disk) !== 'copy') say('it is not copied');
+    if (!this.#mayBeSlow()) say('the disks at the destination have no limits');
+  }
+
+  #mayBeSlow(): boolean {
+    const { latencyMs, iops, bytesPerSecond, flushMs } = this.#view.scenario.hosts?.disk ?? {};
+    const limited = [latencyMs, iops, bytesPerSecond, flushMs].some((limit) => limit !== undefined);
+    return limited || this.#struck.some(({ point }) => point.startsWith('disk-'));
+  }
+
+  /** The source did not even begin. */
+  refused(error: MigrationError): void {
+    this.#untouched(`refused: ${error.code}`);
+    if (!hasReason(this.#view.scenario, error.code, this.#struck)) {
+      this.report('excused', `refused: ${error.code}, ${error.message}`);
+    }
+  }
+
+  #untouched(how: string): void {
+    if (this.#claims !== '') this.report('untouched', `${how}; ${this.#claims} stands`);
+    if (this.#touched.length > 0) this.report('untouched', `${how}; there was ${this.#touched.join(', ')}`);
   }
 
   // With every report.
@@ -141,9 +242,16 @@ export class Oracle {
     if (owner === 'destination' && stands !== 'owner') say('owner does not stand at the destination');
     if ((outcome === 'undecided') !== (owner === 'undecided')) say('these do not go together');
     if (outcome === 'completed' && owner !== 'destination') say('these do not go together');
-    const well = outcome === 'completed' || outcome === 'rehearsed';
+    const well = outcome === 'completed' || outcome === 'rehearsed' || outcome === 'copied';
     if (!well && error === undefined) say('there is no error');
-    if (outcome === 'rehearsed' && owner !== 'source') say('these do not go together');
+    const stays = outcome === 'rehearsed' || outcome === 'copied';
+    if (stays && owner !== 'source') say('these do not go together');
+    if (outcome === (this.#alone ? 'completed' : 'copied')) say('it was to be otherwise');
+    if (outcome === 'copied') this.#copied(say);
+    const claims = this.#claims;
+    if (this.#alone && claims !== '') this.report('copied', `${role}, ${outcome}: ${claims} stands`);
+    const hasCause = error === undefined || hasReason(this.#view.scenario, error.code, this.#struck);
+    if (!hasCause && !this.#lost) this.report('excused', `${role}: ${error?.code}, ${error?.message}`);
     if (error !== undefined && error.owner !== owner) say(`the error says ${error.owner}`);
     if (error?.code === 'internal') this.report('sane', `${role}: ${error.message}`);
     const blames = error?.code === 'protocol' || error?.code === 'digest-mismatch';
@@ -152,8 +260,18 @@ export class Oracle {
     else this.#destinationEnded(report, say);
   }
 
-  #sourceEnded({ outcome, owner, error }: MigrationReport, say: (what: string) => void): void {
+  #copied(say: (what: string) => void): void {
+    if (!this.#view.backend.vms.some(({ state }) => state === 'handed-over')) say('nothing is handed over');
+  }
+
+  #sourceEnded(
+    { outcome, owner, error, guestWriteHoldMs }: MigrationReport,
+    say: (what: string) => void,
+  ): void {
     const { vm } = this.#view;
+    const early = error?.phase === 'connect' || error?.phase === 'prepare';
+    if (early && outcome === 'failed') this.#untouched(`failed in ${error.phase}: ${error.code}`);
+    if (guestWriteHoldMs > this.#holdMsMax) this.report('prompt', `${guestWriteHoldMs} ms are reported`);
     const guest = error?.guest ?? 'unknown';
     const runs = vm.state === 'running';
     const lost = vm.state === 'off' || vm.state === 'gone';
@@ -162,9 +280,10 @@ export class Oracle {
       if (guest === 'paused' && runs) say('the guest is said to be paused, and runs');
       if (guest === 'lost' && !lost) say(`the guest is said to be lost, and is ${vm.state}`);
     }
-    if ((outcome !== 'failed' && outcome !== 'rehearsed') || lost) return;
+    const stays = outcome === 'rehearsed' || outcome === 'copied';
+    if ((outcome !== 'failed' && !stays) || lost) return;
     const ran = this.#view.scenario.vm.paused !== true && !this.#view.operatorPaused();
-    if (runs !== ran && (guest !== 'unknown' || outcome === 'rehearsed')) {
+    if (runs !== ran && (guest !== 'unknown' || stays)) {
       this.report('restored', `the guest is ${vm.state}, and is said to be ${guest}`);
     }
     if (vm.tappedDisks.length > 0) this.report('restored', `taps stay on ${vm.tappedDisks.join(', ')}`);
@@ -173,6 +292,8 @@ export class Oracle {
 
   #destinationEnded({ outcome, owner, error }: MigrationReport, say: (what: string) => void): void {
     const there = this.#view.backend.vm;
+    const left = this.#view.backend.vms.some(({ state }) => state === 'prepared' || state === 'loaded');
+    if (left && owner === 'source') this.report('untouched', `${outcome}; a prepared VM stays`);
     if (outcome === 'completed' && there === undefined) say('nothing was started');
     if (outcome !== 'completed' && owner !== 'source' && error?.guest === 'running' && there === undefined) {
       say('the guest is said to run');
@@ -216,11 +337,28 @@ export class Oracle {
   }
 
   over(network: NetworkStatistics, pendingTimers: number, heldBytesMax: number): void {
+    const { longestHoldMs } = this.#view.vm;
+    if (longestHoldMs > this.#holdMsMax) {
+      this.report('prompt', `a guest write was held for ${longestHoldMs} ms, ${this.#holdMsMax} are allowed`);
+    }
     if (network.openEnds > 0) this.report('left-open', `${network.openEnds} ends of connections are open`);
     if (pendingTimers > 0) this.report('left-open', `${pendingTimers} timers are set`);
     if (network.heldBytesPeak > heldBytesMax) {
       this.report('held', `${network.heldBytesPeak} bytes were held, ${heldBytesMax} may be`);
     }
+  }
+
+  /** What stands, but for *declined*: that can stand for an attempt that never was, if somebody asks about it. */
+  get #claims(): string {
+    const all = [...this.#view.claims('source'), ...this.#view.claims('destination')];
+    const values = all.map(({ value }) => value).filter((value) => value !== 'declined');
+    return values.join(' and ');
+  }
+
+  get #holdMsMax(): number {
+    const { guestWriteHoldMsMax = 0 } = this.#view.scenario.policy;
+    // Sums of fractions of a millisecond are off by less.
+    return guestWriteHoldMsMax > 0 ? guestWriteHoldMsMax + 1e-6 : 0;
   }
 
   #decision(epoch: number): string | undefined {

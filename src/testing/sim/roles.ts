@@ -82,8 +82,16 @@ export function sourceRole(
     name: 'source',
     start: () => options.start('source'),
     migration: (process) => {
-      const source = createSource({ ...common(options, 'source', process), vm: attach(process), policy });
-      return rehearses ? rehearsing(source) : source;
+      const handle = attach(process);
+      try {
+        const source = createSource({ ...common(options, 'source', process), vm: handle, policy });
+        return rehearses ? rehearsing(source) : source;
+      } catch (error) {
+        // It has touched nothing, and does not know the VM: whoever opened it lets go of it.
+        handles.delete(process);
+        void handle.detach();
+        throw error;
+      }
     },
     needsRecovery: (process, { outcome }: MigrationReport) => {
       if (outcome === 'undecided') return true;

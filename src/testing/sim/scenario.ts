@@ -11,7 +11,7 @@
  * ```
  */
 import type { Phase } from '../../errors.ts';
-import type { MigrationPolicy } from '../../interfaces/migration.ts';
+import type { DiskMode, MigrationPolicy } from '../../interfaces/migration.ts';
 import type { ClaimValue } from '../../interfaces/register.ts';
 import type { DiskLimits, SimulatedDiskOptions } from './disk.ts';
 import type { PathOptions } from './network-path.ts';
@@ -50,7 +50,7 @@ export interface ScenarioHosts {
   readonly source?: VmTimings;
   /** The same of the destination's. */
   readonly destination?: VmTimings;
-  /** How the disks are that the destination makes. Default: empty, without limits. */
+  /** How the disks are that the destination makes; when all is mended, those that it makes anew have room. Default: empty, without limits. */
   readonly disk?: DiskLimits & Pick<SimulatedDiskOptions, 'foreign' | 'capacityBytes' | 'tellsZeros'>;
   /**
    * The destination's disks are old replicas of the source's: so much of each (0 to 1) holds something else, among it zeros, garbage and what the guest is yet
@@ -61,6 +61,8 @@ export interface ScenarioHosts {
   readonly keepsDisks?: boolean;
   /** Whether the destination's hypervisor takes device state once, and no content after it. Default false. */
   readonly loadsOnce?: boolean;
+  /** Whether the destination's hypervisor takes disks alone. Default true. */
+  readonly takesDisksAlone?: boolean;
 }
 
 /** When an entry of a timeline is due: once, the first time. Times are virtual, in ms from the start. */
@@ -153,6 +155,13 @@ export interface Scenario {
   readonly rehearse?: boolean;
   /** What goes wrong, and when. */
   readonly timeline: readonly TimelineEntry[];
+}
+
+/** What happens to each disk, by id. */
+export function diskModesOf({ vm, policy }: Scenario): ReadonlyMap<string, DiskMode> {
+  return new Map(
+    vm.disks.map(({ id, readOnly }) => [id, policy.disks?.[id] ?? (readOnly === true ? 'shared' : 'copy')]),
+  );
 }
 
 /** The class of an action, for statistics: `cut`, `kill-host`, `vm-stun`, `register-hang`, ... */

@@ -1,12 +1,14 @@
 import { resolvePolicy } from '../../core/policy.ts';
+import type { MigrationError } from '../../errors.ts';
 import type { MigrationPolicy, MigrationReport } from '../../interfaces/migration.ts';
 import { createVirtualEnvironment } from '../virtual-time.ts';
 import type { RecoveryRecord } from './end.ts';
 import type { SimulationEvent } from './event-log.ts';
+import { shapeExcuses } from './excuses.ts';
 import type { GuestWindow } from './guest-meter.ts';
-import { guestOutruns, heldBytesMax, mendMsMax, runMsMax, stunIsAmple } from './limits.ts';
+import { guestOutruns, heldBytesMax, isModest, mendMsMax, runMsMax, stunIsAmple } from './limits.ts';
 import type { Violation } from './oracle.ts';
-import type { EndName, Scenario, TimelineEntry } from './scenario.ts';
+import { diskModesOf, type EndName, type Scenario, type TimelineEntry } from './scenario.ts';
 import { World } from './world.ts';
 
 /** What {@link simulate} takes. */
@@ -23,6 +25,8 @@ export interface SimulateOptions {
 export interface SimulationResult {
   /** What `run()` resolved to at each end; undefined where the process died before. */
   readonly reports: Readonly<Record<EndName, MigrationReport | undefined>>;
+  /** What the source was refused for, if it did not even begin: what its `createSource` threw. */
+  readonly refusal: MigrationError | undefined;
   /** Every call of `recover()`, in order. */
   readonly recoveries: readonly RecoveryRecord[];
   /** The reports of the second attempt, if there was one. */
@@ -89,7 +93,8 @@ export async function simulate({ seed, scenario, log = false }: SimulateOptions)
     oracle.mended();
     const owner = vm.state === 'running' || vm.state === 'paused';
     if (owner && oracle.violations.length === 0) {
-      const policy = easyPolicy(scenario.policy);
+      const policy = easyPolicy(scenario);
+      const wanted = policy.memory === 'none' ? 'copied' : 'completed';
       if (guestOutruns(scenario)) vm.guest.stopWorkloads();
       const moving = world.migrateAgain(policy).then(
         (reports) => {
@@ -101,7 +106,7 @@ export async function simulate({ seed, scenario, log = false }: SimulateOptions)
         oracle.report('settles', 'the second attempt is not at its end in time');
       }
       for (const { role, outcome, error } of again ?? []) {
-        if (outcome !== 'completed') oracle.report('progress', `${role}: ${outcome}, ${error?.message}`);
+        if (outcome !== wanted) oracle.report('progress', `${role}: ${outcome}, ${error?.message}`);
       }
       oracle.mended();
     }
@@ -115,6 +120,7 @@ export async function simulate({ seed, scenario, log = false }: SimulateOptions)
   for (const word of world.network.digest().match(/.{8}/g) ?? []) world.log.mix(Number.parseInt(word, 16));
   return {
     reports: { source: ends.source.report, destination: ends.destination.report },
+    refusal: ends.source.refusal,
     recoveries: world.recoveries,
     again,
     guest: world.holder.guest.statistics(),
@@ -129,9 +135,11 @@ export async function simulate({ seed, scenario, log = false }: SimulateOptions)
 /** A migration that nobody disturbs has no reason to fail, but that its guest is too fast or its policy too narrow. */
 function undisturbed({ ends, oracle, scenario }: World): void {
   const { report } = ends.source;
-  const wanted = scenario.rehearse === true ? 'rehearsed' : 'completed';
+  const moved = scenario.policy.memory === 'none' ? 'copied' : 'completed';
+  const wanted = scenario.rehearse === true ? 'rehearsed' : moved;
   if (report === undefined || report.outcome === wanted) return;
-  const excuses: string[] = ['not-converging'];
+  const excuses: string[] = shapeExcuses(scenario);
+  if (!isModest(scenario)) excuses.push('not-converging');
   if (!stunIsAmple(scenario)) excuses.push('stun-timeout');
   // A greeting that is lost is repeated after a second.
   if (scenario.paths.some(({ lossProbability = 0 }) => lossProbability > 0)) excuses.push('timeout');
@@ -167,9 +175,14 @@ function outlasted({ ends, oracle, scenario }: World): void {
 }
 
 /** The same disks, connections and bounds, with all the time in the world. */
-function easyPolicy(policy: MigrationPolicy): MigrationPolicy {
+function easyPolicy(scenario: Scenario): MigrationPolicy {
+  const { policy, hosts } = scenario;
+  const mayStay = hosts?.takesDisksAlone !== false && [...diskModesOf(scenario).values()].includes('copy');
   return {
     ...policy,
+    ...(!mayStay && { memory: 'copy' as const }),
+    slowDisk: 'throttle',
+    copyWhileStunned: true,
     downtimeMsMax: 30_000,
     stunMsMax: 120_000,
     connectMsMax: 30_000,

@@ -1,10 +1,12 @@
 import type {
+  DirtyTracker,
   Extent,
   ReadableDisk,
   SourceDisk,
   Tap,
   TapCapability,
   TapHandler,
+  WriteTimes,
 } from '../../interfaces/block-device.ts';
 import type { CallOptions, Chunks } from '../../interfaces/content.ts';
 import type {
@@ -21,7 +23,7 @@ import type { VmCore } from './vm-core.ts';
 
 /** A simulated VM as one engine's process sees it at the source. Of no effect once that process is dead. */
 export class SimulatedSourceVm implements SourceVm {
-  readonly capabilities: SourceVmCapabilities = { throttle: true };
+  readonly capabilities: SourceVmCapabilities = { throttle: true, throttleAlone: true };
   readonly description: VmDescription;
   readonly memory: MemorySource;
   readonly disks: readonly SourceDisk[];
@@ -31,7 +33,7 @@ export class SimulatedSourceVm implements SourceVm {
   constructor(core: VmCore, tie: ProcessTie) {
     this.#core = core;
     this.#tie = tie;
-    this.description = core.description;
+    this.description = { ...core.description, disks: core.describeDisks() };
     this.memory = new TiedMemory(core.memory, tie);
     this.disks = core.disks.map((disk) => new TiedDisk(disk, tie));
   }
@@ -106,7 +108,7 @@ class TiedMemory implements MemorySource {
 }
 
 class TiedDisk implements SourceDisk {
-  readonly tapCapability: TapCapability = 'ordered';
+  readonly tapCapability: TapCapability;
   readonly id: string;
   readonly sizeBytes: number;
   readonly blockBytes: number;
@@ -119,6 +121,7 @@ class TiedDisk implements SourceDisk {
     const { medium } = disk;
     ({ id: this.id, sizeBytes: this.sizeBytes, blockBytes: this.blockBytes } = medium);
     this.readOnly = medium.readOnly;
+    this.tapCapability = medium.tapCapability;
     this.#disk = disk;
     this.#medium = medium;
     this.#tie = tie;
@@ -134,6 +137,20 @@ class TiedDisk implements SourceDisk {
 
   flush(options?: CallOptions): Promise<void> {
     return this.#tie.call(() => this.#medium.flush(options));
+  }
+
+  track(options?: CallOptions): Promise<DirtyTracker> {
+    return this.#tie.call(async () => {
+      const log = await this.#disk.track(options);
+      return {
+        take: (call?: CallOptions) => this.#tie.call(() => log.take(call)),
+        remove: () => this.#tie.call(() => log.remove()),
+      };
+    });
+  }
+
+  writeTimes(): Promise<WriteTimes | undefined> {
+    return this.#tie.call(() => (this.#disk.medium.tellsWriteTimes ? this.#disk.writeTimes : undefined));
   }
 
   tap(handler: TapHandler, options?: CallOptions): Promise<Tap> {

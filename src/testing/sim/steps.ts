@@ -27,11 +27,15 @@ export type StepName =
   | 'tap'
   | 'tap-finish'
   | 'tap-remove'
+  | 'track'
+  | 'take'
+  | 'track-remove'
   | 'prepare'
   | 'memory-write'
   | 'load'
   | 'refill'
   | 'start'
+  | 'hand-over'
   | 'discard';
 
 /** Told before each step is taken. */
@@ -90,12 +94,14 @@ export function steppingSourceVm(vm: SourceVm, step: OnStep): SourceVm {
   type Disk = SourceVm['disks'][number];
   const tap = (one: Awaited<ReturnType<Disk['tap']>>) =>
     stepping(one, step, { finish: 'tap-finish', remove: 'tap-remove' });
+  const tracker = (one: Awaited<ReturnType<Disk['track']>>) =>
+    stepping(one, step, { take: 'take', remove: 'track-remove' });
   const disk = (one: Disk) =>
     stepping(
       one,
       step,
-      { read: 'disk-read', extents: 'disk-extents', flush: 'disk-flush', tap: 'tap' },
-      { tap },
+      { read: 'disk-read', extents: 'disk-extents', flush: 'disk-flush', tap: 'tap', track: 'track' },
+      { tap, track: tracker },
     );
   return stepping(
     vm,
@@ -144,7 +150,7 @@ export function steppingDestinationVm(vm: DestinationVm, step: OnStep): Destinat
   return stepping(
     vm,
     step,
-    { loadDeviceState: 'load', refill: 'refill', start: 'start', discard: 'discard' },
+    { loadDeviceState: 'load', refill: 'refill', start: 'start', handOver: 'hand-over', discard: 'discard' },
     { memory, disks: (disks: DestinationVm['disks']) => disks.map(disk) },
   );
 }

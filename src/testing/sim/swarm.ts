@@ -1,5 +1,6 @@
 import { drawScenario } from './draw.ts';
 import { withOutages } from './draw-outages.ts';
+import { withStorage } from './draw-storage.ts';
 import type { RuleName } from './oracle.ts';
 import type { Scenario } from './scenario.ts';
 import { shrink } from './shrink.ts';
@@ -12,10 +13,23 @@ export interface SeedResult {
   readonly result: SimulationResult;
 }
 
-/** Draws a seed's scenario, with outages in any case if that is wanted, and runs it. */
-export async function runSeed(seed: number, { log = false, outages = false } = {}): Promise<SeedResult> {
+/** What is to be in each scenario that is drawn, and whether to keep every event. */
+export interface SeedOptions {
+  readonly log?: boolean;
+  /** The link is gone for a while. */
+  readonly outages?: boolean;
+  /** Disks of every shape, and what goes wrong with them. */
+  readonly storage?: boolean;
+}
+
+/** Draws a seed's scenario, and runs it. */
+export async function runSeed(
+  seed: number,
+  { log = false, outages = false, storage = false }: SeedOptions = {},
+): Promise<SeedResult> {
   const drawn = drawScenario(seed);
-  const scenario = outages ? withOutages(seed, drawn) : drawn;
+  const stored = storage ? withStorage(seed, drawn) : drawn;
+  const scenario = outages ? withOutages(seed, stored) : stored;
   return { seed, scenario, result: await simulate({ seed, scenario, log }) };
 }
 
@@ -38,11 +52,12 @@ function breaks(seed: number, rule: RuleName): (scenario: Scenario) => Promise<b
 }
 
 /**
- * How a run ended, in a word: `completed`, `failed` (the source said so), `undecided` (an end said so, and learned it later), `recovered`
+ * How a run ended, in a word: `completed`, `copied`, `rehearsed`, `refused` (the source did not begin), `failed` (the source said so), `undecided` (an end said so, and learned it later), `recovered`
  * (an end died, and learned from its register or by asking who owns the VM), or `died` (an end died, and there was nothing to learn).
  */
-export function outcomeOf({ reports, recoveries }: SimulationResult): string {
+export function outcomeOf({ reports, refusal, recoveries }: SimulationResult): string {
   const { source, destination } = reports;
+  if (refusal !== undefined) return 'refused';
   if (source?.outcome === 'undecided' || destination?.outcome === 'undecided') return 'undecided';
   if (source !== undefined && destination !== undefined) return source.outcome;
   return recoveries.some(({ report }) => report !== undefined && report.action !== 'none')

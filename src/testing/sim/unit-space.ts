@@ -180,9 +180,12 @@ export class UnitSpace {
     return runs;
   }
 
-  /** Puts into place what was looked at. */
-  put(decoded: DecodedContent): void {
-    for (const { from, to, generation, bad } of decoded) {
+  /** Puts into place what was looked at; only whole units that end at `endBytes` or before it, if that is given. */
+  put(decoded: DecodedContent, endBytes = Number.POSITIVE_INFINITY): void {
+    const endUnit = Math.floor(endBytes / this.unitBytes);
+    for (const { from, to: end, generation, bad } of decoded) {
+      const to = Math.min(end, endUnit);
+      if (to <= from) continue;
       this.generations.setRange(from, to, generation);
       if (bad === undefined) this.#good(from, to);
       else if (this.#bad.size < badListedMax) this.#bad.set(from, bad);

@@ -2,7 +2,7 @@ import { requireArgument } from '../../backends/memory/arguments.ts';
 import { type ErrorCode, MigrationError } from '../../errors.ts';
 import type { Chunks } from '../../interfaces/content.ts';
 import type { Environment } from '../../interfaces/environment.ts';
-import type { UnexpectedStop, VmDescription } from '../../interfaces/hypervisor.ts';
+import type { DiskDescription, UnexpectedStop, VmDescription } from '../../interfaces/hypervisor.ts';
 import { delay, throwIfAborted } from '../../util/promises.ts';
 import { ContentRing, FreshContent } from './content.ts';
 import { SimulatedDisk, type SimulatedDiskOptions } from './disk.ts';
@@ -93,6 +93,14 @@ export class VmCore {
   /** Whether the guest is stunned and its I/O finished. */
   get stunned(): boolean {
     return this.#state === 'stunned' || this.#state === 'sealed';
+  }
+
+  /** Its disks, with what is known of them now. */
+  describeDisks(): readonly DiskDescription[] {
+    return this.description.disks.map((disk) => {
+      const medium = this.disks.find((one) => one.medium.id === disk.id)?.medium;
+      return medium?.tellsAllocated === true ? { ...disk, allocatedBytes: medium.allocatedBytes } : disk;
+    });
   }
 
   emit(detail: VmEventDetail): void {
@@ -370,6 +378,17 @@ export class VmCore {
     else this.#change('paused');
   }
 
+  /** Its disks, all flushed, are the caller's. */
+  async handOver(): Promise<void> {
+    this.requireFilling('handOver');
+    this.#loadBegun = true;
+    const tie = this.#tie;
+    await this.step('hand-over', this.options.timings?.startMs, 'hypervisor');
+    if (tie?.dead === true) throw this.#refusal('handOver');
+    this.require('handOver', 'prepared');
+    this.#change('handed-over');
+  }
+
   discard(): void {
     if (this.#state !== 'prepared' && this.#state !== 'loaded') return;
     this.#change('discarded');
@@ -445,6 +464,13 @@ export class VmCore {
         ? disk
         : new SimulatedDisk(disk, ringBytes === undefined ? host : { ...host, ringBytes });
     const tapped = (set: boolean) => this.emit({ kind: 'tap', disk: medium.id, set });
-    return new GuestDisk(medium, { faults: this.faults, stunned: () => this.stunned, tapped, onFault });
+    const { faults } = this;
+    return new GuestDisk(medium, {
+      now: () => environment.now(),
+      faults,
+      stunned: () => this.stunned,
+      tapped,
+      onFault,
+    });
   }
 }

@@ -3,7 +3,7 @@ import type { VmFault } from './vm-faults.ts';
 /**
  * What a simulated VM is doing. `running` and `paused` are the operator's. `stunning`, `stunned`, `sealed`,
  * `released` are a source's (see `SourceVm`); `prepared`, `loaded` and `discarded` a destination's. A VM that
- * is `released`, `discarded`, `off` or `gone` never runs again.
+ * is `released`, `discarded`, `off` or `gone` never runs again; one that is `handed-over` is disks alone.
  */
 export type VmState =
   | 'running'
@@ -14,6 +14,7 @@ export type VmState =
   | 'released'
   | 'prepared'
   | 'loaded'
+  | 'handed-over'
   | 'discarded'
   | 'off'
   | 'gone';
@@ -26,6 +27,7 @@ export type VmEventDetail =
   | { readonly kind: 'started'; readonly run: boolean }
   /** The device state was saved, or loaded. */
   | { readonly kind: 'saved' | 'loaded' }
+  /** A tap, or a dirty log, was set or taken away. */
   | { readonly kind: 'tap'; readonly disk: string; readonly set: boolean }
   | { readonly kind: 'throttle'; readonly fraction: number }
   | { readonly kind: 'process'; readonly attached: boolean }

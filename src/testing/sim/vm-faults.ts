@@ -5,17 +5,21 @@ import { delay } from '../../util/promises.ts';
  * Where a simulated host can fail.
  *
  * - `disk-read`, `disk-write`, `disk-flush`: an operation of a disk, the guest's or the engine's.
- * - `tap-write`: a guest write is about to be handed to the tap's handler.
+ * - `disk-extents`: the engine asks a disk where it is zero. `disk-track`, `disk-take`: it sets a dirty log, or takes what is marked there.
+ * - `tap-write`: a guest write is about to be handed to the tap's handler, or to be marked in the dirty log.
  * - `memory-batch`: a round is about to yield pages. `memory-write`: the destination's memory is about to
  *   take some.
  * - `stun`, `save`, `seal`, `resume`, `release`, `throttle`: the source VM's methods of about that name.
- * - `prepare`, `load`, `start`: the destination's.
+ * - `prepare`, `load`, `start`, `hand-over`: the destination's.
  * - `clock`: nowhere; it happens at `fromMs`.
  */
 export type VmFaultPoint =
   | 'disk-read'
   | 'disk-write'
   | 'disk-flush'
+  | 'disk-extents'
+  | 'disk-track'
+  | 'disk-take'
   | 'tap-write'
   | 'memory-batch'
   | 'memory-write'
@@ -28,20 +32,22 @@ export type VmFaultPoint =
   | 'prepare'
   | 'load'
   | 'start'
+  | 'hand-over'
   | 'clock';
 
 /**
  * What happens there, beside `delayMs`.
  *
  * - `fail`: the operation is refused with the error that its contract names. `save`: half-way through.
- *   `tap-write`: as `break-tap`.
- * - `drop`: nobody is told. `tap-write`: this write is not handed over, and the tap lives on. `memory-batch`:
+ *   `tap-write`: as `break-tap`. `disk-take`: as `break-tap`, of the dirty log.
+ * - `tear`: of a `disk-write` the first half, in whole blocks, is on the medium; then it fails.
+ * - `drop`: nobody is told. `tap-write`: this write is not handed over, or marked, and the tap lives on. `memory-batch`:
  *   the first dirty page is not offered. `disk-write`: the medium does not take it. These are what an audit
  *   is for; elsewhere it does nothing.
- * - `break-tap`: the tap of the disk (or of each disk) says that it cannot vouch any more.
+ * - `break-tap`: the tap, or the dirty log, of the disk (or of each disk) says that it cannot vouch any more.
  * - `power-off`: the guest, if it runs, powers off. `die`: the hypervisor dies, and the VM with it.
  */
-export type VmFaultEffect = 'none' | 'fail' | 'drop' | 'break-tap' | 'power-off' | 'die';
+export type VmFaultEffect = 'none' | 'fail' | 'tear' | 'drop' | 'break-tap' | 'power-off' | 'die';
 
 /** One thing that goes wrong. Plain data, so that plans of it can be drawn, printed and shrunk. */
 export interface VmFault {
@@ -128,8 +134,12 @@ export class VmFaultPlan {
   }
 
   /** As {@link VmFaultPlan.take}, once the fault's delay is over. Rejects when the signal is aborted. */
-  async meet(point: VmFaultPoint, signal?: AbortSignal): Promise<VmFault | undefined> {
-    const fault = this.take(point);
+  async meet(
+    point: VmFaultPoint,
+    signal?: AbortSignal,
+    occasion: VmFaultOccasion = {},
+  ): Promise<VmFault | undefined> {
+    const fault = this.take(point, occasion);
     if (fault?.delayMs !== undefined) await delay(this.#environment, fault.delayMs, signal);
     return fault;
   }

@@ -59,5 +59,7 @@ export interface VmCoreOptions extends Omit<VmHostOptions, 'host'> {
   readonly saveDirtyBytes: number;
   /** See `DestinationVmCapabilities.refill`. */
   readonly refills: boolean;
+  /** See `DestinationVmCapabilities.disksAlone`. */
+  readonly takesDisksAlone: boolean;
   readonly state: Extract<VmState, 'paused' | 'prepared'>;
 }

@@ -123,7 +123,12 @@ export class SimulatedVm {
     return this.#core.throttle;
   }
 
-  /** Which disks have a tap now, by id. */
+  /** For how long a tap's handler kept the guest from being told of a write of its own, the longest one, in ms. */
+  get longestHoldMs(): number {
+    return this.#core.disks.reduce((longest, disk) => Math.max(longest, disk.longestHoldMs), 0);
+  }
+
+  /** Which disks have a tap, or a dirty log, now, by id. */
   get tappedDisks(): readonly string[] {
     return this.#core.disks.filter(({ tapped }) => tapped).map(({ medium }) => medium.id);
   }
@@ -153,7 +158,7 @@ export class SimulatedVm {
     this.#core.die(reason);
   }
 
-  /** The tap of a disk says that it cannot vouch any more. Nothing happens without a tap. */
+  /** The tap, or the dirty log, of a disk says that it cannot vouch any more. Nothing happens without one. */
   breakTap(disk: string, reason = 'the tap broke'): void {
     this.#core.disks.find(({ medium }) => medium.id === disk)?.breakTap(reason);
   }
@@ -204,6 +209,7 @@ export function createSimulatedVm(options: SimulatedVmOptions): SimulatedVm {
     stateBytes: options.stateBytes ?? 64 << 10,
     saveDirtyBytes: options.saveDirtyBytes ?? 0,
     refills: true,
+    takesDisksAlone: false,
     state: 'paused',
     description: {
       vmId,

@@ -2,7 +2,7 @@ import { requireArgument } from '../../backends/memory/arguments.ts';
 import type { CancelTimer, Environment } from '../../interfaces/environment.ts';
 import { unreachable } from '../../util/assert.ts';
 import { Prng, type PrngState } from '../../util/prng.ts';
-import type { SimulatedWorkload } from './workloads.ts';
+import type { OltpWorkload, SimulatedWorkload } from './workloads.ts';
 
 /** No timer is shorter than this: fast workloads do what is due at each tick in one go. */
 const tickMsMin = 1;
@@ -40,6 +40,8 @@ export interface WorkloadGuest {
   write(name: string, disk: string, offset: number, length: number): Promise<void>;
   /** As `write`, of what an allocated block held when the disk was made. */
   undo(name: string, disk: string, offset: number, length: number): Promise<void>;
+  /** As `write`; the range reads as zeros then. */
+  discard(name: string, disk: string, offset: number, length: number): Promise<void>;
   /** Touches pages; all touches between two ticks are one write. */
   touch(address: number, length: number): void;
   /** A tick of a workload that touched so many bytes. */
@@ -167,15 +169,26 @@ export class WorkloadRunner {
 
   #transact(): Promise<void> {
     if (this.#spec.kind !== 'oltp') return Promise.resolve();
-    const { disk, ioBytes, hotBytes, readFraction, undoFraction } = this.#spec;
-    const bytes = Math.min(this.#guest.disk(disk)?.sizeBytes ?? 0, hotBytes ?? Number.POSITIVE_INFINITY);
-    const offset = this.#prng.below(Math.max(1, Math.floor(bytes / ioBytes))) * ioBytes;
+    const { disk, readFraction, undoFraction, discardFraction } = this.#spec;
+    const [offset, length] = this.#place(this.#spec);
     const reads = this.#prng.fraction() < readFraction;
     const undoes = undoFraction !== undefined && this.#prng.fraction() < undoFraction;
-    if (undoes && !reads) return this.#guest.undo(this.name, disk, offset, ioBytes);
-    return reads
-      ? this.#guest.read(this.name, disk, offset, ioBytes)
-      : this.#guest.write(this.name, disk, offset, ioBytes);
+    const discards = discardFraction !== undefined && this.#prng.fraction() < discardFraction;
+    if (reads) return this.#guest.read(this.name, disk, offset, length);
+    if (discards) return this.#guest.discard(this.name, disk, offset, length);
+    return undoes
+      ? this.#guest.undo(this.name, disk, offset, length)
+      : this.#guest.write(this.name, disk, offset, length);
+  }
+
+  /** Where the next operation is: its offset and its length. */
+  #place({ disk, ioBytes, hotBytes, alignBytes }: OltpWorkload): readonly [number, number] {
+    const bytes = Math.min(this.#guest.disk(disk)?.sizeBytes ?? 0, hotBytes ?? Number.POSITIVE_INFINITY);
+    if (alignBytes === undefined) {
+      return [this.#prng.below(Math.max(1, Math.floor(bytes / ioBytes))) * ioBytes, ioBytes];
+    }
+    const offset = this.#prng.below(Math.ceil(bytes / alignBytes)) * alignBytes;
+    return [offset, Math.min(ioBytes, bytes - offset)];
   }
 
   #append(): Promise<void> {
@@ -228,6 +241,7 @@ export function checkWorkload(spec: SimulatedWorkload, guest: WorkloadGuest): vo
         whole && !disk.readOnly,
         `workload ${spec.kind}: disk ${spec.disk} and ${spec.ioBytes}`,
       );
+      if (spec.kind === 'oltp') checkPlaces(spec, disk);
       const hotBytes = spec.kind === 'oltp' ? (spec.hotBytes ?? disk.sizeBytes) : disk.sizeBytes;
       requireArgument(Math.min(hotBytes, disk.sizeBytes) >= spec.ioBytes, `workload ${spec.kind}: no room`);
       return;
@@ -235,6 +249,17 @@ export function checkWorkload(spec: SimulatedWorkload, guest: WorkloadGuest): vo
     default:
       unreachable(spec);
   }
+}
+
+/** Wherever an operation begins or ends, whole blocks do, or the disk. */
+function checkPlaces(
+  spec: OltpWorkload,
+  disk: { readonly sizeBytes: number; readonly blockBytes: number },
+): void {
+  const { alignBytes = spec.ioBytes, hotBytes = disk.sizeBytes } = spec;
+  const ends = alignBytes === spec.ioBytes || hotBytes >= disk.sizeBytes || hotBytes % disk.blockBytes === 0;
+  const fits = alignBytes >= 1 && alignBytes % disk.blockBytes === 0 && ends;
+  requireArgument(fits, `workload oltp: alignBytes ${alignBytes}, hotBytes ${hotBytes}`);
 }
 
 interface Pace {

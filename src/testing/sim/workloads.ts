@@ -20,6 +20,13 @@ export interface OltpWorkload {
   readonly hotBytes?: number;
   /** How many of the writes put back what an allocated block held when the disk was made: 0 to 1. Absent: none. */
   readonly undoFraction?: number;
+  /** How many of the writes are discards instead, after which the range reads as zeros: 0 to 1. Absent: none. */
+  readonly discardFraction?: number;
+  /**
+   * Operations begin at multiples of this, in whole blocks, so that they may overlap in part, and end with the disk, or the hot bytes, at the latest. Absent:
+   * of `ioBytes`, so that they overlap in full or not at all.
+   */
+  readonly alignBytes?: number;
 }
 
 /** Memory that is written all over: in a hot part mostly, in a cold part sometimes. */

@@ -1,4 +1,4 @@
-import type { DiskMode, MigrationPolicy, MigrationReport } from '../../interfaces/migration.ts';
+import type { MigrationPolicy, MigrationReport } from '../../interfaces/migration.ts';
 import { createPrng, type Prng } from '../../util/prng.ts';
 import { delay } from '../../util/promises.ts';
 import type { VirtualEnvironment } from '../virtual-time.ts';
@@ -13,7 +13,7 @@ import { Oracle } from './oracle.ts';
 import { SimulatedProcess } from './process.ts';
 import { SimulatedRegister } from './register.ts';
 import { destinationRole, type RoleOptions, sourceRole } from './roles.ts';
-import { type Action, classOf, type EndName, type Scenario } from './scenario.ts';
+import { type Action, classOf, diskModesOf, type EndName, type Scenario } from './scenario.ts';
 import { Timeline } from './timeline.ts';
 import { createSimulatedVm, type SimulatedVm } from './vm.ts';
 import type { VmEvent } from './vm-events.ts';
@@ -54,18 +54,14 @@ export class World {
       observe: (event) => this.#networkEvent(event),
     });
     this.#registers = this.#makeRegisters();
-    const modes = new Map<string, DiskMode>(
-      scenario.vm.disks.map(({ id, readOnly }) => [
-        id,
-        scenario.policy.disks?.[id] ?? (readOnly === true ? 'shared' : 'copy'),
-      ]),
-    );
+    const modes = diskModesOf(scenario);
     const disks = scenario.vm.disks.map((disk) =>
       modes.get(disk.id) === 'shared' ? createSimulatedDisk(disk, { environment, vmId }) : disk,
     );
     const sharedDisks = disks.filter((disk) => disk instanceof SimulatedDisk);
     const observe = (event: VmEvent) => this.#vmEvent(event);
-    const { source, destination, disk, loadsOnce, replicaChanged, keepsDisks } = scenario.hosts ?? {};
+    const { source, destination, disk, loadsOnce, replicaChanged, keepsDisks, takesDisksAlone } =
+      scenario.hosts ?? {};
     this.backend = createSimulatedBackend({
       environment,
       observe,
@@ -73,6 +69,7 @@ export class World {
       ...(destination && { timings: destination }),
       ...(disk && { disk }),
       ...(loadsOnce && { loadsOnce }),
+      ...(takesDisksAlone !== undefined && { takesDisksAlone }),
       ...(keepsDisks && { keepsDisks }),
       ...(replicaChanged !== undefined && { existingDisks: this.#replicas(replicaChanged) }),
     });
@@ -103,6 +100,7 @@ export class World {
   /** The first attempt, with its timeline. Resolves once each end's run is over, or its process dead, and no entry is due. */
   async migrate(): Promise<void> {
     this.vm.guest.mark('migration');
+    this.oracle.begins(this.scenario.policy);
     this.ends.destination.begin();
     this.ends.source.begin();
     this.#timeline.start();
@@ -127,6 +125,8 @@ export class World {
     for (const register of Object.values(this.#registers)) register.clearFaults();
     this.vm.clearFaults();
     this.backend.clearFaults();
+    const { capacityBytes: _, ...disk } = this.scenario.hosts?.disk ?? {};
+    this.backend.setDisk(disk);
     this.ends.destination.mend();
     this.ends.source.mend();
   }
@@ -144,6 +144,7 @@ export class World {
   /** A second attempt, between new processes. */
   async migrateAgain(policy: MigrationPolicy): Promise<readonly MigrationReport[]> {
     this.log.add('world', 'a second attempt');
+    this.oracle.begins(policy);
     const options = { ...this.#roleOptions('second'), namedEpoch: () => undefined };
     const roles = [destinationRole(options, this.backend, 60_000), sourceRole(options, this.vm, policy)];
     return Promise.all(

@@ -7,6 +7,7 @@ import { describe, expect, test } from 'vitest';
 import {
   compareVms,
   createMemoryBackend,
+  createMemoryDisk,
   createMemoryVm,
   type MemoryVm,
   type MemoryVmOptions,
@@ -70,7 +71,9 @@ describe('prepare', () => {
       const { vm: moved } = backend;
       if (moved === undefined) throw new Error('nothing was started');
       expect(moved.state).toBe('paused');
-      expect(moved.description).toEqual(vm.description);
+      // How much of a disk is allocated is no part of what it is: here all of it was written.
+      const disks = vm.description.disks.map((disk) => ({ ...disk, allocatedBytes: disk.sizeBytes }));
+      expect(moved.description).toEqual({ ...vm.description, disks });
       expect(compareVms(vm, moved).equal).toBe(true);
       moved.run();
       await environment.advance(500);
@@ -279,6 +282,143 @@ describe('a prepared VM', () => {
     await environment.advance(10);
     expect(await read).toBe('disk-read');
     expect(await failureCode(destination.memory.write([]))).toBe('invalid-state');
+  });
+});
+
+describe('room', () => {
+  const root = { id: 'root', sizeBytes: 3 * MIB + 512 };
+
+  test('is compared with what a disk holds now, where it is known', async () => {
+    const vm = createMemoryVm({ vmId: 'vm', disks: [root] });
+    expect(vm.description.disks[0]?.allocatedBytes).toBe(0);
+    await vm.guest.writeDisk('root', 2 * MIB, Uint8Array.of(1));
+    await vm.guest.writeDisk('root', 3 * MIB, Uint8Array.of(1));
+    expect(vm.source().description.disks[0]?.allocatedBytes).toBe(MIB + 512);
+    const codes = async (capacityBytes: number) => {
+      const disk = createMemoryDisk({ ...root, capacityBytes });
+      const given = createMemoryVm({ vmId: 'vm', disks: [disk], paused: true });
+      return [
+        await failureCode(createMemoryBackend({ disks: [disk] }).prepare(vm.description)),
+        await failureCode(createMemoryBackend({ vm: given }).prepare(vm.description)),
+        await failureCode(
+          createMemoryBackend({ vm: given }).prepare(vm.description, { shared: new Set(['root']) }),
+        ),
+      ];
+    };
+    expect(await codes(MIB + 511)).toEqual(['disk-full', 'disk-full', 'none']);
+    expect(await codes(MIB + 512)).toEqual(['none', 'none', 'none']);
+  });
+
+  test('that is missing is told for every disk, and nothing has changed', async () => {
+    const shape = { sizeBytes: MIB, allocatedFraction: 1 };
+    const vm = createMemoryVm({ vmId: 'vm', disks: ['a', 'b', 'c'].map((id) => ({ ...shape, id })) });
+    const thin = ['a', 'c'].map((id) => ({ id, sizeBytes: MIB, capacityBytes: 0 }));
+    const given = createMemoryVm({ vmId: 'vm', disks: [...thin, { id: 'b', sizeBytes: MIB }], paused: true });
+    const backend = createMemoryBackend({ vm: given });
+    for (let turn = 0; turn < 2; turn += 1) {
+      const refusal = backend.prepare(vm.description);
+      await expect(refusal).rejects.toMatchObject({ code: 'disk-full' });
+      await expect(refusal).rejects.toThrow(/disk a .*disk c /);
+    }
+  });
+
+  test('is not asked for by a description that knows nothing of it', async () => {
+    const { disks, ...rest } = makeVm().description;
+    const unknown = { ...rest, disks: disks.map(({ allocatedBytes: _, ...disk }) => disk) };
+    const thin = createMemoryDisk({ ...root, capacityBytes: 0 });
+    expect(await failureCode(createMemoryBackend({ disks: [thin] }).prepare(unknown))).toBe('none');
+  });
+});
+
+describe('blocks', () => {
+  test.each([
+    [512, 4096],
+    [4096, 512],
+    [512, 1024],
+  ])('of %i bytes are not taken where they have %i, wherever the disk is from', async (asked, here) => {
+    const disk = { id: 'root', sizeBytes: MIB };
+    const { description } = createMemoryVm({ vmId: 'vm', disks: [{ ...disk, blockBytes: asked }] });
+    const there = { ...disk, blockBytes: here };
+    const offer = createMemoryVm({ vmId: 'vm', disks: [there], paused: true });
+    for (const options of [
+      { vm: offer },
+      { accept: { disks: offer.description.disks } },
+      { disks: [createMemoryDisk(there)] },
+    ]) {
+      const backend = createMemoryBackend(options);
+      for (const memory of ['copy', 'none'] as const) {
+        const refusal = backend.prepare({ ...description, memory: [] }, { memory });
+        await expect(refusal).rejects.toMatchObject({ code: 'incompatible' });
+        await expect(refusal).rejects.toThrow(`blocks of ${asked}`);
+      }
+    }
+  });
+});
+
+describe('disks alone', () => {
+  const alone = (vm: MemoryVm) => ({ ...vm.description, memory: [] });
+
+  test('are written, handed over, and are the caller’s then', async () => {
+    const vm = makeVm();
+    const backend = createMemoryBackend();
+    const destination = await backend.prepare(alone(vm), { memory: 'none' });
+    expect([destination.memory.regions, backend.disks]).toEqual([[], []]);
+    const one = [Uint8Array.of(1)];
+    await destination.disks[0]?.write(5, one);
+    expect(await failureCode(destination.handOver())).toBe('invalid-state');
+    await destination.disks[0]?.flush();
+    await destination.handOver();
+    expect(backend.disks.map(({ id }) => id)).toEqual(['root', 'cd']);
+    expect(backend.vm).toBeUndefined();
+    expect(await failureCode(Promise.resolve(destination.disks[0]?.write(0, one)))).toBe('invalid-state');
+    expect(await failureCode(destination.handOver())).toBe('invalid-state');
+    expect(await failureCode(destination.refill())).toBe('invalid-state');
+    await destination.discard();
+    const [root] = backend.disks;
+    expect([...Buffer.concat((await root?.read(4, 3)) ?? [])]).toEqual([0, 1, 0]);
+    // Now it is anybody's disk.
+    const user = createMemoryVm({ vmId: 'other', disks: backend.disks.slice(0, 1) });
+    await user.guest.writeDisk('root', 5, Uint8Array.of(2));
+    expect(root?.medium.read(5, 1)[0]).toBe(2);
+  });
+
+  test('have no memory, no device state and nothing to start; a whole VM is not handed over', async () => {
+    const vm = makeVm();
+    const backend = createMemoryBackend();
+    expect(await failureCode(backend.prepare(vm.description, { memory: 'none' }))).toBe('incompatible');
+    const destination = await backend.prepare(alone(vm), { memory: 'none' });
+    await vm.source().stun();
+    expect(await failureCode(destination.loadDeviceState(await stateOf(vm)))).toBe('invalid-state');
+    expect(await failureCode(destination.start({ run: true }))).toBe('invalid-state');
+    const run: PageRun = { region: 0, offset: 0, length: 4096, content: 'zero' };
+    expect(await failureCode(destination.memory.write([run]))).toBe('memory');
+    await destination.discard();
+    expect(await failureCode(destination.handOver())).toBe('invalid-state');
+    const whole = await backend.prepare(vm.description);
+    expect(await failureCode(whole.handOver())).toBe('invalid-state');
+    expect(backend.disks).toEqual([]);
+  });
+
+  test('go into a VM that has them among others, of any machine and id, one migration at a time', async () => {
+    const vm = makeVm();
+    const [root] = vm.description.disks;
+    if (root === undefined) throw new Error('the VM is bare');
+    const extra = { id: 'extra', sizeBytes: MIB };
+    const given = createMemoryVm({ vmId: 'other', cpus: 9, disks: [extra, root], paused: true });
+    const backend = createMemoryBackend({ vm: given });
+    const asked = { ...alone(vm), disks: [root] };
+    const prepare = () => backend.prepare(asked, { memory: 'none' });
+    const destination = await prepare();
+    expect(destination.disks.map(({ id }) => id)).toEqual(['root']);
+    expect(await failureCode(prepare())).toBe('incompatible');
+    await destination.handOver();
+    expect(backend.disks).toEqual([given.disk('root')]);
+    await (await prepare()).discard();
+    await destination.discard();
+    expect(await failureCode(given.disk('root').read(0, 1))).toBe('none');
+    expect(await failureCode(backend.prepare({ ...alone(vm) }, { memory: 'none' }))).toBe('incompatible');
+    given.run();
+    expect(await failureCode(prepare())).toBe('incompatible');
   });
 });
 

@@ -5,7 +5,7 @@
  */
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { createMemoryDisk } from '../../../src/backends/memory/index.ts';
+import { createMemoryDisk, createMemoryVm } from '../../../src/backends/memory/index.ts';
 import { failureCode } from './support/failure-code.ts';
 import { createVirtualEnvironment } from './support/virtual-environment.ts';
 
@@ -176,5 +176,54 @@ describe('a disk', () => {
         expect.objectContaining({ code: 'invalid-argument' }),
       );
     }
+  });
+});
+
+describe('a thin disk', () => {
+  test('has room for so many steps, and says disk-full of a write that needs more', async () => {
+    const disk = createMemoryDisk({ id: 'thin', sizeBytes: 3 * MIB + 5, capacityBytes: 2 * MIB + 5 });
+    expect(disk.allocatedBytes).toBe(0);
+    await disk.write(MIB - 1, [Uint8Array.of(1, 2)]);
+    expect(disk.allocatedBytes).toBe(2 * MIB);
+    // The last step is smaller than the others, and fits.
+    await disk.write(3 * MIB + 4, [Uint8Array.of(3)]);
+    expect(disk.allocatedBytes).toBe(2 * MIB + 5);
+    expect(await failureCode(disk.write(2 * MIB - 1, [Uint8Array.of(8, 9)]))).toBe('disk-full');
+    // Nothing of it was written; what is there can be written over, and zeros take no room.
+    expect(disk.medium.read(2 * MIB - 1, 2)).toEqual(Buffer.alloc(2));
+    await disk.write(0, [new Uint8Array(2 * MIB).fill(7)]);
+    await disk.writeZeroes(0, 3 * MIB);
+    expect(disk.allocatedBytes).toBe(5);
+    await disk.write(2 * MIB - 1, [Uint8Array.of(8, 9)]);
+    await disk.discard(MIB, MIB);
+    expect(disk.allocatedBytes).toBe(MIB + 5);
+    disk.free();
+    expect(disk.allocatedBytes).toBe(0);
+  });
+
+  test('holds at first no more than it has room for', () => {
+    const sizeBytes = 8 * MIB;
+    const disk = createMemoryDisk({
+      id: 'thin',
+      sizeBytes,
+      capacityBytes: 3 * MIB + 7,
+      allocatedFraction: 1,
+    });
+    expect(disk.allocatedBytes).toBe(3 * MIB);
+  });
+
+  test('of a guest fails its writes, and the guest is told', async () => {
+    const disks = [{ id: 'thin', sizeBytes: 2 * MIB, capacityBytes: MIB }];
+    const vm = createMemoryVm({ vmId: 'vm', disks });
+    await vm.guest.writeDisk('thin', 0, Uint8Array.of(1));
+    expect(await failureCode(vm.guest.writeDisk('thin', MIB, Uint8Array.of(1)))).toBe('disk-full');
+    expect(vm.guest.statistics()).toMatchObject({ writes: 1, failedWrites: 1 });
+  });
+
+  test('refuses a capacity below 0, and a tap that is none', () => {
+    const invalid = expect.objectContaining({ code: 'invalid-argument' });
+    const shape = { id: 'disk', sizeBytes: MIB };
+    expect(() => createMemoryDisk({ ...shape, capacityBytes: -1 })).toThrow(invalid);
+    expect(() => createMemoryDisk({ ...shape, tap: 'some' as never })).toThrow(invalid);
   });
 });

@@ -3,6 +3,7 @@
  * virtual time, on disks with latency; and again through the wrappers that bring about faults, without any.
  */
 import { describe, test } from 'vitest';
+import type { TapCapability } from '../../../src/interfaces/index.ts';
 import {
   backendCompliance,
   blockDeviceCompliance,
@@ -31,6 +32,9 @@ const inVirtualTime: TestFunction = (name, run) =>
     await environment.run(run());
   });
 
+/** The suites that look at how writes are seen are run for every way of it. */
+const taps: readonly TapCapability[] = ['ordered', 'extents', 'none'];
+
 const wrappers: Readonly<Record<string, Wrappers>> = {
   bare: {},
   'through wrappers without faults': {
@@ -45,7 +49,12 @@ const wrappers: Readonly<Record<string, Wrappers>> = {
       faultySourceVm(vm, {
         vm: [{ on: 'saveDeviceState', nth: 1e9, do: 'hang' }],
         memory: [{ on: 'batch', nth: 1e9, do: 'drop' }],
-        disks: { root: [{ on: 'guest-write', nth: 1e9, do: 'drop' }] },
+        disks: {
+          root: [
+            { on: 'guest-write', nth: 1e9, do: 'drop' },
+            { on: 'dirty-range', nth: 1e9, do: 'drop' },
+          ],
+        },
       }),
     backend: (backend) =>
       faultyBackend(backend, { disks: { root: [{ on: 'write', nth: 1e9, do: 'drop' }] } }),
@@ -69,10 +78,10 @@ for (const [how, wrapped] of Object.entries(wrappers)) {
       });
     });
 
-    describe('a disk of a running VM', () => {
+    describe.each(taps)('a disk of a running VM, its tap %s', (tap) => {
       sourceDiskCompliance({
         test: inVirtualTime,
-        create: () => sourceDiskFixture(environment, wrapped),
+        create: () => sourceDiskFixture(environment, { ...wrapped, tap }),
       });
     });
 
@@ -83,8 +92,11 @@ for (const [how, wrapped] of Object.entries(wrappers)) {
       });
     });
 
-    describe('the backend', () => {
-      backendCompliance({ test: inVirtualTime, create: () => backendFixture(environment, wrapped) });
+    describe.each(taps)('the backend, the tap of its disk %s', (tap) => {
+      backendCompliance({
+        test: inVirtualTime,
+        create: () => backendFixture(environment, { ...wrapped, tap }),
+      });
     });
   });
 }

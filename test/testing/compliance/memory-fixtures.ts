@@ -4,6 +4,7 @@ import {
   createMemoryBackend,
   createMemoryDisk,
   createMemoryVm,
+  type MemoryBackend,
   type MemoryVm,
 } from '../../../src/backends/memory/index.ts';
 import type {
@@ -12,6 +13,7 @@ import type {
   HypervisorBackend,
   SourceDisk,
   SourceVm,
+  TapCapability,
 } from '../../../src/interfaces/index.ts';
 import type {
   BackendFixture,
@@ -25,17 +27,20 @@ import type {
 import { delay } from '../../../src/util/promises.ts';
 
 const mebibyte = 1024 * 1024;
-const scratch = { offset: mebibyte - 65_536, length: 262_144 };
+/** Around a step in which memory is taken, so that a discard of it frees something. */
+const scratch = { offset: mebibyte - 65_536, length: mebibyte + 131_072 };
 
 /** What is put around the parts before the suite sees them. */
 export interface Wrappers {
+  /** How the writes of the VM's disk can be seen. Default `ordered`. */
+  readonly tap?: TapCapability;
   readonly sourceVm?: (vm: SourceVm) => SourceVm;
   readonly backend?: (backend: HypervisorBackend) => HypervisorBackend;
   readonly device?: (disk: BlockDevice) => BlockDevice;
   readonly disk?: (disk: SourceDisk) => SourceDisk;
 }
 
-function makeVm(environment: Environment): MemoryVm {
+function makeVm(environment: Environment, { tap = 'ordered' }: Wrappers = {}): MemoryVm {
   return createMemoryVm({
     environment,
     vmId: 'vm',
@@ -46,7 +51,7 @@ function makeVm(environment: Environment): MemoryVm {
     fill: 0.4,
     diskLatencyMs: 4,
     disks: [
-      { id: 'root', sizeBytes: 3 * mebibyte + 512, allocatedFraction: 0.7 },
+      { id: 'root', sizeBytes: 3 * mebibyte + 512, allocatedFraction: 0.7, tap },
       { id: 'cd', sizeBytes: mebibyte, blockBytes: 2048, readOnly: true, allocatedFraction: 1 },
     ],
     seed: 5,
@@ -59,6 +64,7 @@ function guestDisk(vm: MemoryVm, id: string): GuestDisk {
     concurrent: true,
     write: (offset, length, fill) => vm.guest.writeDisk(id, offset, new Uint8Array(length).fill(fill)),
     zero: (offset, length) => vm.guest.writeZeroes(id, offset, length),
+    discard: (offset, length) => vm.guest.discard(id, offset, length),
     failWrite: async (offset, length) => {
       vm.disk(id).failNextWrite(1000);
       await vm.guest.writeDisk(id, offset, new Uint8Array(length).fill(1));
@@ -114,9 +120,10 @@ export async function preparedDiskFixture(
 
 export async function sourceDiskFixture(
   environment: Environment,
-  { sourceVm = (vm) => vm, disk: wrapDisk = (disk) => disk }: Wrappers = {},
+  wrappers: Wrappers = {},
 ): Promise<SourceDiskFixture> {
-  const memoryVm = makeVm(environment);
+  const { sourceVm = (vm) => vm, disk: wrapDisk = (disk) => disk } = wrappers;
+  const memoryVm = makeVm(environment, wrappers);
   const vm = sourceVm(memoryVm.source());
   const [disk] = vm.disks;
   if (disk === undefined) throw new Error('the VM has no disk');
@@ -140,9 +147,10 @@ export async function memorySourceFixture(
 
 export async function backendFixture(
   environment: Environment,
-  { sourceVm = (vm) => vm, backend: wrap = (backend) => backend }: Wrappers = {},
+  wrappers: Wrappers = {},
 ): Promise<BackendFixture> {
-  const vm = makeVm(environment);
+  const { sourceVm = (vm) => vm, backend: wrap = (backend) => backend } = wrappers;
+  const vm = makeVm(environment, wrappers);
   return {
     source: async () => sourceVm(vm.source()),
     control: {
@@ -151,7 +159,13 @@ export async function backendFixture(
       powerOff: () => vm.guest.powerOff(),
       kill: async () => vm.destroy(),
     },
-    destination: async () => destination(vm, environment, wrap),
+    destination: async () =>
+      destination(vm, createMemoryBackend({ environment, accept: vm.description }), wrap),
+    fullDestination: async () => {
+      const { id, sizeBytes } = vm.disk('root');
+      const disk = createMemoryDisk({ environment, id, sizeBytes, capacityBytes: mebibyte });
+      return destination(vm, createMemoryBackend({ environment, disks: [disk] }), wrap);
+    },
     settle: () => delay(environment, 1000),
     close: async () => vm.destroy(),
   };
@@ -159,10 +173,9 @@ export async function backendFixture(
 
 function destination(
   vm: MemoryVm,
-  environment: Environment,
+  backend: MemoryBackend,
   wrap: (backend: HypervisorBackend) => HypervisorBackend,
 ): DestinationFixture {
-  const backend = createMemoryBackend({ environment, accept: vm.description });
   const runState = async () => {
     if (backend.vm === undefined || backend.vm.state === 'gone') return 'none';
     return backend.vm.state === 'running' ? 'running' : 'paused';
@@ -177,6 +190,11 @@ function destination(
       const changed = disks.filter(({ disk }) => disk !== 'cd');
       if (memory.length + changed.length > 0)
         throw new Error(`different: ${JSON.stringify([memory, changed])}`);
+    },
+    handedOver: async (id, offset, length) => {
+      const disk = backend.disks.find((candidate) => candidate.id === id);
+      if (disk === undefined) throw new Error(`${id} was not handed over`);
+      return disk.medium.read(offset, length);
     },
     close: async () => backend.vm?.destroy(),
   };

@@ -3,12 +3,16 @@
  * that its contract forbids; the test that is about it has to fail, and passes with the one that is whole.
  */
 import { describe, expect, it } from 'vitest';
+import type { MemoryBackend } from '../../../src/backends/memory/index.ts';
+import type { TappedDisk } from '../../../src/backends/memory/tapped-disk.ts';
 import { MigrationError } from '../../../src/errors.ts';
 import type {
   BlockDevice,
+  ByteRange,
   Claim,
   Connection,
   DestinationVm,
+  DirtyTracker,
   GuestWrite,
   HypervisorBackend,
   OwnershipRegister,
@@ -16,6 +20,8 @@ import type {
   SourceVm,
   TapHandler,
   Transport,
+  VmDescription,
+  WriteTimes,
 } from '../../../src/interfaces/index.ts';
 import { memoryRegister } from '../../../src/registers/index.ts';
 import {
@@ -452,9 +458,233 @@ describe('a tap', () => {
       /says so once/,
     ],
     'that says nothing of a torn write': [handlers(() => ({ invalidate: () => {} })), /a write that failed/],
+    'that says nothing of a discard': [
+      handlers((handler) => ({
+        invalidate: () => {},
+        write: (write) => (write.content === 'zero' ? write.release() : handler.write(write)),
+      })),
+      /of a discard/,
+    ],
+    'that takes a discard for zeros': [
+      handlers((handler) => ({
+        invalidate: (range) => void handler.write({ ...range, content: 'zero', release: () => {} }),
+      })),
+      /of a discard/,
+    ],
     'of a disk that says it has none': [
       (inner) => withChanges(inner, { tapCapability: 'none' }),
       /one tap at a time/,
+    ],
+  };
+  findsAll(mutants, (mutate, test, environment) => {
+    sourceDiskCompliance({ test, create: () => sourceDiskFixture(environment(), { disk: mutate }) });
+  });
+});
+
+describe('a dirty log', () => {
+  const trackers =
+    (change: (inner: DirtyTracker, disk: SourceDisk) => Partial<DirtyTracker>) => (inner: SourceDisk) =>
+      withChanges(inner, {
+        track: async (options) => {
+          const tracker = await inner.track(options);
+          return withChanges(tracker, change(tracker, inner));
+        },
+      });
+  const mutants: Mutants<SourceDisk> = {
+    'that loses a range': [
+      (inner) => faultySourceDisk(inner, [{ on: 'dirty-range', nth: 3, do: 'drop' }]),
+      /every write that the guest was told of/,
+    ],
+    'that tells only of the beginning of a write': [
+      trackers((inner) => ({
+        take: async (options) =>
+          (await inner.take(options)).map(({ offset, length }) => ({
+            offset,
+            length: Math.min(length, 512),
+          })),
+      })),
+      /every write that the guest was told of/,
+    ],
+    'that reaches beyond the disk': [
+      trackers((inner, disk) => ({
+        take: async (options) =>
+          (await inner.take(options)).map(({ offset }) => ({ offset, length: disk.sizeBytes })),
+      })),
+      /every write that the guest was told of/,
+    ],
+    'that keeps its marks': [
+      trackers((inner) => {
+        const all: ByteRange[] = [];
+        return {
+          take: async (options) => {
+            all.push(...(await inner.take(options)));
+            return [...all];
+          },
+        };
+      }),
+      /not in the next take/,
+    ],
+    'that clears marks which it has not told': [
+      (inner, environment) =>
+        trackers((tracker) => ({
+          take: async (options) => {
+            const taken = await tracker.take(options);
+            await delay(environment, 3);
+            await tracker.take(options);
+            return taken;
+          },
+        }))(inner),
+      /falls between two takes/,
+    ],
+    'that loses what one take brings with the guest stunned': [
+      (inner) => {
+        let takes = 0;
+        return trackers((tracker) => ({
+          take: async (options) => {
+            const taken = await tracker.take(options);
+            takes += 1;
+            return takes === 2 ? [] : taken;
+          },
+        }))(inner);
+      },
+      /each time that it is stunned/,
+    ],
+    'that leaves out what failed': [
+      (inner) => {
+        const { disk } = inner as TappedDisk;
+        let failing = false;
+        const fail = disk.failNextWrite.bind(disk);
+        disk.failNextWrite = (tornBytes) => {
+          failing = true;
+          fail(tornBytes);
+        };
+        return trackers((tracker) => ({
+          take: async (options) => {
+            const taken = await tracker.take(options);
+            return failing ? [] : taken;
+          },
+        }))(inner);
+      },
+      /zeroes, discards or fails to write/,
+    ],
+    'that is kept twice': [
+      (inner) => {
+        const tracker = inner.track();
+        return withChanges(inner, { track: () => tracker });
+      },
+      /one dirty log at a time|two dirty logs at once/,
+    ],
+    'that is kept although it was aborted': [
+      (inner) => withChanges(inner, { track: () => inner.track() }),
+      /aborted signal no dirty log/,
+    ],
+    'that loses what an aborted take would have told': [
+      trackers((inner) => ({
+        take: async (options) => {
+          const taken = await inner.take();
+          if (options?.signal?.aborted) throw new MigrationError('aborted', 'aborted');
+          return taken;
+        },
+      })),
+      /aborted before it began loses nothing/,
+    ],
+    'that cannot be taken away': [trackers(() => ({ remove: async () => {} })), /dirty log that was removed/],
+    'that tells of nothing once it was removed': [
+      trackers((inner) => ({ take: (options) => inner.take(options).catch(() => []) })),
+      /dirty log that was removed/,
+    ],
+    'that lost track and does not say so': [
+      trackers((inner) => ({
+        take: (options) =>
+          inner
+            .take(options)
+            .catch((error: MigrationError) => (error.code === 'tap-gap' ? [] : Promise.reject(error))),
+      })),
+      /lost track says so/,
+    ],
+    'that lost track and says so once': [
+      trackers((inner) => {
+        let said = false;
+        return {
+          take: (options) =>
+            inner.take(options).catch((error: MigrationError) => {
+              const first = !said;
+              said = true;
+              return first ? Promise.reject(error) : [];
+            }),
+        };
+      }),
+      /lost track says so/,
+    ],
+    'of a disk that says it has none': [
+      (inner) => withChanges(inner, { tapCapability: 'none' }),
+      /one dirty log at a time/,
+    ],
+    'of a disk that says it shows each write': [
+      (inner) => withChanges(inner, { tapCapability: 'ordered' }),
+      /one tap at a time/,
+    ],
+  };
+  findsAll(mutants, (mutate, test, environment) => {
+    const create = () => sourceDiskFixture(environment(), { tap: 'extents', disk: mutate });
+    sourceDiskCompliance({ test, create });
+  });
+});
+
+describe('a disk whose writes cannot be seen', () => {
+  const nothing = async () => {};
+  const mutants: Mutants<SourceDisk> = {
+    'that sets a tap which sees nothing': [
+      (inner) => withChanges(inner, { tap: async () => ({ finish: nothing, remove: nothing }) }),
+      /one tap at a time/,
+    ],
+    'that keeps an empty dirty log': [
+      (inner) => withChanges(inner, { track: async () => ({ take: async () => [], remove: nothing }) }),
+      /one dirty log at a time/,
+    ],
+    'with a tap that nobody knows': [
+      (inner) => withChanges(inner, { tapCapability: 'some' as never }),
+      /describes itself/,
+    ],
+  };
+  findsAll(mutants, (mutate, test, environment) => {
+    sourceDiskCompliance({
+      test,
+      create: () => sourceDiskFixture(environment(), { tap: 'none', disk: mutate }),
+    });
+  });
+});
+
+describe('what a disk tells of writes', () => {
+  const times =
+    (change: (told: WriteTimes, call: number) => WriteTimes | undefined) => (inner: SourceDisk) => {
+      let calls = 0;
+      return withChanges(inner, {
+        writeTimes: async (options) => {
+          const told = await inner.writeTimes(options);
+          calls += 1;
+          return told && change(told, calls);
+        },
+      });
+    };
+  const mutants: Mutants<SourceDisk> = {
+    'that never changes': [times(() => ({ writes: 7, totalMs: 7 })), /how many writes there were/],
+    'that begins anew': [
+      times(({ writes, totalMs }, call) => (call > 2 ? { writes: 0, totalMs } : { writes, totalMs })),
+      /never less than it was/,
+    ],
+    'that counts time since some other moment each time': [
+      times(({ writes, totalMs }, call) => ({ writes, totalMs: totalMs / call ** 3 })),
+      /never less than it was/,
+    ],
+    'that is missing now and then': [
+      times((told, call) => (call % 2 === 0 ? undefined : told)),
+      /how many writes there were/,
+    ],
+    'that appears in the middle': [times((told, call) => (call === 1 ? undefined : told)), /of another kind/],
+    'that takes no signal': [
+      (inner) => withChanges(inner, { writeTimes: () => inner.writeTimes() }),
+      /how many writes there were/,
     ],
   };
   findsAll(mutants, (mutate, test, environment) => {
@@ -555,6 +785,31 @@ describe('a VM at the source', () => {
         }),
       /resumed and detached to no effect/,
     ],
+    'that runs on when it is stunned for its disks alone': [
+      (vm) =>
+        withChanges(vm, {
+          stun: async (options) => {
+            await vm.stun(options);
+            if (options?.memory === 'none') await vm.resume();
+          },
+        }),
+      /for its disks alone/,
+    ],
+    'whose first round is no whole one after it was stunned for its disks alone': [
+      (vm) => {
+        let read = false;
+        return withChanges(vm, {
+          stun: async (options) => {
+            await vm.stun(options);
+            // As if the stun had read it.
+            if (options?.memory === 'none' && !read)
+              for await (const batch of vm.memory.round()) batch.release();
+            read = true;
+          },
+        });
+      },
+      /for its disks alone/,
+    ],
     'that is stunned although that was aborted': [
       (vm) => withChanges(vm, { stun: () => vm.stun() }),
       /stun\(\) that is aborted/,
@@ -578,7 +833,7 @@ describe('a VM at the source', () => {
       /throttled/,
     ],
     'that cannot be throttled and does not say so when it is': [
-      (vm) => withChanges(vm, { capabilities: { throttle: false } }),
+      (vm) => withChanges(vm, { capabilities: { throttle: false, throttleAlone: false } }),
       /throttled, or says that it cannot/,
     ],
     'that keeps its taps when it is let go of': [
@@ -654,6 +909,18 @@ describe('a backend', () => {
           return withChanges(vm, change(vm));
         },
       });
+  /** One that refuses disks alone, for what it finds wrong with them. */
+  const refusing = (
+    inner: HypervisorBackend,
+    refusal: (description: VmDescription) => MigrationError | undefined,
+  ): HypervisorBackend =>
+    withChanges(inner, {
+      prepare: async (description, options) => {
+        const error = options?.memory === 'none' ? refusal(description) : undefined;
+        if (error !== undefined) throw error;
+        return inner.prepare(description, options);
+      },
+    });
   const mutants: Mutants<HypervisorBackend> = {
     'that takes other machines': [
       (inner) =>
@@ -720,8 +987,87 @@ describe('a backend', () => {
       /is filled again/,
     ],
     'that cannot be filled again, and does not say so': [
-      prepared(() => ({ capabilities: { refill: false } })),
+      prepared(() => ({ capabilities: { refill: false, disksAlone: true } })),
       /is filled again/,
+    ],
+    'that hands over what it did not keep': [
+      prepared((vm) => ({
+        handOver: async () => {
+          const [disk] = vm.disks;
+          await disk?.write(100, [Uint8Array.of(1, 2, 3)]);
+          await disk?.flush();
+          await vm.handOver();
+        },
+      })),
+      /handed over as they were/,
+    ],
+    'that takes back what was handed over': [
+      (inner) => {
+        const backend = inner as MemoryBackend;
+        return prepared((vm) => ({
+          discard: async () => {
+            await vm.discard();
+            for (const disk of backend.disks) disk.free();
+          },
+        }))(inner);
+      },
+      /handed over as they were/,
+    ],
+    'that hands over twice': [
+      prepared((vm) => ({ handOver: () => vm.handOver().catch(() => {}) })),
+      /handed over as they were/,
+    ],
+    'that is written after it was handed over': [
+      prepared((vm) => ({
+        disks: vm.disks.map((disk) =>
+          withChanges(disk, { write: (...args) => disk.write(...args).catch(() => {}) }),
+        ),
+      })),
+      /handed over as they were/,
+    ],
+    'that cannot take disks alone, and does not say so': [
+      (inner) => refusing(inner, () => new MigrationError('unsupported', 'whole VMs only')),
+      /handed over as they were/,
+    ],
+    'that says it cannot take disks alone, and does': [
+      prepared(() => ({ capabilities: { refill: true, disksAlone: false } })),
+      /handed over as they were/,
+    ],
+    'that compares the machine where disks come alone': [
+      (inner) =>
+        refusing(inner, ({ machine }) =>
+          machine === 'another-machine' ? new MigrationError('incompatible', machine) : undefined,
+        ),
+      /of any machine/,
+    ],
+    'that takes disks alone of any size': [
+      (inner) =>
+        withChanges(inner, {
+          prepare: (description, options) =>
+            inner
+              .prepare(description, options)
+              .catch(() => inner.prepare({ ...description, disks: [] }, options)),
+        }),
+      /of any machine/,
+    ],
+    'that starts something where disks came alone': [
+      prepared(() => ({ start: async () => {} })),
+      /nothing to start/,
+    ],
+    'that takes what it has no room for': [
+      (inner) =>
+        withChanges(inner, {
+          prepare: async (description, options) => {
+            const vm = await inner.prepare(
+              { ...description, disks: description.disks.map((disk) => ({ ...disk, allocatedBytes: 0 })) },
+              options,
+            );
+            return withChanges(vm, {
+              disks: vm.disks.map((disk) => withChanges(disk, { write: async () => {} })),
+            });
+          },
+        }),
+      /without room/,
     ],
     'that goes on after it was discarded': [
       prepared((vm) => ({ discard: async () => {}, loadDeviceState: async () => {}, memory: vm.memory })),

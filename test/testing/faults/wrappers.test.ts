@@ -5,11 +5,13 @@
  */
 import { describe, expect, it } from 'vitest';
 import { createMemoryBackend, createMemoryDisk, createMemoryVm } from '../../../src/backends/memory/index.ts';
+import type { DirtyTracker } from '../../../src/interfaces/block-device.ts';
 import type { Connection } from '../../../src/interfaces/transport.ts';
 import { memoryRegister } from '../../../src/registers/index.ts';
 import {
   type AnyFault,
   type ConnectionFault,
+  type DestinationVmCallFault,
   faultyBackend,
   faultyBlockDevice,
   faultyRegister,
@@ -272,6 +274,70 @@ describe('a tap', () => {
     expect(await codeOf(second.finish())).toBe('tap-gap');
     await second.remove();
   });
+});
+
+describe('a dirty log', () => {
+  it('loses a range and clears its mark, fails when it is asked, and is counted over all that are kept', async () => {
+    const sizeBytes = 8 * mebibyte;
+    const vm = createMemoryVm({ vmId: 'vm', disks: [{ id: 'disk', sizeBytes, tap: 'extents' }] });
+    const [disk] = vm.source().disks;
+    if (disk === undefined) throw new Error('the VM has no disk');
+    const happened: AnyFault[] = [];
+    const plan = [
+      { on: 'track', nth: 2, do: 'fail', code: 'hypervisor' },
+      { on: 'take', nth: 2, do: 'fail', code: 'tap-gap' },
+      { on: 'dirty-range', nth: 2, do: 'drop' },
+      { on: 'dirty-range', nth: 4, do: 'drop' },
+      { on: 'writeTimes', do: 'fail', code: 'hypervisor' },
+    ] as const;
+    const faulty = faultySourceDisk(disk, plan, { onFault: (fault) => happened.push(fault) });
+    const write = (index: number) =>
+      vm.guest.writeDisk('disk', index * mebibyte, new Uint8Array(512).fill(1));
+    const take = async (tracker: DirtyTracker) =>
+      (await tracker.take()).map(({ offset }) => offset / mebibyte);
+
+    const first = await faulty.track();
+    for (const index of [1, 3, 5]) await write(index);
+    expect(await take(first)).toEqual([1, 5]);
+    await write(3);
+    expect(await codeOf(first.take())).toBe('tap-gap');
+    expect(await take(first)).toEqual([]);
+    expect(await take(first)).toEqual([]);
+    await first.remove();
+    expect(await codeOf(faulty.track())).toBe('hypervisor');
+    const second = await faulty.track();
+    await write(7);
+    expect(await take(second)).toEqual([7]);
+    await second.remove();
+
+    expect(await codeOf(faulty.writeTimes())).toBe('hypervisor');
+    expect(await faulty.writeTimes()).toEqual(await disk.writeTimes());
+    expect(happened.map(({ on }) => on)).toEqual([
+      'dirty-range',
+      'take',
+      'dirty-range',
+      'track',
+      'writeTimes',
+    ]);
+  });
+});
+
+it('disks that come alone are handed over late, or were although that failed', async () => {
+  const vm = createMemoryVm({ vmId: 'vm', memoryBytes: 4096, disks: [{ id: 'disk', sizeBytes: mebibyte }] });
+  const inner = createMemoryBackend();
+  const alone = { ...vm.description, memory: [] };
+  const prepare = (fault: DestinationVmCallFault) =>
+    faultyBackend(inner, { vm: [fault] }).prepare(alone, { memory: 'none' });
+
+  const failing = await prepare({ on: 'handOver', do: 'fail', code: 'disk-write' });
+  expect(await codeOf(failing.handOver())).toBe('disk-write');
+  await failing.discard();
+  expect(inner.disks).toEqual([]);
+  const lost = await prepare({ on: 'handOver', do: 'fail-afterwards', code: 'hypervisor' });
+  expect(await codeOf(lost.handOver())).toBe('hypervisor');
+  await lost.discard();
+  expect(inner.disks.map(({ id }) => id)).toEqual(['disk']);
+  expect(await codeOf(inner.disks[0]?.read(0, 1) ?? Promise.reject())).toBe('none');
 });
 
 it('a backend plans anew for each VM that it prepares', async () => {

@@ -10,6 +10,8 @@ export interface Mutant {
   readonly file: string;
   /** What is replaced, and stands there once, and by what. */
   readonly edits: readonly (readonly [string, string])[];
+  /** What is in every scenario, beside what is always drawn. Default: nothing. */
+  readonly draw?: 'storage';
   /** The first seed that catches it. */
   readonly seed: number;
   /** Rules that may catch it. */
@@ -19,11 +21,11 @@ export interface Mutant {
 export const mutants: readonly Mutant[] = [
   {
     name: 'guest writes that waited for a bulk number are mirrored in reverse',
-    file: 'core/storage/disk-sender.ts',
+    file: 'core/storage/bulk-copy.ts',
     edits: [
       [
-        'for (const write of this.#regions.copyNumbered(range)) this.#mirror(write);',
-        'for (const write of [...this.#regions.copyNumbered(range)].reverse()) this.#mirror(write);',
+        'for (const write of regions.copyNumbered(range)) mirror(write);',
+        'for (const write of [...regions.copyNumbered(range)].reverse()) mirror(write);',
       ],
     ],
     seed: 656,
@@ -31,7 +33,7 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: 'the bulk number is taken before the read',
-    file: 'core/storage/disk-sender.ts',
+    file: 'core/storage/bulk-copy.ts',
     edits: [
       [
         'const chunks = await disk.read(offset, length, { signal });',
@@ -140,8 +142,8 @@ export const mutants: readonly Mutant[] = [
         'await this.#tap?.finish({ signal });\nawait this.#tap?.remove();\nthis.#tap = undefined;',
       ],
       [
-        'this.#stunned = false;',
-        'this.#stunned = false;\nvoid this.disk.flush().then(() => this.disk.tap(this.#handler)).then((tap) => { this.#tap = tap; }, () => {});',
+        'this.#bulk.guestStands(false);',
+        'this.#bulk.guestStands(false);\nvoid this.disk.flush().then(() => this.disk.tap(this.#handler)).then((tap) => { this.#tap = tap; }, () => {});',
       ],
     ],
     seed: 18,
@@ -230,6 +232,154 @@ export const mutants: readonly Mutant[] = [
     seed: 214,
     rules: ['equal'],
   },
+  {
+    name: 'a part of what was taken of the dirty log is forgotten',
+    draw: 'storage',
+    file: 'core/storage/disk-sender.ts',
+    edits: [['for (const range of ranges) {', 'for (const range of ranges.slice(1)) {']],
+    seed: 13,
+    rules: ['equal', 'copied'],
+  },
+  {
+    name: 'the dirty log is not taken once more with the guest stunned',
+    draw: 'storage',
+    file: 'core/storage/disk-sender.ts',
+    edits: [['    await this.takeDirty({ signal });\n', '']],
+    seed: 242,
+    rules: ['equal', 'copied'],
+  },
+  {
+    name: 'a range that was set back is not read again',
+    draw: 'storage',
+    file: 'core/storage/disk-sender.ts',
+    edits: [['this.#regions.setBack(range);', '']],
+    seed: 13,
+    rules: ['equal', 'copied'],
+  },
+  {
+    name: 'what a guest write that failed has left is not read again',
+    draw: 'storage',
+    file: 'core/storage/disk-sender.ts',
+    edits: [['invalidate: (range) => this.#setRangeBack(range),', 'invalidate: () => {},']],
+    seed: 195,
+    rules: ['equal', 'copied'],
+  },
+  {
+    name: 'a disk whose writes nobody sees is not copied again after the guest ran on',
+    draw: 'storage',
+    file: 'core/storage/disk-sender.ts',
+    edits: [['if (this.#unseen) this.#setRangeBack(', 'if (this.#stopped) this.#setRangeBack(']],
+    seed: 792,
+    rules: ['equal', 'copied'],
+  },
+  {
+    name: 'a disk whose writes nobody sees is copied while the guest runs',
+    draw: 'storage',
+    file: 'core/storage/disk-sender.ts',
+    edits: [['onlyStunned: this.#unseen,', 'onlyStunned: false,']],
+    seed: 29,
+    rules: ['equal', 'copied'],
+  },
+  {
+    name: "the guest's write waits for room on the link",
+    draw: 'storage',
+    file: 'core/storage/disk-sender.ts',
+    edits: [['return this.#options.buffer.hold();', 'return this.#options.stream.room();']],
+    seed: 107,
+    rules: ['prompt'],
+  },
+  {
+    name: 'disks are tapped before the destination has agreed',
+    draw: 'storage',
+    file: 'core/source.ts',
+    edits: [
+      ['    for (const disk of this.#disks) await disk.start();\n', ''],
+      [
+        '    this.#openStreams(channel);\n',
+        '    this.#openStreams(channel);\n    for (const disk of this.#disks) await disk.start();\n',
+      ],
+    ],
+    seed: 51,
+    rules: ['untouched'],
+  },
+  {
+    name: 'disks are handed over before they are flushed',
+    draw: 'storage',
+    file: 'core/verification.ts',
+    edits: [
+      [
+        'await raceAbort(Promise.all(disks.map((disk) => disk.flush())), signal);',
+        'if (!disksAlone) await raceAbort(Promise.all(disks.map((disk) => disk.flush())), signal);',
+      ],
+    ],
+    seed: 7,
+    rules: ['contract'],
+  },
+  {
+    name: 'disks are said to be copied, and are not handed over',
+    draw: 'storage',
+    file: 'core/destination.ts',
+    edits: [
+      ['const handing = this.#vm?.handOver() ?? Promise.resolve();', 'const handing = Promise.resolve();'],
+    ],
+    seed: 7,
+    rules: ['truth', 'untouched'],
+  },
+  {
+    name: 'a guest whose disks were copied stays stunned',
+    draw: 'storage',
+    file: 'core/source.ts',
+    edits: [['      () => this.#vm.resume(),\n', '']],
+    seed: 7,
+    rules: ['restored', 'truth', 'somewhere'],
+  },
+  {
+    name: 'given is claimed where disks move alone',
+    draw: 'storage',
+    file: 'core/source.ts',
+    edits: [
+      [
+        "channel.send({ type: 'copied' });",
+        "await this.#register.claim(this.#description.vmId, this.#epoch, 'source', 'given');\nchannel.send({ type: 'copied' });",
+      ],
+    ],
+    seed: 7,
+    rules: ['copied'],
+  },
+  {
+    name: 'where zeros belong, a disk that does not tell what it holds is left as it is',
+    draw: 'storage',
+    file: 'core/storage/disk-receiver.ts',
+    edits: [
+      [
+        'if (!extent.zero) await this.disk.writeZeroes(',
+        'if (!extent.zero && length < 0) await this.disk.writeZeroes(',
+      ],
+    ],
+    seed: 7,
+    rules: ['equal', 'copied'],
+  },
+  {
+    name: 'a write that failed at the destination is taken for done',
+    draw: 'storage',
+    file: 'core/storage/disk-receiver.ts',
+    edits: [
+      [
+        'await this.disk.write(offset, content, { signal });',
+        'await this.disk.write(offset, content, { signal }).catch(() => {});',
+      ],
+    ],
+    seed: 56,
+    rules: ['equal', 'copied', 'contract'],
+  },
+  {
+    name: 'the destination is taken to be slow with every disk',
+    draw: 'storage',
+    file: 'core/guest-pace.ts',
+    edits: [['isHeld: sender.stream.isHeld && !channel.isCut,', 'isHeld: true,']],
+    seed: 320,
+    rules: ['truth', 'needless'],
+  },
 ];
 
 const cache = new URL('../../../node_modules/.cache/longhaul/', import.meta.url).pathname;
@@ -278,8 +428,15 @@ export interface Catch {
 }
 
 /** Runs seeds until one breaks a rule. */
-export function firstCatch(simulator: string, from: number, seeds: number): Promise<Catch | undefined> {
-  const args = ['--from', String(from), '--seeds', String(seeds), '--jobs', '1', '--first', '--no-shrink'];
+export function firstCatch(
+  simulator: string,
+  from: number,
+  seeds: number,
+  draw?: Mutant['draw'],
+): Promise<Catch | undefined> {
+  const range = ['--from', String(from), '--seeds', String(seeds)];
+  const flags = draw === undefined ? [] : [`--${draw}`];
+  const args = [...range, '--jobs', '1', '--first', '--no-shrink', ...flags];
   return new Promise((resolve) => {
     execFile(process.execPath, [simulator, ...args], { maxBuffer: 1 << 26 }, (_, stdout) => {
       const found = /^seed (\d+) breaks ([\w-]+) at [\d.]+ ms: (.*)$/m.exec(stdout);
