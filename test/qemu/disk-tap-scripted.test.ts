@@ -4,9 +4,10 @@
  */
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { NbdClient } from '../../src/backends/nbd/nbd-client.ts';
 import { DiskTap } from '../../src/backends/qemu/disk-tap.ts';
-import { NbdClient } from '../../src/backends/qemu/nbd-client.ts';
 import { QmpClient } from '../../src/backends/qemu/qmp.ts';
+import { serveTap } from '../../src/backends/qemu/tap-server.ts';
 import type { MigrationError } from '../../src/errors.ts';
 import { deferred } from '../../src/util/promises.ts';
 import { guestDirectory } from './support/guest.ts';
@@ -81,6 +82,7 @@ async function set(answers: QmpScript = {}): Promise<Tapped> {
     index: 0,
     socketPath: join(directory.path, 'tap'),
     handler: { write: () => {}, invalidate: () => {}, broken: broken.resolve },
+    serve: serveTap,
   });
   return { tap, broken: broken.promise, tell };
 }

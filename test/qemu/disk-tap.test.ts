@@ -6,8 +6,8 @@
  */
 import { join } from 'node:path';
 import { beforeEach, describe, expect, it } from 'vitest';
+import { NbdServer } from '../../src/backends/nbd/nbd-server.ts';
 import { openQemuSource } from '../../src/backends/qemu/index.ts';
-import { NbdServer } from '../../src/backends/qemu/nbd-server.ts';
 import type { SourceVm } from '../../src/interfaces/hypervisor.ts';
 import { deferred } from '../../src/util/promises.ts';
 import { bootGuest, qemuAvailable } from './support/guest.ts';
@@ -114,15 +114,19 @@ describe.skipIf(!qemu.available)(suite, { timeout: 120_000 }, () => {
     };
     const path = join(fixture.path, 'medium');
     const server = await NbdServer.listen({
-      path,
-      sizeBytes: medium.length,
-      handler: {
-        read: async (offset, length) => medium.subarray(offset, offset + length),
-        write: async (offset, data) => written(() => medium.set(data, offset)),
-        writeZeroes: async (offset, length) => written(() => medium.fill(0, offset, offset + length)),
-        flush: async () => {},
-        disconnected: () => {},
-      },
+      address: { path },
+      exports: [
+        {
+          sizeBytes: medium.length,
+          handler: {
+            read: async (offset, length) => medium.subarray(offset, offset + length),
+            write: async (offset, data) => written(() => medium.set(data, offset)),
+            writeZeroes: async (offset, length) => written(() => medium.fill(0, offset, offset + length)),
+            flush: async () => {},
+            disconnected: () => {},
+          },
+        },
+      ],
     });
     const blockdev = { driver: 'nbd', 'node-name': 'medium', server: { type: 'unix', path } };
     const own = await bootGuest({

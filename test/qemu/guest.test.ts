@@ -118,6 +118,36 @@ describe.skipIf(!qemu.available)('the test guest', { timeout: 120_000 }, () => {
     }
   });
 
+  it('finds a damaged block where all writers write, up to the end of a disk of odd size', async () => {
+    const sharedBytes = 64 * 1024;
+    const sizeBytes = 8 * MIB + 7 * 512;
+    const drive = await createDisk({ file: join(directory.path, 'odd.raw'), format: 'raw', sizeBytes });
+    const guest = await boot({
+      name: 'vm',
+      disks: [drive],
+      load: { shared: true, writers: 8, writesPerSecond: 400 },
+    });
+    await sleep(1000); // Of the load, as above.
+    await guest.pause();
+    const image = await open(drive.file, 'r+');
+    try {
+      for (const start of [0, sizeBytes - sharedBytes]) {
+        const area = Buffer.alloc(sharedBytes);
+        await image.read(area, 0, area.length, start);
+        const written = stamps(area, 512);
+        const generations = new Set(written.map((at) => area.readUInt32LE(at + 24)));
+        expect(generations.size).toBeGreaterThan(1);
+        const at = written.at(-1) ?? Number.NaN;
+        await image.write(Buffer.from([~(area[at + 300] ?? 0)]), 0, 1, start + at + 300);
+        expect(await guest.verify()).toMatchObject({ badPages: 0, badBlocks: 1, staleBlocks: 0 });
+        await image.write(area, at + 300, 1, start + at + 300);
+        expect(await guest.verify()).toMatchObject({ badPages: 0, badBlocks: 0 });
+      }
+    } finally {
+      await image.close();
+    }
+  });
+
   it('finds a damaged page and a lost write in memory', async () => {
     // The guest's memory is a file here, so that it can be changed behind its back.
     const file = join(directory.path, 'memory');

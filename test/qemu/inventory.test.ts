@@ -177,6 +177,47 @@ describe('disks', () => {
       { id: 'scsi-id', sizeBytes: MIB, blockBytes: 512, readOnly: false },
     ]);
   });
+
+  it.each([
+    ['a file', { filename: '/a', 'actual-size': 4096 }, 4096, { path: '/a', allocatedBytes: 4096 }],
+    // As much as all of it, and what qcow2 needs for itself.
+    ['a full file', { filename: '/a', 'actual-size': 2 * MIB }, MIB, { path: '/a', allocatedBytes: 2 * MIB }],
+    [
+      'a device',
+      { filename: '/dev/sdx', 'actual-size': 0 },
+      undefined,
+      { path: '/dev/sdx', allocatedBytes: 0 },
+    ],
+    ['a server', { filename: 'nbd://host:10809' }, undefined, undefined],
+    ['a file of another host', { filename: 'ssh://host/a', 'actual-size': 4096 }, 4096, undefined],
+    [
+      'a file with another one below, which it may hide or not',
+      { filename: '/a', 'actual-size': 512, 'backing-image': { 'actual-size': 8192 } },
+      8192,
+      { path: '/a', allocatedBytes: 512 },
+    ],
+    [
+      'a file with snapshots in it, which stay behind',
+      { filename: '/a', 'actual-size': 8192, snapshots: [{ id: '1' }] },
+      undefined,
+      { path: '/a', allocatedBytes: 8192 },
+    ],
+    [
+      'a file with such a one below',
+      { 'actual-size': 512, 'backing-image': { 'actual-size': 8192, snapshots: [{}] } },
+      undefined,
+      undefined,
+    ],
+  ] as const)('that are %s take up what is sure', async (_, image, allocatedBytes, own) => {
+    await using directory = guestDirectory();
+    const path = join(directory.path, 'qmp');
+    const answers = { ...ANSWERS, 'query-block': [block({}, image)] };
+    await using qmp = await ScriptedQmp.listen(path, { version: [10, 0], answers });
+    await using client = await QmpClient.connect(path);
+    const [disk] = (await readInventory(client)).disks;
+    expect([disk?.allocatedBytes, disk?.image]).toEqual([allocatedBytes, own]);
+    expect(qmp.commands).not.toContain('block-export-add');
+  });
 });
 
 describe('RAM blocks', () => {
@@ -259,6 +300,14 @@ describe('differences', () => {
   ])('are told one by one: %j', (changed, message) => {
     const found = differences(description, { ...inventory, ...changed });
     expect(found).toEqual([expect.stringMatching(message)]);
+  });
+
+  it('are smaller blocks, too: a partition table counts in them', () => {
+    const large = { ...description, disks: [{ ...disk, blockBytes: 4096 }] };
+    expect(differences(large, inventory)).toEqual([
+      'the logical block size of disk vd0 is 4096 at the source, 512 here',
+    ]);
+    expect(differences(large, { ...inventory, disks: [{ ...node, blockBytes: 4096 }] })).toEqual([]);
   });
 
   it('are two disks that would be one here', () => {

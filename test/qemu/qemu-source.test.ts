@@ -9,8 +9,8 @@ import { stat } from 'node:fs/promises';
 import { createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { NbdServer } from '../../src/backends/nbd/nbd-server.ts';
 import { createQemuBackend } from '../../src/backends/qemu/index.ts';
-import { NbdServer } from '../../src/backends/qemu/nbd-server.ts';
 import { deferred } from '../../src/util/promises.ts';
 import { expectClean, migrationSettings } from './support/clean.ts';
 import { collectState, Drive, readRound } from './support/drive.ts';
@@ -208,14 +208,18 @@ describe.skipIf(!qemu.available)(suite, { timeout: 120_000 }, () => {
       // An engine like ours, whose sockets then all close at once.
       const path = (name: string): string => join(fixture.path, name);
       const server = await NbdServer.listen({
-        path: path('tap'),
-        sizeBytes: 128 * MIB,
-        handler: {
-          write: async () => {},
-          writeZeroes: async () => {},
-          flush: async () => {},
-          disconnected: () => {},
-        },
+        address: { path: path('tap') },
+        exports: [
+          {
+            sizeBytes: 128 * MIB,
+            handler: {
+              write: async () => {},
+              writeZeroes: async () => {},
+              flush: async () => {},
+              disconnected: () => {},
+            },
+          },
+        ],
       });
       const node = 'longhaul-tap-0';
       await fixture.guest.qmp('blockdev-add', {

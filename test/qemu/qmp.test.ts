@@ -6,7 +6,14 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { JsonLines } from '../../src/backends/qemu/json-lines.ts';
 import { isQmpObject, QmpClient, qmpCommandError } from '../../src/backends/qemu/qmp.ts';
 import { MigrationError } from '../../src/errors.ts';
-import { codeOf, type Hand, privateDirectory, scriptedServer, stop, untilListening } from './nbd-fixtures.ts';
+import {
+  codeOf,
+  type Hand,
+  privateDirectory,
+  scriptedServer,
+  stop,
+  untilListening,
+} from '../nbd/nbd-fixtures.ts';
 import { hasQemuSystem, spawnQemu } from './qmp-fixtures.ts';
 
 /**

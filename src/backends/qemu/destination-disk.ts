@@ -2,7 +2,7 @@ import { MigrationError } from '../../errors.ts';
 import type { BlockDevice, Extent } from '../../interfaces/block-device.ts';
 import type { CallOptions, Chunks } from '../../interfaces/content.ts';
 import { throwIfAborted } from '../../util/promises.ts';
-import type { NbdClient } from './nbd-client.ts';
+import type { NbdClient } from '../nbd/nbd-client.ts';
 import type { NbdExports } from './nbd-exports.ts';
 import type { DiskNode } from './vm-inventory.ts';
 

@@ -36,7 +36,7 @@ const ANNOUNCEMENTS = { initial: 50, max: 550, rounds: 5, step: 100 };
  */
 export class QemuDestinationVm implements DestinationVm {
   /** QEMU ends its incoming migration with the device state, and takes no second one in the same process, whatever became of the first. */
-  readonly capabilities: DestinationVmCapabilities = { refill: false };
+  readonly capabilities: DestinationVmCapabilities = { refill: false, disksAlone: false };
   readonly memory: QemuDestinationMemory;
   readonly disks: readonly QemuDestinationDisk[];
   readonly #parts: DestinationVmParts;
@@ -76,6 +76,10 @@ export class QemuDestinationVm implements DestinationVm {
 
   async refill(): Promise<void> {
     throw new MigrationError('unsupported', 'a QEMU that has loaded device state takes no more content');
+  }
+
+  async handOver(): Promise<void> {
+    throw new MigrationError('unsupported', 'a QEMU that waits for a migration takes no disks alone');
   }
 
   async start(options: { readonly run: boolean }): Promise<void> {

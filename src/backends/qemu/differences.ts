@@ -29,6 +29,7 @@ export function differences(description: VmDescription, inventory: VmInventory):
       found.push(`disks ${other} and ${disk.id} are one and the same here (${here.nodeName})`);
     taken.set(here.nodeName, disk.id);
     compare(`the size of disk ${disk.id}`, disk.sizeBytes, here.sizeBytes);
+    // Neither smaller nor larger: a guest's partition table counts in blocks, and a write of 512 bytes is none to a disk whose blocks have 4096.
     compare(`the logical block size of disk ${disk.id}`, disk.blockBytes, here.blockBytes);
     compare(`whether disk ${disk.id} is read-only`, disk.readOnly, here.readOnly);
   }

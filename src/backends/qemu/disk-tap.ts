@@ -1,13 +1,13 @@
 import { MigrationError } from '../../errors.ts';
 import type { Tap, TapHandler } from '../../interfaces/block-device.ts';
-import type { CallOptions, Content } from '../../interfaces/content.ts';
+import type { ByteRange, CallOptions, Content } from '../../interfaces/content.ts';
 import { type Deferred, deferred, raceAbort } from '../../util/promises.ts';
 import { cancelMirror, removeNode } from './leftovers.ts';
-import { NbdServer } from './nbd-server.ts';
 import { OWN_PREFIX } from './own-prefix.ts';
 import type { QmpClient, QmpEvent } from './qmp.ts';
 import { objectsOf } from './qmp-values.ts';
 import { everyStep } from './take-down.ts';
+import type { TapServer, TapServerHandler, TapServerOptions } from './tap-server.ts';
 import type { DiskNode } from './vm-inventory.ts';
 
 /** What a {@link DiskTap} works with. */
@@ -19,10 +19,10 @@ export interface DiskTapOptions {
   /** Where it listens for QEMU. */
   readonly socketPath: string;
   readonly handler: TapHandler;
+  /** Where it is served: in this thread, or in one of its own. */
+  readonly serve: (options: TapServerOptions, handler: TapServerHandler) => Promise<TapServer>;
 }
 
-/** `min`: a write that is not a multiple would come as a read first. `max`: what one write can hold up. */
-const BLOCK_BYTES = { minimum: 1, preferred: 4096, maximum: 1024 * 1024 };
 /** Guest writes within one such unit wait for each other, so it is as small as what guests write. */
 const GRANULARITY_BYTES = 4096;
 
@@ -43,7 +43,7 @@ export class DiskTap implements Tap {
   readonly #filterName: string;
   readonly #held = new Set<Deferred<void>>();
   readonly #off: (() => void)[] = [];
-  #server: NbdServer | undefined;
+  #server: TapServer | undefined;
   #drained: Deferred<void> | undefined;
   #flushed = false;
   #gap: MigrationError | undefined;
@@ -105,19 +105,16 @@ export class DiskTap implements Tap {
   }
 
   async #start(signal?: AbortSignal): Promise<void> {
-    const { qmp, disk, socketPath } = this.#options;
-    this.#server = await NbdServer.listen({
-      path: socketPath,
-      sizeBytes: disk.sizeBytes,
-      blockBytes: BLOCK_BYTES,
-      connectionsMax: 1,
-      handler: {
-        write: (offset, data) => this.#write(offset, data.length, [data]),
-        writeZeroes: (offset, length) => this.#write(offset, length, 'zero'),
-        flush: async () => this.#onFlush(),
+    const { qmp, disk, socketPath, serve } = this.#options;
+    this.#server = await serve(
+      { path: socketPath, sizeBytes: disk.sizeBytes },
+      {
+        write: (range, content) => this.#write(range, content),
+        lost: (range) => this.#lost(range),
+        flush: () => this.#onFlush(),
         disconnected: (reason) => this.#onHangUp(reason),
       },
-    });
+    );
     for (const event of ['BLOCK_JOB_ERROR', 'BLOCK_JOB_COMPLETED', 'BLOCK_JOB_CANCELLED']) {
       this.#off.push(qmp.on(event, (received) => this.#onJobEvent(received)));
     }
@@ -160,13 +157,26 @@ export class DiskTap implements Tap {
   }
 
   /** The promise delays QEMU's answer, and so the guest's; the call is what fixes the order. */
-  async #write(offset: number, length: number, content: Content): Promise<void> {
-    if (this.#letGo) return;
-    // The guest runs again: whatever was drained is not any more.
-    if (this.#flushed) this.expectDrain(true);
-    const waiting = this.#options.handler.write({ offset, length, content, release: () => {} });
+  #write(range: ByteRange, content: Content): Promise<void> | undefined {
+    if (this.#letGo) return undefined;
+    this.#notDrained();
+    const waiting = this.#options.handler.write({ ...range, content, release: () => {} });
     // While it is being set none is held: QEMU drains the disk for that, and would wait for the handler with all else standing still.
-    if (waiting === undefined || !this.#set) return;
+    return waiting !== undefined && this.#set ? this.#hold(waiting) : undefined;
+  }
+
+  #lost(range: ByteRange): void {
+    if (this.#letGo) return;
+    this.#notDrained();
+    this.#options.handler.invalidate(range);
+  }
+
+  /** The guest writes: whatever was drained is not any more. */
+  #notDrained(): void {
+    if (this.#flushed) this.expectDrain(true);
+  }
+
+  async #hold(waiting: Promise<void>): Promise<void> {
     const held = deferred<void>();
     this.#held.add(held);
     waiting.then(held.resolve, held.resolve);
@@ -208,7 +218,7 @@ export class DiskTap implements Tap {
 
   /** A QEMU that dies may close this connection before its monitor. That QEMU is gone is what counts then, so it is to be told first. */
   #onHangUp(reason: MigrationError | undefined): void {
-    const answered = this.#options.qmp.execute('query-status');
+    const answered = this.#options.qmp.execute('query-status').catch(() => undefined);
     this.#break(`its mirror hung up: ${reason?.message ?? 'without a reason'}`, answered);
   }
 

@@ -1,6 +1,6 @@
 import { MigrationError } from '../../errors.ts';
 import type { CallOptions } from '../../interfaces/content.ts';
-import { isSettled, pollUntil, queryMigration } from './migration-status.ts';
+import { isSettled, pollUntil, queryMigration, queryRunState } from './migration-status.ts';
 import { ownExports, removeExports } from './nbd-exports.ts';
 import { OWN_PREFIX } from './own-prefix.ts';
 import { type QmpClient, type QmpObject, qmpCommandError } from './qmp.ts';
@@ -12,21 +12,52 @@ import { objectsOf } from './qmp-values.ts';
  */
 const ABANDONED_MS_MAX = 1000;
 
+/**
+ * A node that is there while the guest stands still by a `stop` of ours, and ran before. After a migration that died QEMU runs its guest on by itself;
+ * after that `stop` nobody would. Such a guest was never given away: it stands still for a copy of its disks.
+ */
+const RUN_ON_MARK = `${OWN_PREFIX}run-on`;
+
 /** What a mirror job is before it is ready. */
 const BEGINNING: ReadonlySet<unknown> = new Set(['created', 'running', 'paused']);
 
 /**
- * Takes away what an engine that died has left in this QEMU. A completed migration stays as it is: who owns the guest then is written in
+ * Takes away what an engine that died has left in this QEMU, and runs on a guest that it has stopped. A completed migration stays as it is: who owns the guest then is written in
  * the register, not here. Rejects with `invalid-state` if somebody else's migration is under way, `hypervisor`, `aborted`.
  */
 export async function cleanLeftovers(qmp: QmpClient, options: CallOptions = {}): Promise<void> {
   await awaitAbandonedMigration(qmp);
   await removeMirrors(qmp, options);
+  await runOn(qmp);
   await removeNodes(qmp, options);
   if ((await ownExports(qmp, options.signal)).length === 0) return;
   await removeExports(qmp, options);
   const others = objectsOf(await qmp.execute('query-block-exports', undefined, options), 'block exports');
   if (others.length === 0) await qmp.execute('nbd-server-stop', undefined, options);
+}
+
+/** To be called before a guest that runs is stopped for a copy of its disks: {@link runOn} runs it then, whoever calls that. Rejects with `hypervisor`, `aborted`. */
+export async function markToRunOn(qmp: QmpClient, options: CallOptions = {}): Promise<void> {
+  await qmp.execute('blockdev-add', { driver: 'null-co', 'node-name': RUN_ON_MARK }, options);
+}
+
+/** Runs a guest that stands still and was marked for it, and takes the mark away. Rejects with `hypervisor`. */
+export async function runOn(qmp: QmpClient): Promise<void> {
+  if (!(await ownNodes(qmp)).includes(RUN_ON_MARK)) return;
+  if ((await queryRunState(qmp)) === 'paused') await continueGuest(qmp);
+  await removeNode(qmp, RUN_ON_MARK);
+}
+
+/** Runs the guest, and makes sure that it does. Rejects with `hypervisor`. */
+export async function continueGuest(qmp: QmpClient): Promise<void> {
+  await pollUntil(
+    async (signal) => {
+      await qmp.execute('cont', undefined, { signal });
+      return await queryRunState(qmp, signal);
+    },
+    (runState) => runState === 'running',
+    (runState) => `told to run, the guest stays in ${runState}`,
+  );
 }
 
 async function awaitAbandonedMigration(qmp: QmpClient): Promise<void> {

@@ -33,6 +33,13 @@ export async function queryMigration(qmp: QmpClient, signal?: AbortSignal): Prom
   return { status: optionalString(answer.status) ?? 'none', error: optionalString(answer['error-desc']) };
 }
 
+/** How often QEMU has looked for dirty pages in the migration that is under way: each time it begins a pass. 0 if there is none. */
+export async function queryPasses(qmp: QmpClient, signal?: AbortSignal): Promise<number> {
+  const { ram } = objectOf(await qmp.execute('query-migrate', undefined, { signal }), 'migration');
+  const count = ram === undefined ? 0 : objectOf(ram, 'RAM')['dirty-sync-count'];
+  return typeof count === 'number' ? count : 0;
+}
+
 /** The run state, for example `running`, `paused`, `postmigrate`. */
 export async function queryRunState(qmp: QmpClient, signal?: AbortSignal): Promise<string> {
   const answer = objectOf(await qmp.execute('query-status', undefined, { signal }), 'run state');

@@ -1,4 +1,5 @@
 import { MigrationError } from '../../errors.ts';
+import { Intake, type Parser } from '../nbd/nbd-intake.ts';
 import {
   PAGE_BYTES,
   PageFlag,
@@ -8,7 +9,6 @@ import {
   STREAM_VERSION,
   StreamCommand,
 } from './migration-stream.ts';
-import { Intake, type Parser } from './nbd-intake.ts';
 
 /** A block of guest RAM as the stream lists it. */
 export interface StreamBlock {

@@ -1,8 +1,8 @@
 import { MigrationError } from '../../errors.ts';
 import type { CallOptions } from '../../interfaces/content.ts';
 import { raceAbort } from '../../util/promises.ts';
+import { NbdClient } from '../nbd/nbd-client.ts';
 import { pollUntil } from './migration-status.ts';
-import { NbdClient } from './nbd-client.ts';
 import { OWN_PREFIX } from './own-prefix.ts';
 import { type QmpClient, qmpCommandError } from './qmp.ts';
 import { objectsOf } from './qmp-values.ts';

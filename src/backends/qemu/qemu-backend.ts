@@ -5,6 +5,7 @@ import type {
   PrepareOptions,
   VmDescription,
 } from '../../interfaces/hypervisor.ts';
+import { checkRoom, type DiskDemand, type FreeSpaceCheck } from '../disk-room.ts';
 import { QemuDestinationDisk } from './destination-disk.ts';
 import { QemuDestinationVm } from './destination-vm.ts';
 import { differences, findDisk } from './differences.ts';
@@ -27,11 +28,16 @@ export interface QemuBackendOptions {
   readonly qmp: string;
   /** Where to make the private directory (mode 0700) for sockets, which QEMU must be able to enter: run as QEMU's user. Default: the system's. */
   readonly runtimeDir?: string;
+  /**
+   * Whether a migration is refused (`disk-full`) whose disks' data does not fit on what the file systems of their images here have free. Default `check`; `ignore` suits file
+   * systems that compress, and images at the source that were allocated in advance.
+   */
+  readonly freeSpace?: FreeSpaceCheck;
 }
 
 /**
  * A QEMU as the destination of one migration. `prepare()` rejects with `connect-failed` if nobody listens, `incompatible`
- * with every difference, and `hypervisor`. Migration capabilities that are on in it (multifd, say) and TLS are switched off.
+ * with every difference, `disk-full`, and `hypervisor`. Migration capabilities that are on in it (multifd, say) and TLS are switched off.
  * Its VM's `discard()` leaves QEMU as it is, and `start()` needs nobody to have run the guest before.
  */
 export function createQemuBackend(options: QemuBackendOptions): HypervisorBackend {
@@ -44,14 +50,18 @@ export function createQemuBackend(options: QemuBackendOptions): HypervisorBacken
 async function prepare(
   options: QemuBackendOptions,
   description: VmDescription,
-  { signal, shared }: PrepareOptions = {},
+  { signal, shared, memory }: PrepareOptions = {},
 ): Promise<DestinationVm> {
+  if (memory === 'none') {
+    throw new MigrationError('unsupported', 'a QEMU that waits for a migration takes no disks alone');
+  }
   const qmp = await QmpClient.connect(options.qmp, { signal });
   let directory: PrivateDirectory | undefined;
   let exports: NbdExports | undefined;
   let incoming: IncomingMigration | undefined;
   try {
     const nodes = await compare(qmp, description, shared ?? new Set(), signal);
+    if (options.freeSpace !== 'ignore') await checkRoom(demandsOf(description, nodes, shared ?? new Set()));
     directory = await PrivateDirectory.create(options.runtimeDir);
     exports = new NbdExports(qmp, directory.socket('nbd'));
     // That QEMU's only NBD server is in use is better known now than at the first write.
@@ -77,6 +87,18 @@ async function prepare(
     qmp.abort(reason);
     throw reason;
   }
+}
+
+/** What the disks that are copied will take up here, as far as they are files. */
+function demandsOf(
+  description: VmDescription,
+  nodes: readonly DiskNode[],
+  shared: ReadonlySet<string>,
+): readonly DiskDemand[] {
+  return nodes.flatMap(({ id, image }) => {
+    const neededBytes = description.disks.find((disk) => disk.id === id)?.allocatedBytes;
+    return image === undefined || shared.has(id) ? [] : { id, neededBytes, ...image };
+  });
 }
 
 /** The disks of the description, as they are here. Rejects with `incompatible`, and has changed nothing. */

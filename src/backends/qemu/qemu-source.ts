@@ -12,6 +12,8 @@ import { QemuSourceDisk } from './source-disk.ts';
 import { QemuSourceMemory } from './source-memory.ts';
 import { QemuSourceVm } from './source-vm.ts';
 import { takeDown } from './take-down.ts';
+import { serveTap } from './tap-server.ts';
+import { serveTapInThread } from './tap-thread.ts';
 import { type DiskNode, readInventory, regionsOf } from './vm-inventory.ts';
 
 /** How to find a running QEMU, and what of it to offer. */
@@ -37,6 +39,11 @@ export interface QemuSourceOptions extends CallOptions {
    */
   readonly quitOnRelease?: boolean;
   /**
+   * Whether each tap answers QEMU in a thread of its own, so that the guest's writes wait for nothing that keeps this one busy. The handler of a tap then
+   * sees a write a moment after the guest was told, and cannot hold it. Default false; {@link createQemuSource} does so unless writes may be held.
+   */
+  readonly tapThreads?: boolean;
+  /**
    * For `recover()`: the VM is opened to be resumed or released, not moved. What only a migration needs is not asked for then, it has no disks, and
    * a guest that a migration has stopped is taken as it is. Default false.
    */
@@ -47,7 +54,8 @@ export interface QemuSourceOptions extends CallOptions {
 const TCG_SAFE_MAJOR = 9;
 
 /**
- * Opens the VM that a QEMU runs, or has stopped, as the source of a migration. What an engine that died has left in it is taken away.
+ * Opens the VM that a QEMU runs, or has stopped, as the source of a migration. What an engine that died has left in it is taken away, and a guest that
+ * it had stopped for a copy of its disks is run on.
  *
  * Rejects with `connect-failed` if nobody listens, or another client holds the socket; `hypervisor-unsafe` for a guest under emulation (TCG) on a
  * QEMU before 9.0, which loses writes; `unsupported` for a QEMU before 8.1, a guest that is not x86, one that is suspended to RAM, or one with a
@@ -77,9 +85,10 @@ export async function openQemuSource(options: QemuSourceOptions): Promise<Source
     const shared = exports;
     const { machine, cpus, deviceStateFormat } = inventory;
     const regions = regionsOf(inventory.ramBlocks);
+    const serve = options.tapThreads === true ? serveTapInThread : serveTap;
     const disks = nodes.map((disk, index) => {
       const tapSocketPath = (attempt: number): string => sockets.socket(`tap-${index}-${attempt}`);
-      return new QemuSourceDisk({ qmp, exports: shared, disk, index, tapSocketPath });
+      return new QemuSourceDisk({ qmp, exports: shared, disk, index, tapSocketPath, serveTap: serve });
     });
     // That QEMU's only NBD server is in use is better known before a destination has been used up. And a server with an export of ours on it
     // is known as ours, should we die.
@@ -103,11 +112,12 @@ export async function openQemuSource(options: QemuSourceOptions): Promise<Source
         machine,
         cpus,
         memory: regions,
-        disks: disks.map(({ id, sizeBytes, blockBytes, readOnly }) => ({
+        disks: nodes.map(({ id, sizeBytes, blockBytes, readOnly, allocatedBytes }) => ({
           id,
           sizeBytes,
           blockBytes,
           readOnly,
+          ...(allocatedBytes === undefined ? {} : { allocatedBytes }),
         })),
         deviceStateFormat,
       },

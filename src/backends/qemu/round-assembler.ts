@@ -25,8 +25,11 @@ export type AssembledItem = PageBatch | 'roundEnd';
  * Makes rounds and batches of single pages.
  *
  * QEMU does not say where one of its passes over the dirty pages ends and the next begins. But a pass sends a page once at most, so a page
- * that comes again begins a new one; and a pass that has nothing to send shows as an empty part. That a round may be cut
- * a little differently than QEMU's own pass does not matter: a page is sent after its dirty mark was cleared, in either.
+ * that comes again begins a new one; and a pass that has nothing to send shows as an empty part. When a round begins, QEMU is in a pass that it
+ * began when the round before ended; what the guest dirtied since is in the next one. So a round is those two, but for the first, which is one over all
+ * pages. A guest that goes through its memory in order repeats no page for a long time: whoever reads the round asks QEMU how many passes
+ * there were, and ends it. That a round may be cut a little differently does not matter to what arrives: a page is sent
+ * after its dirty mark was cleared, in either.
  */
 export class RoundAssembler {
   readonly #seen: readonly Uint8Array[];
@@ -40,6 +43,8 @@ export class RoundAssembler {
   #pieceFrom = SLAB_BYTES;
   #bytes = 0;
   #pages = 0;
+  /** New passes that may still begin within the round that is assembled. */
+  #passesLeft = 0;
 
   constructor(regions: readonly MemoryRegion[]) {
     this.#seen = regions.map((region) => new Uint8Array(Math.ceil(region.sizeBytes / PAGE_BYTES / 8)));
@@ -50,6 +55,11 @@ export class RoundAssembler {
     return this.#items.length;
   }
 
+  /** Whether a round's end waits to be taken. */
+  get ends(): boolean {
+    return this.#items.includes('roundEnd');
+  }
+
   /** The next batch or round end, if there is one. */
   take(): AssembledItem | undefined {
     return this.#items.shift();
@@ -58,7 +68,7 @@ export class RoundAssembler {
   /** Takes a page in; the content is copied. */
   page(region: number, offset: number, content: Uint8Array | 'zero'): void {
     if (!this.#mark(region, offset / PAGE_BYTES)) {
-      this.endRound();
+      this.#newPass();
       this.#mark(region, offset / PAGE_BYTES);
     }
     const zero = content === 'zero';
@@ -79,6 +89,21 @@ export class RoundAssembler {
   endRound(): void {
     this.flush();
     if (this.#items.at(-1) !== 'roundEnd') this.#items.push('roundEnd');
+    this.#passesLeft = 1;
+    this.#forgetSeen();
+  }
+
+  #newPass(): void {
+    if (this.#passesLeft === 0) this.endRound();
+    else {
+      this.#passesLeft -= 1;
+      // No page may be twice within a batch.
+      this.flush();
+      this.#forgetSeen();
+    }
+  }
+
+  #forgetSeen(): void {
     for (const marks of this.#seen) marks.fill(0);
   }
 

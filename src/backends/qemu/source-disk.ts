@@ -1,11 +1,18 @@
 import { MigrationError } from '../../errors.ts';
-import type { Extent, SourceDisk, Tap, TapHandler } from '../../interfaces/block-device.ts';
+import type {
+  DirtyTracker,
+  Extent,
+  SourceDisk,
+  Tap,
+  TapHandler,
+  WriteTimes,
+} from '../../interfaces/block-device.ts';
 import type { CallOptions, Chunks } from '../../interfaces/content.ts';
-import { DiskTap } from './disk-tap.ts';
-import { type NbdClient, nbdErrorName } from './nbd-client.ts';
+import { type NbdClient, nbdErrorName } from '../nbd/nbd-client.ts';
+import { DiskTap, type DiskTapOptions } from './disk-tap.ts';
 import type { NbdExports } from './nbd-exports.ts';
 import type { QmpClient } from './qmp.ts';
-import type { DiskNode } from './vm-inventory.ts';
+import { type DiskNode, readWriteTimes } from './vm-inventory.ts';
 
 /** What a {@link QemuSourceDisk} works with. */
 export interface SourceDiskOptions {
@@ -15,6 +22,8 @@ export interface SourceDiskOptions {
   readonly index: number;
   /** Where its taps listen; none may be there twice, so each gets a number. */
   readonly tapSocketPath: (attempt: number) => string;
+  /** Where its taps are served. */
+  readonly serveTap: DiskTapOptions['serve'];
 }
 
 /** A disk of a running guest: read through QEMU's own NBD server, tapped by a mirror job. Neither is there before it is needed. */
@@ -78,9 +87,9 @@ export class QemuSourceDisk implements SourceDisk {
     if (this.readOnly) return { finish: async () => {}, remove: async () => {} };
     this.#tapping = true;
     try {
-      const { qmp, disk, index, tapSocketPath } = this.#options;
+      const { qmp, disk, index, tapSocketPath, serveTap: serve } = this.#options;
       const socketPath = tapSocketPath(this.#attempts++);
-      this.#tap = await DiskTap.set({ qmp, disk, index, socketPath, handler }, options.signal);
+      this.#tap = await DiskTap.set({ qmp, disk, index, socketPath, handler, serve }, options.signal);
     } finally {
       this.#tapping = false;
     }
@@ -92,6 +101,14 @@ export class QemuSourceDisk implements SourceDisk {
         if (this.#tap === tap) this.#tap = undefined;
       },
     };
+  }
+
+  async track(): Promise<DirtyTracker> {
+    throw new MigrationError('unsupported', `disk ${this.id} shows each write`);
+  }
+
+  writeTimes(options: CallOptions = {}): Promise<WriteTimes | undefined> {
+    return readWriteTimes(this.#options.qmp, this.#options.disk, options.signal);
   }
 
   /** The guest is about to be stunned. */

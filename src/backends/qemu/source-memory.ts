@@ -1,10 +1,11 @@
 import { type ErrorCode, MigrationError } from '../../errors.ts';
 import type { CallOptions } from '../../interfaces/content.ts';
 import type { MemoryRegion, MemorySource, PageBatch } from '../../interfaces/memory.ts';
-import { throwIfAborted } from '../../util/promises.ts';
+import { nodeEnvironment } from '../../util/node-environment.ts';
+import { delay, throwIfAborted } from '../../util/promises.ts';
 import { MigrationFeed } from './migration-feed.ts';
 import type { MigrationSettings } from './migration-settings.ts';
-import { explain, queryMigration, settledMigration } from './migration-status.ts';
+import { explain, queryMigration, queryPasses, settledMigration } from './migration-status.ts';
 import { OutgoingMigration } from './outgoing-migration.ts';
 import type { QmpClient } from './qmp.ts';
 
@@ -17,6 +18,9 @@ export interface SourceMemoryOptions {
   readonly machine: string;
   readonly regions: readonly MemoryRegion[];
 }
+
+/** A pass over a few pages takes QEMU less than a millisecond; asking costs it about as much. */
+const passPollMs = 10;
 
 interface Running {
   readonly feed: MigrationFeed;
@@ -62,8 +66,10 @@ export class QemuSourceMemory implements MemorySource {
     if (this.#roundOpen) throw new MigrationError('invalid-state', 'a memory round is being read already');
     this.#roundOpen = true;
     let finished = false;
+    const over = new AbortController();
     try {
       const running = await this.#begin(options.signal);
+      if (this.#state === 'live') void this.#endAfterPasses(running, over.signal).catch(() => {});
       for (let item = await nextItem(running, options.signal); item !== undefined; ) {
         yield item;
         item = await nextItem(running, options.signal);
@@ -72,6 +78,7 @@ export class QemuSourceMemory implements MemorySource {
     } catch (error) {
       throw await this.#explain(error, 'memory');
     } finally {
+      over.abort();
       this.#roundOpen = false;
       this.#pagesLost = !finished;
     }
@@ -168,6 +175,23 @@ export class QemuSourceMemory implements MemorySource {
     // With an error it may still be active, but takes no acknowledgement any more.
     if (error === undefined && (status === 'active' || status === 'setup')) return;
     throw new MigrationError('hypervisor', `QEMU's migration is ${status}`);
+  }
+
+  /**
+   * Ends the round that is read when QEMU has begun its second pass since: what was dirty when the round began is in the first one at the latest. Some
+   * pages of it may still be in the socket then; they are the next round's.
+   */
+  async #endAfterPasses({ feed }: Running, over: AbortSignal): Promise<void> {
+    const { qmp } = this.#options;
+    let atFirst: number | undefined;
+    for (;;) {
+      await delay(nodeEnvironment, passPollMs, over);
+      const passes = await queryPasses(qmp, over);
+      atFirst ??= passes;
+      if (passes < atFirst + 2) continue;
+      if (this.#state === 'live' && !over.aborted && !feed.rounds.ends) feed.rounds.endRound();
+      return;
+    }
   }
 
   /** The migration that runs, or a new one if there is none, or if some pages of it went astray. */

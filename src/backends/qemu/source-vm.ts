@@ -1,7 +1,14 @@
 import { asMigrationError, MigrationError } from '../../errors.ts';
 import type { CallOptions } from '../../interfaces/content.ts';
-import type { RunState, SourceVm, UnexpectedStop, VmDescription } from '../../interfaces/hypervisor.ts';
+import type {
+  RunState,
+  SourceVm,
+  StunOptions,
+  UnexpectedStop,
+  VmDescription,
+} from '../../interfaces/hypervisor.ts';
 import { deferred } from '../../util/promises.ts';
+import { continueGuest, markToRunOn, runOn } from './leftovers.ts';
 import type { MigrationSettings } from './migration-settings.ts';
 import { pollUntil, queryRunState } from './migration-status.ts';
 import type { NbdExports } from './nbd-exports.ts';
@@ -31,7 +38,8 @@ const PASSING_RUN_STATES: ReadonlySet<string> = new Set(['finish-migrate', 'save
 /** A VM in a running QEMU; see `openQemuSource`. */
 export class QemuSourceVm implements SourceVm {
   readonly description: VmDescription;
-  readonly capabilities = { throttle: true } as const;
+  /** QEMU's throttle acts while its migration is read, and there is none where disks move alone. */
+  readonly capabilities = { throttle: true, throttleAlone: false } as const;
   readonly memory: QemuSourceMemory;
   readonly disks: readonly QemuSourceDisk[];
   readonly #parts: SourceVmParts;
@@ -93,7 +101,7 @@ export class QemuSourceVm implements SourceVm {
     if (this.#running) await this.#parts.settings.setThrottle(fraction);
   }
 
-  async stun(options: CallOptions = {}): Promise<void> {
+  async stun(options: StunOptions = {}): Promise<void> {
     const guestRuns = this.#running;
     const stopped = deferred<void>();
     const off = this.#parts.qmp.on('STOP', () => stopped.resolve());
@@ -103,7 +111,8 @@ export class QemuSourceVm implements SourceVm {
       await Promise.all(clients.map((client) => client.flush(options)));
       for (const disk of this.disks) disk.expectDrain(guestRuns);
       this.#stunning = true;
-      await this.memory.beginSwitchover(guestRuns ? stopped.promise : undefined, options.signal);
+      if (options.memory === 'none') await this.#stop(guestRuns, options);
+      else await this.memory.beginSwitchover(guestRuns ? stopped.promise : undefined, options.signal);
     } catch (error) {
       await this.resume().catch(() => undefined);
       throw asMigrationError(error, 'hypervisor');
@@ -138,7 +147,8 @@ export class QemuSourceVm implements SourceVm {
         (runState) => !PASSING_RUN_STATES.has(runState),
         (runState) => `the guest stays in ${runState}`,
       );
-      if (this.#runs && state !== 'running') await this.#continue();
+      await runOn(qmp);
+      if (this.#runs && state !== 'running') await continueGuest(qmp);
       this.#running = this.#runs;
       this.#stunning = false;
     } catch (error) {
@@ -157,17 +167,11 @@ export class QemuSourceVm implements SourceVm {
     await this.#detached;
   }
 
-  /** Runs the guest, and makes sure that it does. */
-  async #continue(): Promise<void> {
+  /** QEMU answers when the guest's I/O is finished and flushed, the mirrors' too. One that stood still before is left to whoever stopped it. */
+  async #stop(guestRuns: boolean, { signal }: CallOptions): Promise<void> {
     const { qmp } = this.#parts;
-    await pollUntil(
-      async (signal) => {
-        await qmp.execute('cont', undefined, { signal });
-        return await queryRunState(qmp, signal);
-      },
-      (runState) => runState === 'running',
-      (runState) => `told to run, the guest stays in ${runState}`,
-    );
+    if (guestRuns) await markToRunOn(qmp, { signal });
+    await qmp.execute('stop', undefined, { signal });
   }
 
   async #release(): Promise<void> {
@@ -188,6 +192,7 @@ export class QemuSourceVm implements SourceVm {
     const steps: Step[] = [
       ...this.#takeAway(),
       async () => (sealed ? undefined : await this.memory.cancel()),
+      () => runOn(qmp),
       () => settings.restore(),
       () => qmp.close(),
     ];

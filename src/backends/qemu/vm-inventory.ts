@@ -1,4 +1,5 @@
 import { MigrationError } from '../../errors.ts';
+import type { WriteTimes } from '../../interfaces/block-device.ts';
 import type { DiskDescription } from '../../interfaces/hypervisor.ts';
 import type { MemoryRegion } from '../../interfaces/memory.ts';
 import { PAGE_BYTES } from './migration-stream.ts';
@@ -24,6 +25,8 @@ export interface DiskNode extends DiskDescription {
   readonly nodeName: string;
   /** Everything that it may be asked for by: its id, its block device, its node. */
   readonly names: readonly string[];
+  /** The file that takes what is written to it, if it is one by its name, and what that takes up on its file system, in bytes. */
+  readonly image?: { readonly path: string; readonly allocatedBytes: number };
 }
 
 /** The parts of a VM that both ends must have alike. */
@@ -98,19 +101,68 @@ async function readDisks(
     const qdev = optionalString(block.qdev);
     if (qdev === undefined || !isQmpObject(inserted)) continue;
     const nodeName = stringOf(inserted['node-name'], 'node name');
-    const deviceId = qdev.startsWith('/') ? /^\/machine\/peripheral\/([^/]+)/.exec(qdev)?.[1] : qdev;
-    const device = optionalString(block.device);
+    const names = namesOf(block, nodeName);
     const path = qdev.startsWith('/') ? qdev : `/machine/peripheral/${qdev}`;
+    const image = objectOf(inserted.image, 'image');
+    const sizeBytes = numberOf(image['virtual-size'], 'virtual size');
     disks.push({
-      id: deviceId ?? device ?? nodeName,
-      sizeBytes: numberOf(objectOf(inserted.image, 'image')['virtual-size'], 'virtual size'),
+      id: names[0] ?? nodeName,
+      sizeBytes,
+      ...roomOf(image, sizeBytes),
       blockBytes: await readBlockBytes(ask, path),
       readOnly: inserted.ro === true,
       nodeName,
-      names: [deviceId, device, nodeName].filter((name) => name !== undefined),
+      names,
     });
   }
   return disks;
+}
+
+/**
+ * What an image takes up, and where. A copy of it needs at least what the largest file of its backing chain takes up; of one with snapshots in it nobody can
+ * tell, and a device says nothing, or 0.
+ */
+function roomOf(image: QmpObject, sizeBytes: number): Pick<DiskNode, 'allocatedBytes' | 'image'> {
+  const { filename, 'actual-size': own } = image;
+  let largest = 0;
+  for (let file: unknown = image; isQmpObject(file); file = file['backing-image']) {
+    const { 'actual-size': bytes, snapshots } = file;
+    if (typeof bytes !== 'number' || (Array.isArray(snapshots) && snapshots.length > 0)) largest = Number.NaN;
+    else largest = Math.max(largest, bytes);
+  }
+  return {
+    ...(largest > 0 ? { allocatedBytes: Math.min(largest, sizeBytes) } : {}),
+    ...(typeof filename === 'string' && filename.startsWith('/') && typeof own === 'number'
+      ? { image: { path: filename, allocatedBytes: own } }
+      : {}),
+  };
+}
+
+/** Its guest device's id, its block device, its node: as far as it has them; the first is what it is called here. */
+function namesOf({ qdev, device }: QmpObject, nodeName: string): readonly string[] {
+  const path = optionalString(qdev);
+  const deviceId = path?.startsWith('/') ? /^\/machine\/peripheral\/([^/]+)/.exec(path)?.[1] : path;
+  return [deviceId, optionalString(device), nodeName].filter((name) => name !== undefined);
+}
+
+/**
+ * What the guest's writes to the disk took so far, as QEMU counts it: from when the guest's device took a write until the guest was told, what a
+ * mirror job held included. Undefined if it counts nothing for this disk. Rejects with `hypervisor`.
+ */
+export async function readWriteTimes(
+  qmp: QmpClient,
+  disk: DiskNode,
+  signal?: AbortSignal,
+): Promise<WriteTimes | undefined> {
+  const all = objectsOf(await qmp.execute('query-blockstats', {}, { signal }), 'block statistics');
+  const own = all.find(
+    (entry) => namesOf(entry, stringOf(entry['node-name'] ?? '', 'node name'))[0] === disk.id,
+  );
+  if (own === undefined) return undefined;
+  const { wr_operations: writes, wr_total_time_ns: totalNs } = objectOf(own.stats, 'block statistics');
+  // Nanoseconds of years of writes are no exact number any more, and need not be.
+  if (typeof writes !== 'number' || typeof totalNs !== 'number') return undefined;
+  return { writes, totalMs: totalNs / 1e6 };
 }
 
 /** Firmware flash has no block size, and takes any: what it holds is written in sectors. */

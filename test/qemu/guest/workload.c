@@ -13,7 +13,9 @@
  *
  * Threads:
  *
- *   writers   each has one write outstanding at a time, on blocks that no other writer ever touches
+ *   writers   each has one write outstanding at a time, on blocks that no other writer ever touches; where
+ *             areas are shared, all write there too, at once and over each other: what is there last is not
+ *             known here, so only that it is some whole write is checked; for the rest compare the images
  *   dirtier   rewrites pages of memory at a steady rate
  *   ticker    wakes every 10 ms, remembers the longest silence, and puts one byte on the debug port: the
  *             guest's clock stands still while the machine is stopped, so only who listens outside can time a
@@ -66,6 +68,9 @@ enum {
   STRIPE_BYTES = 256 << 10,
   STRIPE_BLOCKS = STRIPE_BYTES / BLOCK_BYTES,
   WRITE_BYTES = 8 << 10,
+  /* An area that all writers share: the first of a disk, and its last. */
+  SHARED_BYTES = 64 << 10,
+  SHARED_BLOCKS = SHARED_BYTES / BLOCK_BYTES,
   DISKS_MAX = 8,
   WRITERS_MAX = 32,
   TICK_MS = 10,
@@ -140,6 +145,7 @@ static struct parameter {
     {"hot_mb", 64},     /* where on each disk the writes go: this much from its start */
     {"fill_mb", 16},    /* how much of each disk's start is written before "ready"; its last stripe is too */
     {"mixed", 1},       /* 0: only 8 KiB writes; 1: also smaller and larger ones, and zeroes */
+    {"shared", 0},      /* 1: a quarter of the writes goes to a disk's first and last 64 KiB, by all */
     {"seed", 1},
 };
 
@@ -368,13 +374,16 @@ struct disk {
   char name[8];
   int fd;
   size_t blocks;
-  size_t hot_stripes;
+  /* Those that are dealt to the writers: not the ones that hold shared areas. */
+  size_t first_stripe, hot_stripes;
   uint32_t *expected; /* of each block */
 };
 
 static struct disk disks[DISKS_MAX];
 static size_t disk_count;
 static atomic_long writes_s;
+/* The generation of the last write to a shared area of any disk: each has one of its own. */
+static _Atomic uint32_t shared_generation = 1;
 /*
  * Since when each writer's write is on its way, 0 if none: a write that hangs shows in the longest one before
  * it ends.
@@ -407,6 +416,21 @@ static bool write_blocks(struct disk *disk, size_t first, size_t count, bool zer
   return !failed;
 }
 
+static bool is_shared(const struct disk *disk, size_t block) {
+  return disk->first_stripe && (block < SHARED_BLOCKS || block >= disk->blocks - SHARED_BLOCKS);
+}
+
+/* The same for blocks of a shared area, which anybody may call; there is nothing to remember. */
+static bool write_shared(struct disk *disk, size_t first, size_t count, bool zeroes, char *buffer) {
+  off_t offset = (off_t)first * BLOCK_BYTES;
+  size_t bytes = count * BLOCK_BYTES;
+  if (zeroes) return ioctl(disk->fd, BLKZEROOUT, (uint64_t[]){offset, bytes}) == 0;
+  uint32_t generation = atomic_fetch_add(&shared_generation, 1) + 1;
+  for (size_t i = 0; i < count; i++)
+    stamp((uint64_t *)(buffer + i * BLOCK_BYTES), BLOCK_BYTES, block_place(disk, first + i), generation);
+  return pwrite(disk->fd, buffer, bytes, offset) == (ssize_t)bytes;
+}
+
 static char *direct_buffer(void) {
   void *buffer = NULL;
   if (posix_memalign(&buffer, PAGE_BYTES, STRIPE_BYTES)) die("no buffer");
@@ -424,9 +448,12 @@ static void open_disks(void) {
     if (disk->fd < 0 && errno == ENOENT) return;
     uint64_t bytes;
     if (disk->fd < 0 || ioctl(disk->fd, BLKGETSIZE64, &bytes)) die("%s: %s", path, strerror(errno));
-    if (bytes < STRIPE_BYTES) die("%s is smaller than %d bytes", path, STRIPE_BYTES);
+    uint64_t least = parameter("shared") ? 3 * STRIPE_BYTES : STRIPE_BYTES;
+    if (bytes < least) die("%s is smaller than %llu bytes", path, (unsigned long long)least);
     disk->blocks = bytes / BLOCK_BYTES;
-    disk->hot_stripes = disk->blocks / STRIPE_BLOCKS;
+    disk->first_stripe = parameter("shared");
+    size_t end = disk->blocks - (disk->first_stripe ? SHARED_BLOCKS : 0);
+    disk->hot_stripes = end / STRIPE_BLOCKS - disk->first_stripe;
     if (disk->hot_stripes > hot_stripes) disk->hot_stripes = hot_stripes;
     disk->expected = reserve(disk->blocks * sizeof *disk->expected);
     disk_count++;
@@ -474,18 +501,23 @@ static void *run_writer(void *argument) {
     /* Stripes are dealt in turn: this writer has number writer, writer + writers, ... */
     size_t own_stripes = (disk->hot_stripes + writers - 1 - writer) / writers;
     if (!own_stripes) continue;
-    size_t stripe = writer + writers * random_below(&random, own_stripes);
+    size_t stripe = disk->first_stripe + writer + writers * random_below(&random, own_stripes);
     bool zeroes;
     size_t count = choose_blocks(&random, mixed, &zeroes);
-    /* Multiples of 8 KiB lie at such multiples, anything else at any block. */
-    size_t align = count % (WRITE_BYTES / BLOCK_BYTES) ? 1 : WRITE_BYTES / BLOCK_BYTES;
-    size_t places = (STRIPE_BLOCKS - count) / align + 1;
-    size_t first = stripe * STRIPE_BLOCKS + align * random_below(&random, places);
+    bool shared = disk->first_stripe && !random_below(&random, 4);
+    size_t room = shared ? SHARED_BLOCKS : STRIPE_BLOCKS;
+    if (count > room) count = room;
+    /* Multiples of 8 KiB lie at such multiples, anything else at any block; in a shared area all do. */
+    size_t align = shared || count % (WRITE_BYTES / BLOCK_BYTES) ? 1 : WRITE_BYTES / BLOCK_BYTES;
+    size_t places = (room - count) / align + 1;
+    size_t first = align * random_below(&random, places);
+    if (!shared) first += stripe * STRIPE_BLOCKS;
+    else if (random_below(&random, 2)) first += disk->blocks - SHARED_BLOCKS;
 
     gate_enter();
     uint64_t started = now_ns();
     atomic_store(&write_started_ns[writer], started);
-    bool written = write_blocks(disk, first, count, zeroes, buffer);
+    bool written = (shared ? write_shared : write_blocks)(disk, first, count, zeroes, buffer);
     count_write(count * BLOCK_BYTES, now_ns() - started, !written);
     atomic_store(&write_started_ns[writer], 0);
     gate_leave();
@@ -533,6 +565,14 @@ static void verify_memory(struct findings *findings) {
     find(findings, "memory", page, page_at(page), PAGE_BYTES, page_place(page), page_expected[page]);
 }
 
+/* A block of a shared area should hold zeroes or any one of the writes so far. */
+static uint32_t expected_of(const struct disk *disk, size_t block, const uint64_t *unit) {
+  if (!is_shared(disk, block)) return disk->expected[block];
+  if (holds_zeroes(unit, BLOCK_BYTES)) return ZEROED;
+  uint64_t found = unit[GENERATION], last = atomic_load(&shared_generation);
+  return found && found <= last ? found : last;
+}
+
 static void verify_disk(struct findings *findings, const struct disk *disk, char *buffer) {
   for (size_t first = 0; first < disk->blocks; first += STRIPE_BLOCKS) {
     size_t count = disk->blocks - first < STRIPE_BLOCKS ? disk->blocks - first : STRIPE_BLOCKS, known = 0;
@@ -542,10 +582,12 @@ static void verify_disk(struct findings *findings, const struct disk *disk, char
     bool readable = pread(disk->fd, buffer, bytes, (off_t)first * BLOCK_BYTES) == bytes;
     /* What cannot be read is as bad as what is wrong. */
     if (!readable) memset(buffer, 0xff, bytes);
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++) {
+      const uint64_t *unit = (uint64_t *)(buffer + i * BLOCK_BYTES);
       if (is_known(disk->expected[first + i]))
-        find(findings, disk->name, first + i, (uint64_t *)(buffer + i * BLOCK_BYTES), BLOCK_BYTES,
-             block_place(disk, first + i), disk->expected[first + i]);
+        find(findings, disk->name, first + i, unit, BLOCK_BYTES, block_place(disk, first + i),
+             expected_of(disk, first + i, unit));
+    }
   }
 }
 

@@ -1,5 +1,5 @@
-/** What a QEMU is asked for to see whether an engine has left anything in it. */
-import { expect } from 'vitest';
+/** What a QEMU is asked for to see whether an engine has left anything in it; of no test framework. */
+import assert from 'node:assert/strict';
 import type { Guest } from './guest.ts';
 
 /** Everything about migrations that can be set. */
@@ -21,13 +21,14 @@ export async function migrationSettings(guest: Guest): Promise<MigrationSettings
  */
 export async function expectClean(guest: Guest): Promise<void> {
   const nodes = (await guest.qmp('query-named-block-nodes', { flat: true })) as { 'node-name': string }[];
-  expect(nodes.map((node) => node['node-name']).filter((name) => name.startsWith('longhaul-'))).toEqual([]);
-  expect(await guest.qmp('query-block-exports')).toEqual([]);
-  expect(await guest.qmp('query-jobs')).toEqual([]);
-  await expect(guest.qmp('nbd-server-stop')).rejects.toThrow(/not running/);
+  const ours = nodes.map((node) => node['node-name']).filter((name) => name.startsWith('longhaul-'));
+  assert.deepEqual(ours, [], 'nodes are left');
+  assert.deepEqual(await guest.qmp('query-block-exports'), [], 'exports are left');
+  assert.deepEqual(await guest.qmp('query-jobs'), [], 'jobs are left');
+  await assert.rejects(guest.qmp('nbd-server-stop'), /not running/, 'an NBD server is left');
   const { status = 'none' } = (await guest.qmp('query-migrate')) as { status?: string };
-  expect(['none', 'completed', 'cancelled', 'failed']).toContain(status);
-  expect(await throttlePercent(guest)).toBe(0);
+  assert(['none', 'completed', 'cancelled', 'failed'].includes(status), `a migration is ${status}`);
+  assert.equal(await throttlePercent(guest), 0, 'a throttle is left');
 }
 
 /** By how much QEMU slows the guest's CPUs now. */

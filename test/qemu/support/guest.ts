@@ -45,7 +45,8 @@ const STAMP = join(REPOSITORY, '.cache/guest/stamp');
 const GUEST_SOURCES = ['test/qemu/guest/init', 'test/qemu/guest/workload.c'];
 
 /** What the kernel need not do to run one program; it saves a third of the boot. */
-// On a busy host the kernel finds that its timer does not tick during the moment in which it checks that, and gives up.
+// On a busy host the kernel finds that its timer does not tick during the moment in which it checks that, and
+// gives up.
 const KERNEL_ARGUMENTS =
   'console=ttyS1 quiet panic=-1 nokaslr mitigations=off cryptomgr.notests no_timer_check';
 
@@ -80,6 +81,12 @@ export interface GuestLoad {
   readonly fillMiB?: number;
   /** False: only writes of 8 KiB. Default true: also smaller and larger ones, and zeroes. */
   readonly mixed?: boolean;
+  /**
+   * True: a quarter of the writes go to the first and the last 64 KiB of each disk, by all writers, at any
+   * block and over each other while they are on their way. The guest cannot know what is there then: compare
+   * the images. Default false.
+   */
+  readonly shared?: boolean;
   readonly seed?: number;
 }
 
@@ -100,6 +107,11 @@ export interface GuestOptions {
   readonly incoming?: boolean;
   /** Further arguments for QEMU; give both ends of a migration the same ones. */
   readonly extraArguments?: readonly string[];
+  /**
+   * A command that becomes QEMU, whose own command line is put behind it, as `ip netns exec NAME`. Default:
+   * none.
+   */
+  readonly launcher?: readonly string[];
 }
 
 export interface GuestStats {
@@ -294,27 +306,39 @@ export class Guest implements AsyncDisposable {
     if (this.#options.incoming !== true) await this.#inTime(this.ready, 'the guest');
   }
 
-  /** Sends a line to the workload and resolves to its answer. Commands queue; answers come in order. */
-  async command(line: string): Promise<string> {
-    const asked = this.#serial.ask(`${line}\n`, (answer) => !answer.startsWith(READY));
+  /**
+   * Sends a line to the workload and resolves to its answer. Commands queue; answers come in order. What the
+   * guest was asked where it was before it was moved, it may answer here: an answer that does not begin as it
+   * should is not taken.
+   */
+  async command(line: string, beginning = ''): Promise<string> {
+    const asked = this.#serial.ask(
+      `${line}\n`,
+      (answer) => answer.startsWith('error') || (answer.startsWith(beginning) && !answer.startsWith(READY)),
+    );
     const answer = await this.#inTime(asked, `the answer to ${line}`, COMMAND_MS_MAX);
     if (answer.startsWith('error')) throw new Error(`guest ${this.name}: ${line}: ${answer}`);
     return answer;
   }
 
+  /** Once it resolves, what the guest was asked elsewhere has been answered. */
+  async ping(): Promise<void> {
+    await this.command('ping', 'pong');
+  }
+
   async stats(): Promise<GuestStats> {
-    return JSON.parse(await this.command('stats')) as GuestStats;
+    return JSON.parse(await this.command('stats', '{"writes"')) as GuestStats;
   }
 
   /** The guest stops its load, reads again all that it ever wrote, compares, and goes on. */
   async verify(): Promise<GuestVerdict> {
-    return JSON.parse(await this.command('verify')) as GuestVerdict;
+    return JSON.parse(await this.command('verify', '{"pages"')) as GuestVerdict;
   }
 
   /** Starts `longestMs`, the percentiles, `tickGapMaxMs` and the harness's `ticks.gapMaxMs` again. */
   async reset(): Promise<void> {
     this.resetTicks();
-    await this.command('reset');
+    await this.command('reset', 'ok');
   }
 
   resetTicks(): void {
@@ -328,15 +352,15 @@ export class Guest implements AsyncDisposable {
 
   /** Stops the load; once it resolves, no write is on its way. */
   async pause(): Promise<void> {
-    await this.command('pause');
+    await this.command('pause', 'ok');
   }
 
   async resume(): Promise<void> {
-    await this.command('resume');
+    await this.command('resume', 'ok');
   }
 
   async setLoad(writesPerSecond: number, dirtyMiBPerSecond: number): Promise<void> {
-    await this.command(`load ${writesPerSecond} ${dirtyMiBPerSecond}`);
+    await this.command(`load ${writesPerSecond} ${dirtyMiBPerSecond}`, 'ok');
   }
 
   /** A QMP command on the harness's own monitor. Resolves to its `return`, rejects with its error. */
@@ -384,9 +408,9 @@ export class Guest implements AsyncDisposable {
   #spawn(): void {
     // The kernel ends QEMU should this process die without a chance to: a forgotten TCG guest takes a whole
     // core.
-    const child = spawn('setpriv', ['--pdeathsig', 'KILL', 'qemu-system-x86_64', ...this.#arguments()], {
-      stdio: ['ignore', 'ignore', 'pipe'],
-    });
+    const mortal = ['setpriv', '--pdeathsig', 'KILL', 'qemu-system-x86_64', ...this.#arguments()];
+    const [command = '', ...args] = [...(this.#options.launcher ?? []), ...mortal];
+    const child = spawn(command, args, { stdio: ['ignore', 'ignore', 'pipe'] });
     this.#child = child;
     child.stderr?.setEncoding('utf8').on('data', (text: string) => {
       this.#stderr = (this.#stderr + text).slice(-STDERR_CHARS_MAX);
@@ -468,6 +492,7 @@ function loadArguments(load: GuestLoad): string[] {
     hot_mb: load.hotMiB,
     fill_mb: load.fillMiB,
     mixed: load.mixed === undefined ? undefined : Number(load.mixed),
+    shared: load.shared === undefined ? undefined : Number(load.shared),
     seed: load.seed,
   };
   return Object.entries(values).flatMap(([name, value]) =>

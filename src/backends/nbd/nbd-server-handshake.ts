@@ -11,6 +11,7 @@ import {
   NBD_OPTION_HEADER_BYTES,
   NBD_STRING_BYTES_MAX,
   type NbdBlockBytes,
+  type NbdExportInfo,
   NbdHandshakeFlag,
   NbdInfo,
   NbdOption,
@@ -20,6 +21,7 @@ import {
   parseOptionHeader,
 } from './nbd-options.ts';
 import { NbdFlag, nbdViolation } from './nbd-protocol.ts';
+import type { NbdServerHandler } from './nbd-server-rules.ts';
 
 /**
  * Options of one handshake. Clients send three to six; one that is still haggling after 64 wants something
@@ -30,19 +32,22 @@ const OPTIONS_MAX = 64;
 /** Our number for `base:allocation`; any will do. */
 export const NBD_SERVER_CONTEXT_ID = 1;
 
-/** What a server exports, as far as the handshake is concerned. */
+/** One of a server's exports, as clients are told of it, and who serves it. */
 export interface NbdExportOffer {
   readonly exportName: string;
   readonly sizeBytes: number;
   readonly blockBytes: NbdBlockBytes;
   /** {@link NbdFlag} bits; DF is added where structured replies were agreed. */
   readonly flags: number;
-  /** `base:allocation` can be had. */
-  readonly extents: boolean;
+  readonly handler: NbdServerHandler;
 }
+
+/** A server's exports. Who asks for the default export (`''`) gets the one of that name, else the first. */
+export type NbdExportOffers = readonly [NbdExportOffer, ...NbdExportOffer[]];
 
 /** What the client chose. */
 export interface NbdServerAgreement {
+  readonly offer: NbdExportOffer;
   readonly structured: boolean;
   readonly baseAllocation: boolean;
 }
@@ -53,7 +58,7 @@ export interface NbdServerAgreement {
  * other answer than to hang up (EXPORT_NAME with another name).
  */
 export function* serveHandshake(
-  offer: NbdExportOffer,
+  offers: NbdExportOffers,
   send: (bytes: Buffer) => void,
 ): Generator<Wanted, NbdServerAgreement | undefined, Buffer> {
   const known = NbdHandshakeFlag.fixedNewstyle | NbdHandshakeFlag.noZeroes;
@@ -61,55 +66,57 @@ export function* serveHandshake(
   const clientFlags = (yield 4).readUInt32BE(0);
   if ((clientFlags & ~known) !== 0) throw nbdViolation(`client flags ${clientFlags}`);
 
-  const haggling = new Haggling(offer, send);
+  const haggling = new Haggling(offers, send);
   for (let count = 0; count < OPTIONS_MAX; count += 1) {
     const { option, length } = parseOptionHeader(yield NBD_OPTION_HEADER_BYTES);
     const data = yield length;
     if (option === NbdOption.exportName) {
-      if (!haggling.names(data.toString('utf8'))) throw nbdViolation('the client asks for another export');
+      const offer = haggling.find(data.toString('utf8'));
+      if (offer === undefined) throw nbdViolation('the client asks for another export');
       const padding = (clientFlags & NbdHandshakeFlag.noZeroes) !== 0 ? 0 : 124;
-      const description = encodeExport({ sizeBytes: offer.sizeBytes, flags: haggling.flags });
-      send(Buffer.concat([description, Buffer.alloc(padding)]));
-      return haggling.agreement;
+      send(Buffer.concat([encodeExport(haggling.infoOf(offer)), Buffer.alloc(padding)]));
+      return haggling.agreementOn(offer);
     }
     const verdict = haggling.answer(option, data);
-    if (verdict === 'go') return haggling.agreement;
     if (verdict === 'abort') return undefined;
+    if (verdict !== 'more') return haggling.agreementOn(verdict);
   }
   throw nbdViolation('the client haggles without end');
 }
 
 /** One handshake's state: what was agreed so far. */
 class Haggling {
-  readonly #offer: NbdExportOffer;
+  readonly #offers: NbdExportOffers;
   readonly #send: (bytes: Buffer) => void;
   #structured = false;
-  #baseAllocation = false;
+  /** The export for which `base:allocation` was selected: for another one nothing is. */
+  #allocationOf: NbdExportOffer | undefined;
 
-  constructor(offer: NbdExportOffer, send: (bytes: Buffer) => void) {
-    this.#offer = offer;
+  constructor(offers: NbdExportOffers, send: (bytes: Buffer) => void) {
+    this.#offers = offers;
     this.#send = send;
   }
 
-  get agreement(): NbdServerAgreement {
-    return { structured: this.#structured, baseAllocation: this.#baseAllocation };
+  agreementOn(offer: NbdExportOffer): NbdServerAgreement {
+    return { offer, structured: this.#structured, baseAllocation: this.#allocationOf === offer };
   }
 
   /**
    * Every READ is answered with one chunk, so DF costs nothing; it may only be offered with structured
    * replies.
    */
-  get flags(): number {
-    return this.#offer.flags | (this.#structured ? NbdFlag.sendDf : 0);
+  infoOf({ sizeBytes, flags }: NbdExportOffer): NbdExportInfo {
+    return { sizeBytes, flags: flags | (this.#structured ? NbdFlag.sendDf : 0) };
   }
 
-  /** Whether a client may mean our export by this name. */
-  names(exportName: string): boolean {
-    return exportName === '' || exportName === this.#offer.exportName;
+  /** The export that a client means by this name. */
+  find(exportName: string): NbdExportOffer | undefined {
+    const named = this.#offers.find((offer) => offer.exportName === exportName);
+    return named ?? (exportName === '' ? this.#offers[0] : undefined);
   }
 
-  /** Answers any option but EXPORT_NAME. `data` is valid during the call. */
-  answer(option: number, data: Buffer): 'more' | 'go' | 'abort' {
+  /** Answers any option but EXPORT_NAME; after GO, with the export that is to be served. `data` is valid during the call. */
+  answer(option: number, data: Buffer): 'more' | 'abort' | NbdExportOffer {
     const reply = (type: number, replyData?: Uint8Array): void => {
       this.#send(encodeOptionReply(option, type, replyData));
     };
@@ -120,7 +127,9 @@ class Haggling {
       case NbdOption.list:
         if (data.length > 0) reply(NbdOptionReply.errInvalid);
         else {
-          reply(NbdOptionReply.server, encodeServerReply(this.#offer.exportName));
+          for (const { exportName } of this.#offers) {
+            reply(NbdOptionReply.server, encodeServerReply(exportName));
+          }
           reply(NbdOptionReply.ack);
         }
         return 'more';
@@ -132,8 +141,10 @@ class Haggling {
         }
         return 'more';
       case NbdOption.info:
+        this.#describe(data, reply);
+        return 'more';
       case NbdOption.go:
-        return this.#describe(data, reply) && option === NbdOption.go ? 'go' : 'more';
+        return this.#describe(data, reply) ?? 'more';
       case NbdOption.listMetaContext:
       case NbdOption.setMetaContext:
         this.#metaContext(option, data, reply);
@@ -144,27 +155,28 @@ class Haggling {
     }
   }
 
-  /** INFO and GO. True if the client was told everything and GO may take effect. */
-  #describe(data: Buffer, reply: (type: number, data?: Uint8Array) => void): boolean {
+  /** INFO and GO. The export, if the client was told everything of it and GO may take effect. */
+  #describe(data: Buffer, reply: (type: number, data?: Uint8Array) => void): NbdExportOffer | undefined {
     const request = parseInfoRequest(data);
     if (request === undefined) {
       reply(NbdOptionReply.errInvalid);
-      return false;
+      return undefined;
     }
-    if (!this.names(request.exportName)) {
+    const offer = this.find(request.exportName);
+    if (offer === undefined) {
       reply(NbdOptionReply.errUnknown);
-      return false;
+      return undefined;
     }
-    const { blockBytes, sizeBytes } = this.#offer;
+    const { blockBytes } = offer;
     const asked = request.infos.includes(NbdInfo.blockSize);
     if (!asked && blockBytes.minimum > 1) {
       reply(NbdOptionReply.errBlockSizeReqd);
-      return false;
+      return undefined;
     }
-    reply(NbdOptionReply.info, encodeInfoExport({ sizeBytes, flags: this.flags }));
+    reply(NbdOptionReply.info, encodeInfoExport(this.infoOf(offer)));
     if (asked) reply(NbdOptionReply.info, encodeInfoBlockSize(blockBytes));
     reply(NbdOptionReply.ack);
-    return true;
+    return offer;
   }
 
   #metaContext(option: number, data: Buffer, reply: (type: number, data?: Uint8Array) => void): void {
@@ -173,7 +185,8 @@ class Haggling {
       reply(NbdOptionReply.errInvalid);
       return;
     }
-    if (!this.names(request.exportName)) {
+    const offer = this.find(request.exportName);
+    if (offer === undefined) {
       reply(NbdOptionReply.errUnknown);
       return;
     }
@@ -182,8 +195,8 @@ class Haggling {
     const asked = set
       ? queries.includes(NBD_BASE_ALLOCATION)
       : queries.length === 0 || queries.includes('base:') || queries.includes(NBD_BASE_ALLOCATION);
-    const given = asked && this.#offer.extents;
-    if (set) this.#baseAllocation = given;
+    const given = asked && offer.handler.extents !== undefined;
+    if (set) this.#allocationOf = given ? offer : undefined;
     if (given)
       reply(
         NbdOptionReply.metaContext,

@@ -9,10 +9,10 @@ import {
   type NbdClientOptions,
   type NbdExtent,
   nbdErrorName,
-} from '../../src/backends/qemu/nbd-client.ts';
-import { NbdServer, type NbdServerOptions } from '../../src/backends/qemu/nbd-server.ts';
+} from '../../src/backends/nbd/nbd-client.ts';
+import { type NbdExport, NbdServer, type NbdServerOptions } from '../../src/backends/nbd/nbd-server.ts';
 import { MigrationError } from '../../src/errors.ts';
-import { codeOf, MemoryDisk, pattern, privateDirectory } from './nbd-fixtures.ts';
+import { codeOf, MemoryDisk, pathOf, pattern, privateDirectory } from './nbd-fixtures.ts';
 
 /**
  * Goal: our NBD client and our NBD server do together what their contracts say. Method: the server serves a
@@ -23,7 +23,7 @@ import { codeOf, MemoryDisk, pattern, privateDirectory } from './nbd-fixtures.ts
  */
 
 const MIB = 1024 * 1024;
-let directory = privateDirectory();
+let directory: ReturnType<typeof privateDirectory>;
 let opened: (NbdClient | NbdServer)[] = [];
 let sockets = 0;
 
@@ -40,21 +40,24 @@ afterEach(async () => {
   directory.remove();
 });
 
-async function listen(disk: MemoryDisk, options: Partial<NbdServerOptions> = {}): Promise<NbdServer> {
+type ListenOptions = Partial<NbdExport & Omit<NbdServerOptions, 'exports'>>;
+
+async function listen(disk: MemoryDisk, options: ListenOptions = {}): Promise<NbdServer> {
   sockets += 1;
-  const path = join(directory.path, `s${sockets}`);
-  const server = await NbdServer.listen({ path, sizeBytes: disk.bytes.length, handler: disk, ...options });
+  const address = { path: join(directory.path, `s${sockets}`) };
+  const served = { sizeBytes: disk.bytes.length, handler: disk, ...options };
+  const server = await NbdServer.listen({ address, exports: [served], ...options });
   opened.push(server);
   return server;
 }
 
 async function dial(server: NbdServer, options: Partial<NbdClientOptions> = {}): Promise<NbdClient> {
-  const client = await NbdClient.connect({ path: server.path, exportName: '', ...options });
+  const client = await NbdClient.connect({ path: pathOf(server), exportName: '', ...options });
   opened.push(client);
   return client;
 }
 
-async function pair(sizeBytes: number, options: Partial<NbdServerOptions> = {}, inFlightMax = 16) {
+async function pair(sizeBytes: number, options: ListenOptions = {}, inFlightMax = 16) {
   const disk = new MemoryDisk(sizeBytes);
   const server = await listen(disk, options);
   const client = await dial(server, { inFlightMax });
@@ -405,7 +408,7 @@ describe('what fails', () => {
     for (const [failure, name] of failures) {
       disk.write = () => Promise.reject(failure);
       const error = await client.write(0, [Buffer.alloc(8)]).catch((reason: unknown) => reason);
-      expect(error).toMatchObject({ code: 'disk-write' });
+      expect(error).toMatchObject({ code: name === 'ENOSPC' ? 'disk-full' : 'disk-write' });
       expect(nbdErrorName(error)).toBe(name);
     }
     disk.read = () => {
@@ -519,12 +522,12 @@ describe('how it ends', () => {
     const { client, disk, server } = await pair(4096);
     disk.read = () => new Promise(() => {});
     const call = codeOf(client.read(0, 8));
-    expect(existsSync(server.path)).toBe(true);
+    expect(existsSync(pathOf(server))).toBe(true);
     await Promise.all([server.close(), server.close()]);
-    expect(existsSync(server.path)).toBe(false);
+    expect(existsSync(pathOf(server))).toBe(false);
     expect(await call).toBe('disk-read');
     expect(disk.gone).toMatchObject([{ code: 'aborted' }]);
-    expect(await codeOf(NbdClient.connect({ path: server.path, exportName: '' }))).toBe('connect-failed');
+    expect(await codeOf(NbdClient.connect({ path: pathOf(server), exportName: '' }))).toBe('connect-failed');
   });
 
   it('one client too many is hung up on, and there is room again when another has left', async () => {
@@ -537,13 +540,58 @@ describe('how it ends', () => {
     await dial(server);
   });
 
+  it('has several exports, each with a disk and limits of its own', async () => {
+    const disks = [new MemoryDisk(8192), new MemoryDisk(MIB)];
+    const address = { path: join(directory.path, 'several') };
+    const exports: readonly NbdExport[] = [
+      { exportName: 'a', sizeBytes: 8192, handler: disks[0] ?? new MemoryDisk(0) },
+      { exportName: 'b', sizeBytes: MIB, handler: disks[1] ?? new MemoryDisk(0), readOnly: true },
+    ];
+    const server = await NbdServer.listen({ address, exports });
+    opened.push(server);
+    const [a, b, first] = [
+      await dial(server, { exportName: 'a' }),
+      await dial(server, { exportName: 'b' }),
+      await dial(server),
+    ];
+    expect([a, b, first].map(({ sizeBytes, readOnly }) => [sizeBytes, readOnly])).toEqual([
+      [8192, false],
+      [MIB, true],
+      [8192, false],
+    ]);
+    await a.write(0, [pattern(512, 1)]);
+    expect(pattern(512, 1).equals(await first.read(0, 512))).toBe(true);
+    expect(Buffer.alloc(512).equals(await b.read(0, 512))).toBe(true);
+    expect(await codeOf(dial(server, { exportName: 'c' }))).toBe('hypervisor');
+    await b.disconnect();
+    await until(() => disks[1]?.gone.length === 1);
+    expect(disks.map(({ connects, gone }) => [connects, gone])).toEqual([
+      [2, []],
+      [1, [undefined]],
+    ]);
+    const handler = new MemoryDisk(0);
+    for (const wrong of [
+      [],
+      [
+        { sizeBytes: 0, handler },
+        { exportName: '', sizeBytes: 0, handler },
+      ],
+    ]) {
+      const other = { path: join(directory.path, 'other') };
+      expect(await codeOf(NbdServer.listen({ address: other, exports: wrong }))).toBe('invalid-argument');
+      expect(existsSync(other.path)).toBe(false);
+    }
+  });
+
   it('listen() leaves what is there alone, and checks its options', async () => {
     const disk = new MemoryDisk(4096);
     const path = join(directory.path, 'taken');
     writeFileSync(path, 'mine');
-    expect(await codeOf(listen(disk, { path }))).toBe('connect-failed');
+    expect(await codeOf(listen(disk, { address: { path } }))).toBe('connect-failed');
     expect(existsSync(path)).toBe(true);
-    expect(await codeOf(listen(disk, { path: join(directory.path, 'missing', 's') }))).toBe('connect-failed');
+    expect(await codeOf(listen(disk, { address: { path: join(directory.path, 'missing', 's') } }))).toBe(
+      'connect-failed',
+    );
     for (const options of [
       { sizeBytes: -1 },
       { sizeBytes: 0.5 },

@@ -58,8 +58,14 @@ const BLOCK_STATUS_CHUNK_BYTES_MAX = 4 * 1024 * 1024;
  */
 const READ_GAPS_MAX = 1024;
 
-/** Block sizes of an export whose server names none ("Block size constraints"): what every server takes. */
-const DEFAULT_BLOCK_BYTES: NbdBlockBytes = { minimum: 512, preferred: 4096, maximum: NBD_PAYLOAD_BYTES_MAX };
+/**
+ * Block sizes of an export whose server names none ("Block size constraints"): what every server takes. One whose disk is no multiple of 512
+ * serves smaller pieces, or nobody could reach its end.
+ */
+function defaultBlockBytes(sizeBytes: number): NbdBlockBytes {
+  const minimum = sizeBytes % 512 === 0 ? 512 : 1;
+  return { minimum, preferred: 4096, maximum: NBD_PAYLOAD_BYTES_MAX };
+}
 
 /** What a handshake settled. */
 export interface NbdAgreement {
@@ -97,7 +103,7 @@ export function* negotiate(
   }
 
   let info: NbdExportInfo | undefined;
-  let blockBytes = DEFAULT_BLOCK_BYTES;
+  let blockBytes: NbdBlockBytes | undefined;
   send(encodeOption(NbdOption.go, encodeInfoRequest(exportName, unaligned ? [] : [NbdInfo.blockSize])));
   const refusal = yield* optionReplies(NbdOption.go, (type, data) => {
     const part = type === NbdOptionReply.info ? parseInfo(data) : undefined;
@@ -108,7 +114,7 @@ export function* negotiate(
   if (refusal !== undefined)
     throw new MigrationError('hypervisor', `NBD: export "${exportName}": ${refusal}`);
   if (info === undefined) throw nbdViolation('GO was acknowledged without a description of the export');
-  return { info, blockBytes, structured, contextId };
+  return { info, blockBytes: blockBytes ?? defaultBlockBytes(info.sizeBytes), structured, contextId };
 }
 
 /**

@@ -9,7 +9,7 @@ import {
   NbdFlag,
   type NbdRequest,
 } from './nbd-protocol.ts';
-import type { NbdExportOffer, NbdServerAgreement } from './nbd-server-handshake.ts';
+import type { NbdServerAgreement } from './nbd-server-handshake.ts';
 
 /** What the server does with requests: the contract of its handler, and the decisions that need no I/O. */
 
@@ -78,12 +78,10 @@ export function exportFlags(handler: NbdServerHandler, readOnly: boolean, multiC
 
 /** The error number with which a request is refused, or `undefined` if it may go to the handler. */
 export function checkRequest(
-  request: NbdRequest,
-  context: { readonly offer: NbdExportOffer; readonly handler: NbdServerHandler },
-  agreement: NbdServerAgreement,
+  { command, flags, offset, length }: NbdRequest,
+  { offer, baseAllocation }: NbdServerAgreement,
 ): number | undefined {
-  const { command, flags, offset, length } = request;
-  const { offer, handler } = context;
+  const { handler } = offer;
   const flagsOfCommand = COMMAND_FLAGS.get(command);
   if (flagsOfCommand === undefined) return NbdErrno.EINVAL;
   if ((flags & ~(flagsOfCommand | NbdCommandFlag.fua)) !== 0) return NbdErrno.EINVAL;
@@ -102,7 +100,7 @@ export function checkRequest(
     case NbdCommand.trim:
       return handler.trim === undefined ? NbdErrno.EINVAL : undefined;
     case NbdCommand.blockStatus:
-      return agreement.baseAllocation && length > 0 ? undefined : NbdErrno.EINVAL;
+      return baseAllocation && length > 0 ? undefined : NbdErrno.EINVAL;
     default:
       return undefined;
   }

@@ -50,8 +50,8 @@ export interface NbdWriteOptions extends CallOptions {
  * Any number of calls may be under way; they reach the server in the order of the calls, and it may finish
  * them in any order.
  *
- * A server's error rejects that call alone, with `disk-read` or `disk-write` ({@link nbdErrorName} has the
- * number's name). A lost or broken connection, {@link NbdClient.abort} and {@link NbdClient.disconnect} end
+ * A server's error rejects that call alone, with `disk-read`, `disk-write`, or `disk-full` for a write that found no room
+ * ({@link nbdErrorName} has the number's name). A lost or broken connection, {@link NbdClient.abort} and {@link NbdClient.disconnect} end
  * it for good: calls under way reject with the code of their kind and the reason as cause, later ones too; a
  * new connection is a new client. A call whose signal is aborted rejects at once; a request of it that was
  * sent already is still carried out by the server, or not: the range of a write is undefined then.

@@ -21,7 +21,7 @@ import {
 } from './nbd-protocol.ts';
 import {
   NBD_SERVER_CONTEXT_ID,
-  type NbdExportOffer,
+  type NbdExportOffers,
   type NbdServerAgreement,
   serveHandshake,
 } from './nbd-server-handshake.ts';
@@ -33,12 +33,11 @@ const UNSENT_BYTES_MAX = 8 * 1024 * 1024;
 
 /** What a server's connections have in common. */
 export interface NbdConnectionContext {
-  readonly offer: NbdExportOffer;
-  readonly handler: NbdServerHandler;
+  readonly offers: NbdExportOffers;
   readonly inFlightMax: number;
   readonly inFlightBytesMax: number;
-  /** The handshake is over; requests may follow from here on. */
-  readonly onReady: () => void;
+  /** The handshake is over; requests may follow from here on, for this handler. */
+  readonly onReady: (handler: NbdServerHandler) => void;
   /** The connection is over, `undefined` if the client said so. After `onReady` or without it; once. */
   readonly onEnded: (reason: MigrationError | undefined) => void;
 }
@@ -51,7 +50,7 @@ export class NbdServerConnection {
   readonly #socket: Socket;
   readonly #context: NbdConnectionContext;
   readonly #intake: Intake;
-  #agreement: NbdServerAgreement = { structured: false, baseAllocation: false };
+  #agreement: NbdServerAgreement;
   #inFlight = 0;
   #inFlightBytes = 0;
   #held = false;
@@ -62,6 +61,7 @@ export class NbdServerConnection {
   constructor(socket: Socket, context: NbdConnectionContext) {
     this.#socket = socket;
     this.#context = context;
+    this.#agreement = { offer: context.offers[0], structured: false, baseAllocation: false };
     socket.on('error', (error) => this.drop(asMigrationError(error, 'hypervisor', 'NBD client')));
     socket.on('end', () => this.#onEnd());
     socket.on('close', () => this.#onClose());
@@ -77,13 +77,13 @@ export class NbdServerConnection {
   }
 
   *#parse(): Parser {
-    const agreement = yield* serveHandshake(this.#context.offer, (bytes) => this.#write(bytes));
+    const agreement = yield* serveHandshake(this.#context.offers, (bytes) => this.#write(bytes));
     if (agreement === undefined) {
       this.#leave();
       return;
     }
     this.#agreement = agreement;
-    this.#context.onReady();
+    this.#context.onReady(agreement.offer.handler);
     for (;;) {
       const request = parseRequest(yield NBD_REQUEST_BYTES);
       if (request.command === NbdCommand.disconnect) {
@@ -102,7 +102,7 @@ export class NbdServerConnection {
 
   /** Calls the handler, here and now: the order in which requests came is the order of the calls. */
   #dispatch(request: NbdRequest, payload: Buffer | undefined): void {
-    const refusal = checkRequest(request, this.#context, this.#agreement);
+    const refusal = checkRequest(request, this.#agreement);
     if (refusal !== undefined) {
       this.#replyFailure(request, { errno: refusal, message: `refused: ${nbdErrnoName(refusal)}` });
       return;
@@ -127,7 +127,7 @@ export class NbdServerConnection {
 
   /** Runs synchronously up to and including the call of the handler. */
   async #handle(request: NbdRequest, payload: Buffer | undefined): Promise<Outcome> {
-    const { handler } = this.#context;
+    const { handler } = this.#agreement.offer;
     const { command, flags, offset, length } = request;
     switch (command) {
       case NbdCommand.read:

@@ -3,8 +3,8 @@ import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { connect, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { NbdExtent } from '../../src/backends/qemu/nbd-client.ts';
-import type { NbdServerHandler } from '../../src/backends/qemu/nbd-server.ts';
+import type { NbdExtent } from '../../src/backends/nbd/nbd-client.ts';
+import type { NbdServer, NbdServerHandler } from '../../src/backends/nbd/nbd-server.ts';
 import { MigrationError } from '../../src/errors.ts';
 
 /**
@@ -17,6 +17,12 @@ import { MigrationError } from '../../src/errors.ts';
 export function privateDirectory(): { readonly path: string; remove(): void } {
   const path = mkdtempSync(join(tmpdir(), 'lh-'));
   return { path, remove: () => rmSync(path, { recursive: true, force: true }) };
+}
+
+/** The unix socket of a server that has one. */
+export function pathOf({ address }: NbdServer): string {
+  if ('path' in address) return address.path;
+  throw new Error(`it listens at ${address.host}:${address.port}`);
 }
 
 /** Whether QEMU's programs can be run here. */

@@ -2,9 +2,9 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { NbdClient, nbdErrorName } from '../../src/backends/qemu/nbd-client.ts';
-import { ArrivedRanges, type NbdPending, readReplies } from '../../src/backends/qemu/nbd-client-parser.ts';
-import { Intake } from '../../src/backends/qemu/nbd-intake.ts';
+import { NbdClient, nbdErrorName } from '../../src/backends/nbd/nbd-client.ts';
+import { ArrivedRanges, type NbdPending, readReplies } from '../../src/backends/nbd/nbd-client-parser.ts';
+import { Intake } from '../../src/backends/nbd/nbd-intake.ts';
 import {
   encodeClientFlags,
   encodeGreeting,
@@ -21,7 +21,7 @@ import {
   NbdOption,
   NbdOptionReply,
   parseOptionReplyHeader,
-} from '../../src/backends/qemu/nbd-options.ts';
+} from '../../src/backends/nbd/nbd-options.ts';
 import {
   encodeBlockStatusChunk,
   encodeDataChunkHead,
@@ -29,13 +29,23 @@ import {
   encodeNoneChunk,
   encodeRequest,
   encodeSimpleReply,
+  NBD_CHUNK_HEADER_BYTES,
+  NbdChunk,
   NbdCommand,
   NbdErrno,
   NbdFlag,
   parseRequest,
-} from '../../src/backends/qemu/nbd-protocol.ts';
-import { NbdServer } from '../../src/backends/qemu/nbd-server.ts';
-import { codeOf, Hand, MemoryDisk, pattern, privateDirectory, scriptedServer } from './nbd-fixtures.ts';
+} from '../../src/backends/nbd/nbd-protocol.ts';
+import { NbdServer } from '../../src/backends/nbd/nbd-server.ts';
+import {
+  codeOf,
+  Hand,
+  MemoryDisk,
+  pathOf,
+  pattern,
+  privateDirectory,
+  scriptedServer,
+} from './nbd-fixtures.ts';
 
 /**
  * Goal: whatever the other end says, our NBD client and server answer as the protocol document says, or end
@@ -44,7 +54,7 @@ import { codeOf, Hand, MemoryDisk, pattern, privateDirectory, scriptedServer } f
  */
 
 const SIZE = 65536;
-let directory = privateDirectory();
+let directory: ReturnType<typeof privateDirectory>;
 let cleanups: (() => Promise<void> | void)[] = [];
 
 beforeEach(() => {
@@ -64,17 +74,15 @@ describe('our server, when a client', () => {
   beforeEach(async () => {
     disk = new MemoryDisk(SIZE);
     server = await NbdServer.listen({
-      path: join(directory.path, 's'),
-      exportName: 'disk0',
-      sizeBytes: SIZE,
-      handler: disk,
+      address: { path: join(directory.path, 's') },
+      exports: [{ exportName: 'disk0', sizeBytes: SIZE, handler: disk }],
     });
     cleanups.push(() => server.close());
   });
 
   /** A client up to the point where it may send options. */
   async function greeted(flags = 3): Promise<Hand> {
-    const hand = await Hand.to(server.path);
+    const hand = await Hand.to(pathOf(server));
     expect((await hand.hear(18)).equals(encodeGreeting(3))).toBe(true);
     hand.say(encodeClientFlags(flags));
     return hand;
@@ -106,7 +114,7 @@ describe('our server, when a client', () => {
   async function stillServes(offender: Hand): Promise<void> {
     await offender.hearEnd();
     const goneBefore = disk.gone.length;
-    const client = await NbdClient.connect({ path: server.path, exportName: 'disk0' });
+    const client = await NbdClient.connect({ path: pathOf(server), exportName: 'disk0' });
     expect((await client.read(0, 8)).length).toBe(8);
     await client.disconnect();
     while (disk.gone.length === goneBefore) await sleep(1);
@@ -118,7 +126,7 @@ describe('our server, when a client', () => {
   });
 
   it('speaks something else, is hung up on', async () => {
-    const hand = await Hand.to(server.path);
+    const hand = await Hand.to(pathOf(server));
     hand.say(Buffer.from('GET / HTTP/1.1\r\nHost: disk\r\n\r\n'));
     await stillServes(hand);
     const second = await greeted();
@@ -310,15 +318,38 @@ describe('our server, when a client', () => {
     expect(disk.gone).toEqual([undefined]);
   });
 
+  it('selects metadata of one export and takes another, gets none of that', async () => {
+    const exports = ['a', 'b'].map((exportName) => ({ exportName, sizeBytes: SIZE, handler: disk }));
+    const two = await NbdServer.listen({ address: { path: join(directory.path, 'two') }, exports });
+    cleanups.push(() => two.close());
+    for (const [taken, errno] of [
+      ['a', 0],
+      ['b', NbdErrno.EINVAL],
+    ] as const) {
+      const hand = await Hand.to(pathOf(two));
+      await hand.hear(18);
+      hand.say(encodeClientFlags(3));
+      await ask(hand, NbdOption.structuredReply);
+      await ask(hand, NbdOption.setMetaContext, encodeMetaRequest('a', [NBD_BASE_ALLOCATION]));
+      await ask(hand, NbdOption.go, encodeInfoRequest(taken, []));
+      hand.say(encodeRequest(NbdCommand.blockStatus, 0, 1, 0, 4096));
+      const chunk = await hand.hear(NBD_CHUNK_HEADER_BYTES);
+      const type = errno === 0 ? NbdChunk.blockStatus : NbdChunk.error;
+      expect([taken, chunk.readUInt16BE(6)]).toEqual([taken, type]);
+      const payload = await hand.hear(chunk.readUInt32BE(16));
+      if (errno !== 0) expect(payload.readUInt32BE(0)).toBe(errno);
+      hand.hangUp();
+    }
+  });
+
   it('asks and asks and takes no answers, is not read any further', async () => {
     const big = new MemoryDisk(32 * 1024 * 1024);
     const other = await NbdServer.listen({
-      path: join(directory.path, 'b'),
-      sizeBytes: big.bytes.length,
-      handler: big,
+      address: { path: join(directory.path, 'b') },
+      exports: [{ sizeBytes: big.bytes.length, handler: big }],
     });
     cleanups.push(() => other.close());
-    const hand = await Hand.to(other.path);
+    const hand = await Hand.to(pathOf(other));
     await hand.hear(18);
     hand.say(encodeClientFlags(3), encodeOption(NbdOption.exportName));
     await hand.hear(10);

@@ -10,7 +10,7 @@ import {
   readReplies,
 } from './nbd-client-parser.ts';
 import { Intake, type Parser } from './nbd-intake.ts';
-import { encodeRequest, NbdCommand, type NbdFailure, nbdErrnoName } from './nbd-protocol.ts';
+import { encodeRequest, NbdCommand, NbdErrno, type NbdFailure, nbdErrnoName } from './nbd-protocol.ts';
 import { corkForThisTick } from './socket-cork.ts';
 
 /** What the socket reads into when it does not read into a request's own buffer. */
@@ -242,8 +242,13 @@ export class NbdWire {
     else {
       const cause = new NbdServerError(failure);
       const where = `${length} bytes at ${offset}`;
+      const full = code === 'disk-write' && failure.errno === NbdErrno.ENOSPC;
       reply.reject(
-        new MigrationError(code, `NBD: ${where}: ${cause.errnoName}: ${failure.message}`, { cause }),
+        new MigrationError(
+          full ? 'disk-full' : code,
+          `NBD: ${where}: ${cause.errnoName}: ${failure.message}`,
+          { cause },
+        ),
       );
     }
     this.#leave();

@@ -4,13 +4,15 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { NbdClient, type NbdClientOptions } from '../../src/backends/qemu/nbd-client.ts';
-import { NbdServer } from '../../src/backends/qemu/nbd-server.ts';
+import { NbdClient, type NbdClientOptions } from '../../src/backends/nbd/nbd-client.ts';
+import { NbdServer } from '../../src/backends/nbd/nbd-server.ts';
 import { QmpClient } from '../../src/backends/qemu/qmp.ts';
+import { spawnQemu } from '../qemu/qmp-fixtures.ts';
 import {
   codeOf,
   hasQemu,
   MemoryDisk,
+  pathOf,
   pattern,
   privateDirectory,
   qemuNbd,
@@ -18,7 +20,6 @@ import {
   stop,
   untilListening,
 } from './nbd-fixtures.ts';
-import { spawnQemu } from './qmp-fixtures.ts';
 
 /**
  * Goal: our NBD client and server understand QEMU, and QEMU them. Method: our client against qemu-nbd, with
@@ -28,7 +29,7 @@ import { spawnQemu } from './qmp-fixtures.ts';
  */
 
 const MIB = 1024 * 1024;
-let directory = privateDirectory();
+let directory: ReturnType<typeof privateDirectory>;
 let processes: ChildProcess[] = [];
 let cleanups: (() => Promise<void> | void)[] = [];
 
@@ -181,7 +182,10 @@ async function listen(
   exportName = '',
 ): Promise<{ readonly server: NbdServer; readonly url: string }> {
   const path = join(directory.path, 'tap');
-  const server = await NbdServer.listen({ path, exportName, sizeBytes: disk.bytes.length, handler: disk });
+  const server = await NbdServer.listen({
+    address: { path },
+    exports: [{ exportName, sizeBytes: disk.bytes.length, handler: disk }],
+  });
   cleanups.push(() => server.close());
   return { server, url: `nbd+unix:///${exportName}?socket=${path}` };
 }
@@ -291,7 +295,7 @@ describe.skipIf(!hasQemu)('our server with QEMU', () => {
     await qmp.execute('nbd-server-start', { addr: { type: 'unix', data: { path: exported } } });
     const guestExport = { type: 'nbd', id: 'guest', 'node-name': 'disk0', name: 'disk0', writable: true };
     await qmp.execute('block-export-add', guestExport);
-    await qmp.execute('blockdev-add', { driver: 'nbd', 'node-name': 'tap', server: unix(server.path) });
+    await qmp.execute('blockdev-add', { driver: 'nbd', 'node-name': 'tap', server: unix(pathOf(server)) });
     const ready = qmp.waitFor('BLOCK_JOB_READY', (event) => event.data.device === 'm');
     await qmp.execute('blockdev-mirror', {
       'job-id': 'm',
@@ -344,6 +348,6 @@ describe.skipIf(!hasQemu)('our server with QEMU', () => {
     await guest.disconnect();
     await qmp.execute('quit');
     await server.close();
-    expect(existsSync(server.path)).toBe(false);
+    expect(existsSync(pathOf(server))).toBe(false);
   });
 });
