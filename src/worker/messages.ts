@@ -1,0 +1,56 @@
+/** What the main thread and the engine's say to each other. */
+import type { QemuSourceOptions } from '../backends/qemu/index.ts';
+import type { VmDescription } from '../interfaces/hypervisor.ts';
+import type { MigrationPolicy } from '../interfaces/migration.ts';
+import type { OwnershipRegister } from '../interfaces/register.ts';
+import type { Packed } from './pack.ts';
+import type { WorkerRegister, WorkerTransport } from './plug-points.ts';
+
+/** What an engine's thread is started with. */
+export interface Order {
+  readonly vm: Omit<QemuSourceOptions, 'signal' | 'recovery'>;
+  readonly transport: WorkerTransport;
+  /** `asked`: it is in the main thread, see {@link RegisterCall}. */
+  readonly register: WorkerRegister | 'asked';
+  /** Its text. */
+  readonly ticket?: string | undefined;
+  readonly policy?: MigrationPolicy | undefined;
+}
+
+/** Which of a source's two ways to go. */
+export type Task = 'run' | 'rehearse';
+
+/** What an engine's thread finds as its `workerData`. */
+export interface Assignment extends Order {
+  readonly task: Task;
+  /** The events that somebody listens to. */
+  readonly events: readonly string[];
+}
+
+/** A call of a register's method. */
+export type RegisterCall = {
+  readonly [M in keyof OwnershipRegister]: {
+    readonly method: M;
+    readonly args: Parameters<OwnershipRegister[M]>;
+  };
+}[keyof OwnershipRegister];
+
+/** To the engine's thread. */
+export type ToEngine =
+  | { readonly type: 'abort'; readonly reason: Packed }
+  | { readonly type: 'listen'; readonly event: string }
+  /** The progress that was told last has been seen. */
+  | { readonly type: 'seen' }
+  | { readonly type: 'answer'; readonly id: number; readonly value: unknown }
+  | { readonly type: 'refusal'; readonly id: number; readonly error: Packed };
+
+/** From the engine's thread. The report is the last. */
+export type FromEngine =
+  | { readonly type: 'opened'; readonly description: VmDescription }
+  | { readonly type: 'event'; readonly event: string; readonly args: Packed }
+  /** *given* is about to be claimed: from here on the destination may come to own the VM. */
+  | { readonly type: 'giving'; readonly epoch: number }
+  /** *reclaimed* stands: the VM is the source's again. */
+  | { readonly type: 'reclaimed' }
+  | { readonly type: 'call'; readonly id: number; readonly call: RegisterCall }
+  | { readonly type: 'report'; readonly report: Packed };

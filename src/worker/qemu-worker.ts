@@ -1,0 +1,109 @@
+/**
+ * The engine's thread, whole: a running QEMU's VM, the engine and the transport. The main thread starts it
+ * and ends it, see `engine-thread.ts`; here one migration is done, its events are told as they come, and the
+ * report at its end.
+ */
+import { parentPort, workerData } from 'node:worker_threads';
+import { openQemuSource } from '../backends/qemu/index.ts';
+import { resolvePolicy } from '../core/policy.ts';
+import { createSource } from '../core/source.ts';
+import { asMigrationError, MigrationError, messageOf } from '../errors.ts';
+import type { SourceVm } from '../interfaces/hypervisor.ts';
+import type { MigrationEvents, MigrationReport } from '../interfaces/migration.ts';
+import type { OwnershipRegister } from '../interfaces/register.ts';
+import type { Transport } from '../interfaces/transport.ts';
+import { EventOutlet } from './event-outlet.ts';
+import type { Assignment, FromEngine, ToEngine } from './messages.ts';
+import { ownReport } from './own-report.ts';
+import { pack, unpack } from './pack.ts';
+import { makeRegister, makeTransport } from './plug-points.ts';
+import { AskedRegister } from './register-calls.ts';
+
+const { task, events, vm: where, ...order }: Assignment = workerData;
+const post = (message: FromEngine): void => parentPort?.postMessage(message);
+const outlet = new EventOutlet((event, args) => post({ type: 'event', event, args: pack(args) }));
+const asked = new AskedRegister(post);
+const stop = new AbortController();
+const { signal } = stop;
+/** Of the events somebody listens to, those that are not told yet; later: how to tell one. */
+const wanted = new Set(events);
+let listen = (event: string): unknown => wanted.add(event);
+
+parentPort?.on('message', (message: ToEngine) => {
+  switch (message.type) {
+    case 'abort':
+      stop.abort(unpack(message.reason));
+      break;
+    case 'listen':
+      listen(message.event);
+      break;
+    case 'seen':
+      outlet.seen();
+      break;
+    case 'answer':
+    case 'refusal':
+      asked.answered(message);
+  }
+});
+
+const report = await migrate().catch((error) =>
+  ownReport(asMigrationError(error, 'internal'), { vmId: where.vmId ?? '' }),
+);
+outlet.flush();
+post({ type: 'report', report: pack(report) });
+
+async function migrate(): Promise<MigrationReport> {
+  const register = telling(order.register === 'asked' ? asked : await makeRegister(order.register));
+  const transport = await makeTransport(order.transport);
+  try {
+    // Where writes may be held it is the engine that answers them.
+    const tapThreads = resolvePolicy(order.policy).guestWriteHoldMsMax === 0;
+    const vm = await openQemuSource({ tapThreads, ...where, signal });
+    post({ type: 'opened', description: vm.description });
+    return await lettingGo(vm, () => moveAway(vm, transport, register));
+  } finally {
+    // What a transport of the embedder's does wrong here changes nothing any more.
+    await transport.close().catch(() => undefined);
+  }
+}
+
+async function moveAway(
+  vm: SourceVm,
+  transport: Transport,
+  register: OwnershipRegister,
+): Promise<MigrationReport> {
+  const { ticket, policy = {} } = order;
+  const source = createSource({ vm, transport, register, ticket, policy });
+  listen = (event) =>
+    source.on(event as keyof MigrationEvents, (...args: unknown[]) => outlet.emit(event, args));
+  for (const event of wanted) listen(event);
+  return source[task]({ signal });
+}
+
+/** The engine lets go of QEMU by itself, unless it never took the VM, or the owner is undecided. */
+async function lettingGo(vm: SourceVm, move: () => Promise<MigrationReport>): Promise<MigrationReport> {
+  const moving = move();
+  await moving.catch(() => undefined);
+  const problem = await vm.detach().then(
+    () => undefined,
+    (error: unknown) => messageOf(error),
+  );
+  const report = await moving;
+  if (problem === undefined || report.owner !== 'undecided' || report.error === undefined) return report;
+  const { code, message } = report.error;
+  const both = `${message}; letting go of QEMU failed: ${problem}`;
+  return { ...report, error: new MigrationError(code, both, report.error) };
+}
+
+/** The main thread has to know from when on the VM may be given away, also should this one die. */
+function telling(register: OwnershipRegister): OwnershipRegister {
+  return {
+    async claim(vmId, epoch, role, value) {
+      if (value === 'given') post({ type: 'giving', epoch });
+      const stands = await register.claim(vmId, epoch, role, value);
+      if (stands === 'reclaimed') post({ type: 'reclaimed' });
+      return stands;
+    },
+    read: (vmId) => register.read(vmId),
+  };
+}
