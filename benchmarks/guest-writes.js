@@ -30,6 +30,7 @@ import {
   measureAlone,
   ownArguments,
   perSecond,
+  perSecondUntilStun,
   sample,
   sampleUntilItStops,
   withGuests,
@@ -99,13 +100,10 @@ function measure(settings, support) {
     if (verdict.badPages + verdict.badBlocks > 0)
       throw new Error(`the guest is not whole: ${verdict.firstBad}`);
 
-    const writesAtBegin = writesAt(samples, begin);
-    // The last answer is from before the stun, by one interval at most.
-    const lastAt = Math.min(stun, samples.at(-1)?.atMs ?? stun);
     return {
       before: before.perSecond,
-      copying: perSecond(writesAt(samples, lastAt) - writesAtBegin, lastAt - begin),
-      moving: perSecond(end.writes - writesAtBegin, end.atMs - begin),
+      copying: perSecondUntilStun(samples, begin, stun),
+      moving: perSecond(end.writes - writesAt(samples, begin), end.atMs - begin),
       statsBefore: before.stats,
       statsDuring,
       silenceMs: (destination.ticks.firstAtMs ?? Number.NaN) - (source.ticks.lastAtMs ?? Number.NaN),

@@ -27,6 +27,7 @@ export async function bundle(files) {
       config: false,
       format: ['esm'],
       target: 'node20',
+      skipNodeModulesBundle: true,
       clean: false,
       silent: true,
     });

@@ -18,12 +18,14 @@ export const hotMiB = 64;
 /**
  * @typedef {import('../../test/qemu/support/guest.ts').Guest} Guest
  * @typedef {import('../../test/qemu/support/guest.ts').GuestStats} Stats
- * @typedef {{ atMs: number, writes: number }} Sample
+ * @typedef {Stats & { atMs: number }} Sample
  * @typedef {object} Load What the guest does.
  * @property {number} writes Disk writes of 8 KiB a second, at random places.
  * @property {number} writers Threads that write, each with one write outstanding.
  * @property {number} dirty Memory that is dirtied, MiB a second.
  * @property {number} disk Size of the disk, which is full, MiB.
+ * @property {number} [memory] Of the guest, MiB. Default: 256.
+ * @property {number} [stamped] Memory that it fills and verifies, MiB. Default: 48.
  */
 
 /**
@@ -36,9 +38,12 @@ export const hotMiB = 64;
  *   source: Guest, destination: Guest, directory: string,
  *   keep: <T extends { kill(): unknown }>(thing: T) => T,
  * }) => Promise<Result>} use
+ * @param {Partial<Record<'a' | 'b', readonly string[]>>} [launchers] What starts the QEMUs, as of
+ *   `bootGuest`.
  * @returns {Promise<Result>}
  */
-export async function withGuests(support, { writes, writers, dirty, disk }, use) {
+export async function withGuests(support, load, use, launchers = {}) {
+  const { writes, writers, dirty, disk, memory = 256, stamped = 48 } = load;
   /** @type {typeof import('../../test/qemu/support/guest.ts')} */
   const { bootGuest, createDisk, guestDirectory } = await import(support);
   const directory = guestDirectory();
@@ -49,11 +54,12 @@ export async function withGuests(support, { writes, writers, dirty, disk }, use)
     started.push(thing);
     return thing;
   };
-  /** @param {string} name @param {boolean} incoming */
+  /** @param {'a' | 'b'} name @param {boolean} incoming */
   const boot = async (name, incoming) => {
     const file = join(directory.path, `${name}.img`);
     const disks = [await createDisk({ file, format: 'raw', sizeBytes: disk * mebibyte })];
     const guestLoad = {
+      memoryMiB: stamped,
       writesPerSecond: writes,
       writers,
       dirtyMiBPerSecond: dirty,
@@ -61,7 +67,17 @@ export async function withGuests(support, { writes, writers, dirty, disk }, use)
       fillMiB: disk,
       mixed: false,
     };
-    return keep(await bootGuest({ name, dir: directory.path, disks, load: guestLoad, incoming }));
+    return keep(
+      await bootGuest({
+        name,
+        dir: directory.path,
+        disks,
+        memoryMiB: memory,
+        load: guestLoad,
+        incoming,
+        launcher: launchers[name] ?? [],
+      }),
+    );
   };
   try {
     const source = await boot('a', false);
@@ -119,6 +135,13 @@ export function attend(name, child) {
       if (code !== 0) throw new Error(`${name} ended with ${code}:\n${everything()}`);
       return stdout;
     },
+    /** The report that it has printed with `--json`, however it ended. */
+    report: async () => {
+      await ended;
+      const last = stdout.trim().split('\n').at(-1) ?? '';
+      if (!last.startsWith('{')) throw new Error(`${name} ended without a report:\n${everything()}`);
+      return JSON.parse(last);
+    },
     kill: () => child.kill('SIGKILL'),
   };
 }
@@ -133,18 +156,21 @@ export function ownArguments(guest, directory) {
 }
 
 /**
- * Its writes a second and its own statistics, over so many seconds; the statistics begin anew then.
+ * Its writes a second and its own statistics, over so many seconds; the statistics begin anew then. It is
+ * asked as often as it will be later, because to answer takes it time.
  *
  * @param {Guest} guest @param {number} seconds
  */
 export async function measureAlone(guest, seconds) {
   await guest.reset();
   const first = await sample(guest);
-  await sleep(seconds * 1000);
-  const stats = await guest.stats();
-  const last = await sample(guest);
+  let last = first;
+  while (last.atMs < first.atMs + seconds * 1000) {
+    await sleep(sampleMs);
+    last = await sample(guest);
+  }
   await guest.reset();
-  return { perSecond: perSecond(last.writes - first.writes, last.atMs - first.atMs), stats };
+  return { perSecond: perSecond(last.writes - first.writes, last.atMs - first.atMs), stats: last };
 }
 
 /** @param {number} writes @param {number} ms */
@@ -154,9 +180,9 @@ export function perSecond(writes, ms) {
 
 /** @param {Guest} guest @returns {Promise<Sample>} */
 export async function sample(guest) {
-  const { writes } = await guest.stats();
+  const stats = await guest.stats();
   // It was counted just before it came: a guest that stands still meanwhile answers when it runs on.
-  return { atMs: performance.now(), writes };
+  return { ...stats, atMs: performance.now() };
 }
 
 /** Samples while the guest answers. @param {Guest} guest */
@@ -187,4 +213,14 @@ export function writesAt(samples, atMs) {
   if (one === undefined || other === undefined) throw new Error('not sampled');
   const share = (atMs - one.atMs) / (other.atMs - one.atMs);
   return one.writes + share * (other.writes - one.writes);
+}
+
+/**
+ * Writes a second from then until the stun. The last answer is from before that, by one interval at most.
+ *
+ * @param {readonly Sample[]} samples @param {number} fromMs @param {number} stunMs
+ */
+export function perSecondUntilStun(samples, fromMs, stunMs) {
+  const toMs = Math.min(stunMs, samples.at(-1)?.atMs ?? stunMs);
+  return perSecond(writesAt(samples, toMs) - writesAt(samples, fromMs), toMs - fromMs);
 }

@@ -2,7 +2,7 @@ import type { Outcome, Owner } from '../index.ts';
 
 /** What the program's exit tells: who has the VM. The help says what each means. */
 export const exitCodes = {
-  /** Moved; or rehearsed, as it was asked for. */
+  /** Moved; or, as it was asked for, rehearsed, or its disks copied. */
   completed: 0,
   /** Not moved: the source owns the VM. */
   failed: 1,
@@ -16,7 +16,7 @@ export const exitCodes = {
 
 /** The exit code for how a migration ended, at either end. */
 export function exitCodeOf({ outcome, owner }: { readonly outcome: Outcome; readonly owner: Owner }): number {
-  if (outcome === 'completed' || outcome === 'rehearsed') return exitCodes.completed;
+  if (outcome === 'completed' || outcome === 'rehearsed' || outcome === 'copied') return exitCodes.completed;
   if (outcome === 'undecided') return exitCodes.undecided;
   return exitCodeOfFailure(owner);
 }
@@ -29,7 +29,7 @@ export function exitCodeOfFailure(owner: Owner): number {
 
 /** The exit codes, for the help. */
 export const exitCodeHelp: readonly string[] = [
-  '0   completed, or rehearsed where that was asked for',
+  '0   completed, or rehearsed or disks copied where that was asked for',
   '1   failed: the VM stays with the source',
   '2   the owner is undecided: run the guest nowhere until `longhaul recover` has settled it',
   '3   the destination owns the VM, but its guest did not start there',

@@ -62,6 +62,20 @@ export class Options {
     return Object.fromEntries(chosen);
   }
 
+  /** Every `ID=VALUE` of a repeatable option, by id, which ends at the first equals sign; `value` stands for the value in what is said. */
+  pairs(name: string, value: string): Readonly<Record<string, string>> {
+    const texts = this.#values[name];
+    const pairs = new Map<string, string>();
+    for (const text of Array.isArray(texts) ? texts : []) {
+      const [, id, given] = /^([^=]+)=(.+)$/s.exec(text) ?? [];
+      if (id === undefined || given === undefined)
+        throw new UsageError(`--${name} must be ID=${value}, not '${text}'`);
+      if (pairs.has(id)) throw new UsageError(`--${name} ${id}=... is given twice`);
+      pairs.set(id, given);
+    }
+    return Object.fromEntries(pairs);
+  }
+
   required(name: string): string {
     return this.text(name) ?? missing(name);
   }

@@ -39,6 +39,11 @@ export function renderOutcome(report: MigrationReport): readonly string[] {
     const stays = role === 'source' ? 'its guest runs on here' : 'its guest runs on at the source';
     return [`Rehearsed: ${printable(vmId)} can move; ${stays}, and nothing was claimed.`];
   }
+  if (outcome === 'copied') {
+    const stays = role === 'source' ? 'its guest runs on here' : 'its guest runs on at the source';
+    const done = `Copied: the disks of ${printable(vmId)} are at the destination; ${stays}.`;
+    return error === undefined ? [done] : [done, `But: ${printable(error.message)}`];
+  }
   const failure = error === undefined ? [] : renderError(error, role);
   if (outcome === 'failed') return failure;
   const recovery = `longhaul recover --role ${role}${epoch > 0 ? ` --epoch ${epoch}` : ''}`;

@@ -22,6 +22,7 @@ export async function runShown(
   migration.on('outage', ({ durationMs, resentBytes }) => {
     screen.log(`the link was gone for ${formatMs(durationMs)}; ${formatBytes(resentBytes)} are sent again`);
   });
+  migration.on('warning', ({ message }) => screen.log(`warning: ${printable(message)}`));
   const hide = showProgress(migration, role, screen);
   try {
     return await run({ signal: interruption.signal });

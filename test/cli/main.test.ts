@@ -8,6 +8,7 @@ import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { ANSWERS, ScriptedQmp } from '../qemu/support/scripted-qmp.ts';
 import { type BuiltCli, buildCli } from './support/built-cli.ts';
 
 let cli: BuiltCli;
@@ -154,6 +155,33 @@ describe('receive', () => {
       outcome: 'failed',
       owner: 'source',
       error: { code: 'aborted', phase: 'connect' },
+    });
+  });
+});
+
+describe('send', () => {
+  const send = (path: string, ...more: string[]) =>
+    cli.run(['send', `--qmp=${path}`, '--to=localhost:1', `--register=${state}`, '--json', ...more]);
+
+  test('without a QEMU fails, and says that the VM is where it was', async () => {
+    const { code, stdout, stderr } = await send('/nowhere/qmp');
+    expect(code, stderr).toBe(1);
+    expect(JSON.parse(stdout)).toMatchObject({
+      role: 'source',
+      outcome: 'failed',
+      owner: 'source',
+      error: { code: 'connect-failed', owner: 'source' },
+    });
+  });
+
+  test('passes on what is to become of a disk', async () => {
+    const path = join(state, 'qmp');
+    await using _ = await ScriptedQmp.listen(path, { version: [10, 0], answers: ANSWERS });
+    const { code, stdout, stderr } = await send(path, '--disk=vd7=leave');
+    expect(code, stderr).toBe(1);
+    expect(JSON.parse(stdout).error).toMatchObject({
+      code: 'invalid-argument',
+      message: expect.stringMatching(/vd7/),
     });
   });
 });

@@ -8,7 +8,6 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { answerQuestions, fileRegister, memoryRegister } from '../../src/index.ts';
 import { tcp } from '../../src/transports/index.ts';
-import { ANSWERS, ScriptedQmp } from '../qemu/support/scripted-qmp.ts';
 import { program } from './support/context.ts';
 
 let directory = '';
@@ -43,7 +42,22 @@ describe('wrong usage', () => {
     [['send', qmp, '--to=localhost:1', '--disk', 'vd0=move'], '--disk must be ID=copy|shared|leave'],
     [['send', qmp, '--to=localhost:1', '--disk=a=copy', '--disk=a=leave'], '--disk a=... is given twice'],
     [['send', qmp, '--to=localhost:1', '--stun-ms=x'], '--stun-ms must be a number, from 100 to 600000'],
-    [['receive', '--listen=localhost:1'], '--qmp is missing'],
+    [
+      ['send', qmp, '--to=localhost:1', '--disks-only', '--rehearse'],
+      '--rehearse does not go with --disks-only',
+    ],
+    [['receive', '--listen=localhost:1'], '--qmp or --image is missing'],
+    [['receive', qmp, '--listen=localhost:1', '--image=a=b'], '--qmp does not go with --image'],
+    [['receive', '--listen=localhost:1', '--image=a'], "--image must be ID=FILE, not 'a'"],
+    [['receive', '--listen=localhost:1', '--image=a=b', '--image=a=c=d'], '--image a=... is given twice'],
+    [['receive', '--listen=localhost:1', '--image=a=b', '--existing=keep'], '--existing must be refuse or'],
+    [['receive', qmp, '--listen=localhost:1', '--export=/run/a'], '--export goes with --image'],
+    [['receive', qmp, '--listen=localhost:1', '--existing=use'], '--existing goes with --image'],
+    [['receive', '--listen=localhost:1', '--image=a=b', '--export=a'], '--export must be HOST:PORT'],
+    [
+      ['receive', '--listen=localhost:1', '--image=a=b', '--export=0.0.0.0:10809'],
+      '--export 0.0.0.0:10809 is not loopback',
+    ],
     [['receive', qmp], '--listen is missing'],
     [['receive', qmp, '--listen=0.0.0.0:4433'], '--listen 0.0.0.0:4433 is not loopback'],
     [['receive', qmp, '--listen=[::]:4433'], '--listen [::]:4433 is not loopback'],
@@ -113,41 +127,6 @@ describe('help', () => {
 });
 
 describe('what cannot begin', () => {
-  test('send without a QEMU fails, and says that the VM is where it was', async () => {
-    const { code, stdout } = await program([
-      'send',
-      qmp,
-      '--to=localhost:1',
-      `--register=${directory}`,
-      '--json',
-    ]);
-    expect(code).toBe(1);
-    expect(JSON.parse(stdout)).toMatchObject({
-      role: 'source',
-      outcome: 'failed',
-      owner: 'source',
-      error: { code: 'connect-failed', owner: 'source' },
-    });
-  });
-
-  test('send passes on what is to become of a disk', async () => {
-    const path = join(directory, 'qmp');
-    await using _ = await ScriptedQmp.listen(path, { version: [10, 0], answers: ANSWERS });
-    const args = [
-      `--qmp=${path}`,
-      '--to=localhost:1',
-      `--register=${directory}`,
-      '--disk=vd7=leave',
-      '--json',
-    ];
-    const { code, stdout } = await program(['send', ...args]);
-    expect(code).toBe(1);
-    expect(JSON.parse(stdout).error).toMatchObject({
-      code: 'invalid-argument',
-      message: expect.stringMatching(/vd7/),
-    });
-  });
-
   test('receive on an address that cannot be bound fails', async () => {
     const { code, stdout } = await program([
       'receive',

@@ -3,6 +3,8 @@
  * run as a process of its own; the examples themselves find out whether the guest arrived in one piece, and
  * end with 1 if it did not.
  */
+import { rmSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type BuiltExamples, buildExamples } from './support/built-examples.ts';
 
@@ -55,6 +57,16 @@ for (const [name, patterns] of Object.entries(expected)) {
   });
 }
 
+test('disks-alone', async () => {
+  const { code, stdout, stderr } = await examples.run('disks-alone');
+  const [, path = '', allocated] =
+    /^vda is (\/\S+): 67108864 bytes, of which (\d+) are allocated$/m.exec(stdout) ?? [];
+  if (path !== '') rmSync(dirname(path), { recursive: true });
+  expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+  expect(stdout).toMatch(/^copied: the source owns web-1, which is running\n/);
+  expect(Number(allocated)).toBeLessThan(48 << 20);
+});
+
 test('the two ends of two-processes can be started by hand', async () => {
   const receiver = examples.start('two-processes', ['receive']);
   const port = new Promise<string>((resolve) => {
@@ -86,5 +98,5 @@ test('Ctrl-C leaves the guest of in-process at the source', async () => {
 });
 
 test('each is tested: here, or the one for QEMU in qemu.test.ts', () => {
-  expect([...Object.keys(expected), 'qemu'].sort()).toEqual([...examples.names].sort());
+  expect([...Object.keys(expected), 'disks-alone', 'qemu'].sort()).toEqual([...examples.names].sort());
 });

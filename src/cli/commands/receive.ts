@@ -1,22 +1,30 @@
-import { createDestination, fileRegister } from '../../index.ts';
+import type { ImageBackend, ImageBackendOptions, ImageExportAddress } from '../../backends/images/index.ts';
+import { createDestination, fileRegister, type HypervisorBackend } from '../../index.ts';
+import type { QemuBackendOptions } from '../../qemu.ts';
 import type { Command } from '../command.ts';
 import { jsonOption, registerOption, ticketOption, tlsOptions } from '../common-options.ts';
 import { conclude } from '../conclude.ts';
-import { formatEndpoint } from '../endpoint.ts';
+import { formatEndpoint, isLoopback, parseEndpoint } from '../endpoint.ts';
+import type { Options } from '../options.ts';
 import { runShown } from '../run-shown.ts';
+import { serveExport } from '../serve-export.ts';
 import { interruptible } from '../signals.ts';
 import { readTicketFile } from '../ticket-file.ts';
 import { makeTransport } from '../transport.ts';
+import { UsageError } from '../usage-error.ts';
 
 /** `longhaul receive`: waits for one VM and takes it over. */
 export const receive: Command = {
   name: 'receive',
-  summary: 'wait for a VM and take it over',
-  usage: '--qmp SOCKET --listen HOST:PORT',
+  summary: 'wait for a VM and take it over, or for its disks',
+  usage: '(--qmp SOCKET | --image ID=FILE ...) --listen HOST:PORT',
   description: [
     'Waits for one `longhaul send` and takes its VM over into a QEMU that was started with `-incoming ' +
       'defer` and otherwise with the same devices. The address that is bound is printed on stderr as ' +
       '`listening on HOST:PORT`.',
+    'With --image instead of --qmp it takes the disks alone that a `longhaul send --disks-only` copies: each ' +
+      'becomes a raw image file, sparse where it is zero, which gets its name when all of them are whole and durable. With --export they ' +
+      'are then served over NBD until a signal ends that; the images stay.',
     'SIGINT, SIGTERM or SIGHUP gives up, and the guest stays on the source, unless the VM is handed over ' +
       'already.',
     'While it waits it also answers `longhaul recover --ask` for migrations whose `receive` has died, ' +
@@ -24,6 +32,26 @@ export const receive: Command = {
   ],
   options: {
     qmp: { value: 'SOCKET', help: 'QMP socket of the QEMU that takes the VM' },
+    image: {
+      value: 'ID=FILE',
+      repeatable: true,
+      help: 'disks alone: the image that a disk becomes, once for each disk that is copied',
+    },
+    existing: {
+      value: 'HOW',
+      help:
+        'what becomes of an image that is there already: refuse, replace (it stays until the new one is whole) or use (it is ' +
+        'written in place, and stays half written if that fails; `send --seed compare` sends only what differs) (default refuse)',
+    },
+    export: {
+      value: 'ADDRESS',
+      help:
+        "where to serve the finished images over NBD: a unix socket's path, with a slash in it, or HOST:PORT, which " +
+        'is neither encrypted nor authenticated: beyond loopback only with --no-tls, so never with --cert (default: not)',
+    },
+    'no-space-check': {
+      help: 'take a VM or disks also if the file systems here seem to have no room for what the disks hold',
+    },
     listen: { value: 'HOST:PORT', help: 'where to listen; port 0 takes any that is free' },
     register: registerOption,
     'ticket-file': ticketOption,
@@ -32,27 +60,89 @@ export const receive: Command = {
   },
 
   async run(options, context) {
-    const qmp = options.required('qmp');
+    const chosen = readBackend(options);
     const listen = options.requiredEndpoint('listen', 0);
     const register = fileRegister(options.registerDirectory(context.env));
     const ticket = readTicketFile(options);
     const { screen } = context;
     const transport = makeTransport(options, { listen }, screen);
 
-    return conclude(context, { role: 'destination', json: options.flag('json') }, async () => {
+    let served: ImageBackend | undefined;
+    const code = await conclude(context, { role: 'destination', json: options.flag('json') }, async () => {
       const interruption = interruptible(context.signals, 'the guest stays on the source', (line) =>
         screen.log(line),
       );
       try {
-        const { createQemuBackend } = await import('../../backends/qemu/index.ts');
-        const backend = createQemuBackend({ qmp });
+        const backend = await makeBackend(chosen);
         screen.log(`listening on ${formatEndpoint(await transport.listening())}`);
         const destination = createDestination({ backend, transport, register, ticket });
-        return await runShown(destination, 'destination', screen, interruption);
+        const report = await runShown(destination, 'destination', screen, interruption);
+        if ('exported' in backend) served = backend;
+        return report;
       } finally {
         await transport.close();
         interruption.close();
       }
     });
+    if (served?.exported !== undefined)
+      await serveExport(served.exported, [...served.images.keys()], context);
+    return code;
   },
 };
+
+/** What takes the VM, or its disks. */
+type Chosen =
+  | (QemuBackendOptions & { readonly images?: never })
+  | (ImageBackendOptions & { readonly images: Readonly<Record<string, string>> });
+
+function readBackend(options: Options): Chosen {
+  const qmp = options.text('qmp');
+  const images = options.pairs('image', 'FILE');
+  const freeSpace = options.flag('no-space-check') ? 'ignore' : 'check';
+  if (Object.keys(images).length > 0) {
+    if (qmp !== undefined) throw new UsageError('--qmp does not go with --image');
+    const address = readExport(options);
+    return {
+      images,
+      freeSpace,
+      ...(options.text('existing') === undefined
+        ? {}
+        : { existing: options.choice('existing', ['refuse', 'replace', 'use']) }),
+      ...(address === undefined ? {} : { export: address }),
+    };
+  }
+  if (qmp === undefined) throw new UsageError('--qmp or --image is missing');
+  for (const name of ['existing', 'export']) {
+    if (options.text(name) !== undefined) throw new UsageError(`--${name} goes with --image`);
+  }
+  return { qmp, freeSpace };
+}
+
+/**
+ * TLS is the migration's, and not the export's: with it an export stays on this machine, and without it, too,
+ * unless that was said not to matter.
+ */
+function readExport(options: Options): ImageExportAddress | undefined {
+  const text = options.text('export');
+  if (text === undefined) return undefined;
+  if (text.includes('/')) return { path: text };
+  const endpoint = parseEndpoint('--export', text, 0);
+  if (!options.flag('no-tls') && !isLoopback(endpoint)) {
+    const tls = options.text('cert') !== undefined;
+    throw new UsageError(
+      `--export ${formatEndpoint(endpoint)} is not loopback, and NBD here neither encrypts nor authenticates: ` +
+        "give a unix socket's path, as in --export ./disks.nbd" +
+        (tls ? '; --cert is for the migration alone' : ', or --no-tls if the network is your own and secure'),
+    );
+  }
+  return endpoint;
+}
+
+async function makeBackend(chosen: Chosen): Promise<HypervisorBackend | ImageBackend> {
+  if (chosen.images === undefined) {
+    const { createQemuBackend } = await import('../../qemu.ts');
+    return createQemuBackend(chosen);
+  }
+  const { createImageBackend } = await import('../../backends/images/index.ts');
+  return createImageBackend(chosen);
+}

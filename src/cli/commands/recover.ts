@@ -117,7 +117,7 @@ function prepareSource(common: Common, qmp: string | undefined, ask: Asking | un
 }
 
 async function openSource(qmp: string, vmId: string | undefined, signal: AbortSignal): Promise<SourceVm> {
-  const { openQemuSource } = await import('../../backends/qemu/index.ts');
+  const { openQemuSource } = await import('../../qemu.ts');
   try {
     return await openQemuSource({ qmp, signal, recovery: true, ...(vmId === undefined ? {} : { vmId }) });
   } catch (error) {

@@ -1,4 +1,4 @@
-import { createSource, fileRegister, type MigrationPolicy } from '../../index.ts';
+import type { MigrationPolicy } from '../../index.ts';
 import type { Command } from '../command.ts';
 import { jsonOption, registerOption, ticketOption, tlsOptions } from '../common-options.ts';
 import { conclude } from '../conclude.ts';
@@ -7,8 +7,8 @@ import type { Options } from '../options.ts';
 import { runShown } from '../run-shown.ts';
 import { interruptible } from '../signals.ts';
 import { readTicketFile } from '../ticket-file.ts';
-import { makeTransport } from '../transport.ts';
-import { printable } from '../units.ts';
+import { readTransport } from '../transport.ts';
+import { UsageError } from '../usage-error.ts';
 
 /** `longhaul send`: moves a running VM to a host where `longhaul receive` waits. */
 export const send: Command = {
@@ -50,6 +50,11 @@ export const send: Command = {
         "none: all of each disk is sent. compare: the destination's disks are read, and what they hold already, as " +
         'after an attempt that failed, is not sent (default none)',
     },
+    'disks-only': {
+      help:
+        'copy the disks alone, as they are at one moment, to a `longhaul receive --image`; the guest stays, and stands still ' +
+        'only for that moment',
+    },
     'vm-id': { value: 'ID', help: "the VM's identity in registers (default: QEMU's -uuid, else its -name)" },
     register: registerOption,
     'ticket-file': ticketOption,
@@ -67,34 +72,29 @@ export const send: Command = {
     const to = options.requiredEndpoint('to', 1);
     const policy = readPolicy(options);
     const vmId = options.text('vm-id');
-    const register = fileRegister(options.registerDirectory(context.env));
+    const directory = options.registerDirectory(context.env);
     const ticket = readTicketFile(options);
     const { screen } = context;
-    const transport = makeTransport(options, { connect: to }, screen);
+    const transport = readTransport(options, { connect: to });
 
     return conclude(context, { role: 'source', json: options.flag('json'), vmId }, async () => {
       const interruption = interruptible(context.signals, 'the guest stays here', (line) => screen.log(line));
       try {
-        const { openQemuSource } = await import('../../backends/qemu/index.ts');
-        const vm = await openQemuSource({
+        const { createQemuSource } = await import('../../qemu.ts');
+        const how = options.flag('rehearse') ? 'rehearsing to send' : 'sending';
+        // In a thread of its own, register and all: a terminal that is stopped keeps this one waiting.
+        const source = createQemuSource({
           qmp,
-          signal: interruption.signal,
+          transport,
+          register: { directory },
+          policy,
+          ticket,
+          onOpened: ({ name }) => screen.log(`${how} ${name} to ${formatEndpoint(to)}`),
           ...(vmId === undefined ? {} : { vmId }),
         });
-        try {
-          const how = options.flag('rehearse') ? 'rehearsing to send' : 'sending';
-          screen.log(`${how} ${vm.description.name} to ${formatEndpoint(to)}`);
-          const source = createSource({ vm, transport, register, policy, ticket });
-          const run = options.flag('rehearse') ? source.rehearse : source.run;
-          return await runShown(source, 'source', screen, interruption, (call) => run.call(source, call));
-        } finally {
-          // The engine has seen to it, unless it never took the VM, or its owner is undecided.
-          await vm
-            .detach()
-            .catch((error) => screen.log(`letting go of QEMU failed: ${printable(String(error))}`));
-        }
+        const run = options.flag('rehearse') ? source.rehearse : source.run;
+        return await runShown(source, 'source', screen, interruption, (call) => run.call(source, call));
       } finally {
-        await transport.close();
         interruption.close();
       }
     });
@@ -107,6 +107,9 @@ function readPolicy(options: Options): MigrationPolicy {
   const downtimeMsMax = options.number('downtime-ms', { min: 30, max: 60_000 });
   const stunMsMax = options.number('stun-ms', { min: 100, max: 600_000 });
   const outageMsMax = options.number('outage-ms', { min: 0, max: 86_400_000, whole: true });
+  if (options.flag('disks-only') && options.flag('rehearse')) {
+    throw new UsageError('--rehearse does not go with --disks-only: the guest stays anyway');
+  }
   return {
     ...(connections === undefined ? {} : { connections }),
     ...(rateMbit === undefined ? {} : { rateBytesPerSecondMax: rateMbit * 125_000 }),
@@ -114,6 +117,7 @@ function readPolicy(options: Options): MigrationPolicy {
     ...(stunMsMax === undefined ? {} : { stunMsMax }),
     ...(outageMsMax === undefined ? {} : { outageMsMax }),
     ...(options.text('seed') === undefined ? {} : { seed: options.choice('seed', ['none', 'compare']) }),
+    ...(options.flag('disks-only') ? { memory: 'none' as const } : {}),
     disks: options.choices('disk', ['copy', 'shared', 'leave']),
   };
 }

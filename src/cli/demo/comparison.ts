@@ -52,6 +52,7 @@ export class Comparison {
       memory: vm.memory,
       disks: vm.disks,
       refill: () => vm.refill(),
+      handOver: () => vm.handOver(),
       async loadDeviceState(state, options) {
         await vm.loadDeviceState(state, options);
         copied = delay(0).then(copy);

@@ -82,21 +82,24 @@ export interface BuiltCli extends Disposable {
 
 /**
  * Bundles the program as it is now, as the project's build does, into a package of its own. What was started
- * is killed when it is disposed of. `environment` is for all of it.
+ * is killed when it is disposed of. `environment` is for all of it. With `program`, that file is run instead.
  */
-export async function buildCli(environment: NodeJS.ProcessEnv = {}): Promise<BuiltCli> {
+export async function buildCli(environment: NodeJS.ProcessEnv = {}, program?: string): Promise<BuiltCli> {
   const cache = join(repository, '.cache');
   mkdirSync(cache, { recursive: true });
   const directory = mkdtempSync(join(cache, 'cli-'));
   copyFileSync(join(repository, 'package.json'), join(directory, 'package.json'));
   const entry = {
     'cli/main': join(repository, 'src/cli/main.ts'),
+    // Beside the program's shared parts, as in the project's build: they start it by its place.
+    'qemu-worker': join(repository, 'src/worker/qemu-worker.ts'),
+    'qemu-tap': join(repository, 'src/backends/qemu/qemu-tap.ts'),
     'cli/mortal': join(repository, 'test/cli/support/mortal.ts'),
     'cli/slow-link': join(repository, 'test/cli/support/slow-link.ts'),
   };
   const outDir = join(directory, 'dist');
   await build({ entry, outDir, dts: false, sourcemap: false, clean: false, silent: true });
-  const script = join(outDir, 'cli/main.js');
+  const script = program ?? join(outDir, 'cli/main.js');
   const started: CliProcess[] = [];
   const startScript = (path: string, args: readonly string[], env: NodeJS.ProcessEnv = {}): CliProcess => {
     const process = new CliProcess(path, args, { ...environment, ...env });

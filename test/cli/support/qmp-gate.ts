@@ -1,27 +1,34 @@
-/** A QMP socket before the real one, that holds the one command that runs the guest. */
+/** A QMP socket before the real one, that holds one command: the one that runs the guest, or another. */
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 
 /**
- * Passes QMP through, but holds the first `cont` until `atCont` has resolved: in that time all that is to
+ * Passes QMP through, but holds the first `cont`, or other command, until `atCommand` has resolved: in the time before `cont` all that is to
  * arrive has arrived and been accepted, and the guest has not run. Whatever fails here ends both connections.
  */
 export class QmpGate implements Disposable {
   readonly path: string;
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
-  #atCont: (() => Promise<void>) | undefined;
+  #atCommand: (() => Promise<void>) | undefined;
+  readonly #command: string;
   #heldMs = 0;
 
-  private constructor(path: string, target: string, atCont: () => Promise<void>) {
+  private constructor(path: string, target: string, atCommand: () => Promise<void>, command: string) {
     this.path = path;
-    this.#atCont = atCont;
+    this.#command = command;
+    this.#atCommand = atCommand;
     this.#server = createServer((client) => this.#join(client, connect(target)));
   }
 
   /** Listens at `path`, and connects each client to `target`. */
-  static async open(path: string, target: string, atCont: () => Promise<void>): Promise<QmpGate> {
-    const gate = new QmpGate(path, target, atCont);
+  static async open(
+    path: string,
+    target: string,
+    atCommand: () => Promise<void>,
+    command = 'cont',
+  ): Promise<QmpGate> {
+    const gate = new QmpGate(path, target, atCommand, command);
     await new Promise<void>((resolve, reject) => {
       gate.#server.once('error', reject).listen(path, resolve);
     });
@@ -57,11 +64,11 @@ export class QmpGate implements Disposable {
   }
 
   async #pass(line: string, qemu: Socket): Promise<void> {
-    const atCont = this.#atCont;
-    if (atCont !== undefined && (JSON.parse(line) as { execute: string }).execute === 'cont') {
-      this.#atCont = undefined;
+    const atCommand = this.#atCommand;
+    if (atCommand !== undefined && (JSON.parse(line) as { execute: string }).execute === this.#command) {
+      this.#atCommand = undefined;
       const start = performance.now();
-      await atCont();
+      await atCommand();
       this.#heldMs = performance.now() - start;
     }
     qemu.write(`${line}\n`);
