@@ -89,6 +89,7 @@ export class Oracle {
   #alone = false;
   /** What the disks held when the guest was stunned last, by id, of an attempt that moves disks alone. */
   #moment: ReadonlyMap<string, Generations> | undefined;
+  #wasHandedOver = false;
   readonly #struck: VmFault[] = [];
   /** Whether a VM was lost or cut off, and every error may come of that. */
   #lost = false;
@@ -179,6 +180,7 @@ export class Oracle {
   }
 
   #handedOver(): void {
+    this.#wasHandedOver = true;
     const there = this.#view.backend.vms.findLast(({ state }) => state === 'handed-over');
     if (!this.#alone) this.report('copied', 'disks are handed over, and the VM was to move');
     if (this.#moment === undefined)
@@ -261,7 +263,8 @@ export class Oracle {
   }
 
   #copied(say: (what: string) => void): void {
-    if (!this.#view.backend.vms.some(({ state }) => state === 'handed-over')) say('nothing is handed over');
+    // Its host may have died since.
+    if (!this.#wasHandedOver) say('nothing is handed over');
   }
 
   #sourceEnded(
