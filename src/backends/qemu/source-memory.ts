@@ -19,8 +19,11 @@ export interface SourceMemoryOptions {
   readonly regions: readonly MemoryRegion[];
 }
 
-/** A pass over a few pages takes QEMU less than a millisecond; asking costs it about as much. */
-const passPollMs = 10;
+/**
+ * A pass over a few pages takes QEMU less than a millisecond; asking costs it about as much, of the time in which it serves the guest's disks. So a
+ * round that lasts is asked about less and less often.
+ */
+const passPollMs = { first: 10, most: 160 };
 
 interface Running {
   readonly feed: MigrationFeed;
@@ -184,8 +187,8 @@ export class QemuSourceMemory implements MemorySource {
   async #endAfterPasses({ feed }: Running, over: AbortSignal): Promise<void> {
     const { qmp } = this.#options;
     let atFirst: number | undefined;
-    for (;;) {
-      await delay(nodeEnvironment, passPollMs, over);
+    for (let pollMs = passPollMs.first; ; pollMs = Math.min(2 * pollMs, passPollMs.most)) {
+      await delay(nodeEnvironment, pollMs, over);
       const passes = await queryPasses(qmp, over);
       atFirst ??= passes;
       if (passes < atFirst + 2) continue;
