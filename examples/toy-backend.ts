@@ -13,6 +13,7 @@ import {
   type MemorySource,
   MigrationError,
   type PageBatch,
+  type PageRange,
   type PageRun,
   type RunState,
   type SourceDisk,
@@ -147,6 +148,20 @@ class ToyMemory implements MemorySource {
     return this.#vm.dirtyLog.count * pageBytes;
   }
 
+  /** For the audit: copies, as the guest would find them. */
+  async read(ranges: readonly PageRange[]): Promise<readonly Chunks[]> {
+    return ranges.map(({ offset, length }) => [
+      Buffer.from(this.#vm.memory.subarray(offset, offset + length)),
+    ]);
+  }
+
+  /** The audit found them to be others at the destination, whatever the log has said. */
+  async offer(ranges: readonly PageRange[]): Promise<void> {
+    for (const { offset, length } of ranges) {
+      for (let at = offset; at < offset + length; at += pageBytes) this.#vm.dirtyLog.mark(at / pageBytes);
+    }
+  }
+
   async stop(): Promise<void> {
     this.#vm.dirtyLog.disable();
   }
@@ -210,7 +225,7 @@ class ToySourceDisk extends ToyBlockDevice implements SourceDisk {
 
 class ToySource implements SourceVm {
   readonly description: VmDescription;
-  readonly capabilities = { throttle: true, throttleAlone: true } as const;
+  readonly capabilities = { throttle: true, throttleAlone: true, measure: false, auditMemory: true } as const;
   readonly memory: ToyMemory;
   readonly disks: readonly ToySourceDisk[];
   readonly #vm: ToyVm;
@@ -237,6 +252,11 @@ class ToySource implements SourceVm {
   onUnexpectedStop(listener: (stop: UnexpectedStop) => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
+  }
+
+  measure(): Promise<never> {
+    // Its dirty log is the migration's alone.
+    return Promise.reject(new MigrationError('unsupported', 'this guest cannot be measured'));
   }
 
   async setThrottle(fraction: number): Promise<void> {
@@ -285,7 +305,7 @@ export function toySource(vm: ToyVm): SourceVm {
 class ToyDestination implements DestinationVm {
   readonly memory: MemorySink;
   readonly disks: readonly BlockDevice[];
-  readonly capabilities = { refill: true, disksAlone: false };
+  readonly capabilities = { refill: true, disksAlone: false, auditMemory: true };
   readonly #vm: ToyVm;
   readonly #onStart: () => void;
   #started = false;
@@ -294,7 +314,12 @@ class ToyDestination implements DestinationVm {
     this.#vm = vm;
     this.#onStart = onStart;
     this.disks = disks.map((disk) => new ToyBlockDevice(vm.disk, disk));
-    this.memory = { regions: regionsOf(vm), write: async (runs) => this.#write(runs) };
+    this.memory = {
+      regions: regionsOf(vm),
+      write: async (runs) => this.#write(runs),
+      read: async (ranges) =>
+        ranges.map(({ offset, length }) => [Buffer.from(vm.memory.subarray(offset, offset + length))]),
+    };
   }
 
   async loadDeviceState(state: Chunks): Promise<void> {

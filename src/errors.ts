@@ -64,6 +64,8 @@ export const errorCodes = [
   'tap-gap',
   /** The destination did not apply exactly what the source sent. */
   'digest-mismatch',
+  /** An audit found memory or disks of the destination to be other than the source's, and again after they were sent anew. */
+  'audit-mismatch',
   /** A disk could not be read. */
   'disk-read',
   /** A disk could not be written or flushed. */
@@ -86,6 +88,8 @@ export const errorCodes = [
   'declined',
   /** After commit the destination's decision could not be learned. */
   'owner-undecided',
+  /** A hook of the destination's caller failed, or was late; the migration is complete, and the guest runs. */
+  'hook-failed',
   /** An impossible state inside the library: a bug. The migration fails; the host process goes on. */
   'internal',
 ] as const;

@@ -1,10 +1,11 @@
+import { readFileSync } from 'node:fs';
 import { createDestination, createSource, memoryRegister } from '../../dist/index.js';
 import { createMemoryBackend, createMemoryVm } from '../../dist/memory.js';
 import { tcp } from '../../dist/tcp.js';
 import { sizes, startMeter, tell, told } from './ends.js';
 
 /**
- * The two ends of a migration of random memory, without disks and with an idle guest, over TCP.
+ * The two ends of a migration of memory, without disks and with an idle guest, over TCP.
  *
  * @typedef {object} Task What an end is told when it is started.
  * @property {number} bytes The VM's memory.
@@ -13,6 +14,8 @@ import { sizes, startMeter, tell, told } from './ends.js';
  * @property {string} host Where the destination listens.
  * @property {number} port The same, for the source.
  * @property {import('../../dist/tcp.js').TcpPath[]} [paths] Instead, for the source: several ways to it.
+ * @property {'random' | 'program'} [content] Of the memory: noise, which is the default, or Node's own program, again and again.
+ * @property {import('../../dist/index.js').MigrationPolicy} [policy] Of the source.
  */
 
 /** The simulated VM's regions are of 4 GiB at most. */
@@ -28,20 +31,39 @@ function shape(bytes) {
   return { vmId: 'benchmark', regions };
 }
 
+/** @param {import('../../dist/memory.js').MemoryVm} vm */
+function fillWithProgram(vm) {
+  const program = readFileSync(process.execPath);
+  const step = 2 ** 20;
+  let from = 0;
+  for (const [region, { sizeBytes }] of vm.memory.regions.entries()) {
+    for (let offset = 0; offset < sizeBytes; offset += step) {
+      if (from + step > program.byteLength) from = 0;
+      vm.memory.write(region, offset, program.subarray(from, from + Math.min(step, sizeBytes - offset)));
+      from += step;
+    }
+  }
+}
+
 /** Each time: is told to go; tells its times in ms, and what it cost. @param {Task} task */
 export async function source(task) {
-  const { lanes, host, port, paths } = task;
+  const { lanes, host, port, paths, content = 'random' } = task;
   const transport = tcp(paths === undefined ? { connect: { host, port } } : { paths });
-  const policy = lanes === 0 ? {} : { connections: lanes };
+  const policy = { ...task.policy, ...(lanes === 0 ? {} : { connections: lanes }) };
   for (const bytes of sizes(task)) {
-    const vm = createMemoryVm({ ...shape(bytes), fill: 'random', seed: 1 });
+    const vm = createMemoryVm({ ...shape(bytes), fill: content === 'random' ? 'random' : 'zero', seed: 1 });
+    if (content === 'program') fillWithProgram(vm);
     const migration = createSource({ vm: vm.source(), transport, register: memoryRegister(), policy });
     await told({ ready: true });
     const meter = startMeter();
     const report = await migration.run();
     if (report.outcome !== 'completed') throw report.error ?? new Error(report.outcome);
-    if (report.bytes.memory !== bytes) throw new Error(`${report.bytes.memory} bytes were sent`);
-    await tell({ totalMs: report.totalMs, copyMs: report.phases.copyMemory ?? Number.NaN, ...meter() });
+    // A program has pages of zeros.
+    if (content === 'random' && report.bytes.memory !== bytes)
+      throw new Error(`${report.bytes.memory} bytes were sent`);
+    const { totalMs, phases, compression } = report;
+    const { memory, wire } = report.bytes;
+    await tell({ totalMs, copyMs: phases.copyMemory ?? Number.NaN, compression, memory, wire, ...meter() });
     vm.destroy();
   }
   await transport.close();

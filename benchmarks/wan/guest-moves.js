@@ -29,7 +29,7 @@ const clockTicksPerSecond = 100;
  * @typedef {import('../support/guest-load.js').Guest} Guest
  * @typedef {import('../support/guest-load.js').Load} Load
  * @typedef {import('../../test/qemu/support/guest.ts').GuestVerdict} Verdict
- * @typedef {Load & { memory: number, before: number, limit: number, program: string }} Settings `before`:
+ * @typedef {Load & { memory: number, before: number, limit: number, program: string, handover: string }} Settings `before`:
  *   seconds for which the guest is watched before it is moved. `limit`: seconds after which a move is given
  *   up.
  *
@@ -160,7 +160,7 @@ async function measureBeside(guest, seconds, fill) {
  * @param {Settings} settings
  * @returns {(stage: Stage) => Promise<Moved>}
  */
-export function byLonghaul({ program }) {
+export function byLonghaul({ program, handover }) {
   return async (stage) => {
     const { laboratory, source, destination, directory, keep, holds, begin } = stage;
     /** @param {'a' | 'b'} side @param {Guest} guest @param {string[]} args */
@@ -171,7 +171,7 @@ export function byLonghaul({ program }) {
     };
     const receiving = longhaul('b', destination, 'receive', '--listen', `${laboratory.addresses[0]?.b}:0`);
     const to = (await receiving.line(/^listening on (\S+)$/)).match[1] ?? '';
-    const sending = longhaul('a', source, 'send', '--to', to);
+    const sending = longhaul('a', source, 'send', '--to', to, '--handover', handover);
     stage.howFar = () => sending.lines(/./).at(-1)?.line ?? '';
     const usage = watchCpu({
       'source QEMU': source.pid,

@@ -45,6 +45,9 @@ const links = {
   'lossy-bbr': { rttMs: 100, lossPercent: 0.1, congestion: 'bbr', total: 1.15 },
   'lossy-cubic': { rttMs: 100, lossPercent: 0.1, congestion: 'cubic', total: 1.3 },
 };
+/** ... and so many ms, and so many more where packets are lost. */
+const downtimeMarkMs = 150;
+const lossyDowntimeMs = 100;
 /** Of the guest's writes before, at least. */
 const writesMark = 0.95;
 /** The most that the 99th percentile may be, in ms. @param {number} beforeMs */
@@ -71,13 +74,15 @@ const usage = `Usage: node benchmarks/wan/storage.js [options]
   --streams LIST    of iperf3, of which the best counts: 1 to 128 (default 4,64)
   --iperf N         seconds of iperf3, after 3 that do not count: 1 to 60 (default 5)
   --seed N          of the losses (default 1)
+  --handover HOW    confirmed or one-flight (default confirmed)
   --program FILE    the command-line program (default: dist/cli/main.js)
   --json FILE       writes all that was measured there
   --help            this text
 
 Exit code: 0 if all medians of longhaul are within their marks, 1 if one is not or a run failed, 2 if there
 can be no laboratory here or the options are wrong. Marks: ${writesMark * 100} % of the writes before; a 99th percentile of
-twice that before and 2 ms; total of 1.1, lossy-bbr 1.15, lossy-cubic 1.3 of the least; nothing bad.
+twice that before and 2 ms; total of 1.1, lossy-bbr 1.15, lossy-cubic 1.3 of the least; a downtime of 1.5 round
+trips, or half of one in one flight, and 150 ms, with losses 250; nothing bad.
 `;
 
 const mebibyte = 2 ** 20;
@@ -113,6 +118,7 @@ const given = readOptions(usage, {
   streams: '4,64',
   iperf: '5',
   seed: '1',
+  handover: 'confirmed',
   program: fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url)),
   json: undefined,
 });
@@ -140,7 +146,11 @@ const settings = {
   before: given.number('before', 1, 600),
   limit: given.number('limit', 1, 3600),
   program: given.text('program') ?? '',
+  handover: given.text('handover') ?? '',
 };
+/** Of a downtime: so many round trips ... */
+const trips = { confirmed: 1.5, 'one-flight': 0.5 }[settings.handover];
+if (trips === undefined) refuse(`--handover must be confirmed or one-flight\n\n${usage}`);
 for (const congestion of new Set(names.map((name) => links[name]?.congestion))) {
   const reason = await whyNoLaboratory(congestion, ['iperf3', 'ss', 'qemu-system-x86_64', 'qemu-img']);
   if (reason !== undefined) refuse(reason);
@@ -256,6 +266,10 @@ function describe(run) {
       `rounds ${told.rounds}, throttle ${told.throttleMax}, mirrored ${mirrored}, set back ${setBack}, switchovers ` +
         `${told.switchoverAttempts}; phases in ms: ${phases.join(', ')}`,
     );
+    const parts = Object.entries(told.downtime ?? {}).filter(([, ms]) => Number(ms) >= 0.5);
+    lines.push(
+      `downtime in ms: ${parts.map(([part, ms]) => `${part.slice(0, -2)} ${Number(ms).toFixed(0)}`).join(', ')}`,
+    );
   }
   if (told.mirroredMs !== undefined) lines.push(`mirror ready after ${seconds(told.mirroredMs)}`);
   return lines.join('\n    ');
@@ -324,6 +338,11 @@ function problems({ link, longhaul: { runs: done, failures } }) {
     const mark = links[link]?.total ?? Number.NaN;
     const total = median(done, overFloor);
     if (!(total <= mark)) found.push(`total ${total.toFixed(3)} of the least, ${mark} is allowed`);
+    const { rttMs = 0, lossPercent = 0 } = links[link] ?? {};
+    const downtimeMark = (trips ?? 0) * rttMs + downtimeMarkMs + (lossPercent > 0 ? lossyDowntimeMs : 0);
+    const downtime = median(done, ({ downtimeMs }) => downtimeMs);
+    if (downtime > downtimeMark)
+      found.push(`a downtime of ${downtime.toFixed(0)} ms, ${downtimeMark} is allowed`);
     const bad = done.filter(({ verdict }) => verdict.badPages + verdict.badBlocks > 0);
     found.push(...bad.map(({ verdict }) => `a guest is not whole: ${verdict.firstBad}`));
   }

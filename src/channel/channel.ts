@@ -14,17 +14,20 @@
  * What arrives damaged, or not at all, costs its connection. What arrives whole and breaks the protocol ends the channel.
  */
 import { asMigrationError, MigrationError } from '../errors.ts';
-import type { CancelTimer, Environment } from '../interfaces/environment.ts';
-import type { LinkStatistics, Outage } from '../interfaces/migration.ts';
+import type { CancelTimer, Codec, Environment } from '../interfaces/environment.ts';
+import type { CompressionStatistics, LinkStatistics, Outage } from '../interfaces/migration.ts';
 import { delay, Signalled } from '../util/promises.ts';
-import type { Message } from '../wire/messages.ts';
+import { type Message, stateStream } from '../wire/messages.ts';
 import type { Positions } from '../wire/positions.ts';
+import { Compressor } from './compressor.ts';
 import { ControlLink } from './control-link.ts';
 import type { CreditShare } from './credit-pool.ts';
+import { Decompressor } from './decompressor.ts';
 import { end, type GreetedConnection } from './handshake.ts';
 import { Lane } from './lane.ts';
 import { LaneCount, openMax } from './lane-count.ts';
 import { LaneSet } from './lane-set.ts';
+import { LastFlight } from './last-flight.ts';
 import { bytesPerSecondAssumed, LinkEstimate } from './link-estimate.ts';
 import { Mailbox } from './mailbox.ts';
 import { Pacer } from './pacer.ts';
@@ -111,6 +114,9 @@ interface Cut {
   refusals: number;
 }
 
+/** What a lane is compared by that is to send a copy: about what an item has. */
+const copyBytes = 64 << 10;
+
 /** See the top of this file. Made by {@link connectChannel} and {@link ChannelAcceptor}. */
 export class Channel {
   readonly mailbox = new Mailbox();
@@ -126,6 +132,10 @@ export class Channel {
   readonly #estimate = new LinkEstimate();
   readonly #rateBytesPerSecondMax: number | undefined;
   #pacer: Pacer | undefined;
+  #flight: LastFlight | undefined;
+  /** Undefined where compression is off, or it is the other end that compresses. */
+  #compressor: Compressor | undefined;
+  #decompressor: Decompressor | undefined;
   readonly #queueing = new Queueing();
   #cancelPace: CancelTimer | undefined;
   readonly #sendStreams = new Map<number, SendStream>();
@@ -188,13 +198,13 @@ export class Channel {
     return {
       wireBytes: this.#control.wireBytes + this.#lanes.wireBytes,
       roundTripMs: this.roundTripMs,
-      bytesPerSecond: this.#bytesPerSecond,
+      bytesPerSecond: this.bytesPerSecond,
       link: { lanes: this.#lanes.statistics, classes: this.#queueing.statistics },
     };
   }
 
   /** What the link carries, or may: a limit is known before anything was measured, and a burst at full speed says nothing against it. */
-  get #bytesPerSecond(): number | undefined {
+  get bytesPerSecond(): number | undefined {
     const { bytesPerSecond } = this.#estimate;
     if (this.#pacer === undefined || this.#rateBytesPerSecondMax === undefined) return bytesPerSecond;
     return Math.min(this.#rateBytesPerSecondMax, bytesPerSecond ?? bytesPerSecondAssumed);
@@ -205,12 +215,9 @@ export class Channel {
     return this.#queuedBytes + this.#lanes.inFlightBytes;
   }
 
-  /** What of the backlog delays whatever is sent next. What is on its way on a link that is full and no more arrives while the next does. */
+  /** What of the backlog delays whatever is sent next. What is on the link already does not: it arrives while the next is on its way. */
   get delayingBytes(): number {
-    const { bytesPerSecond = 0 } = this.#estimate;
-    return (
-      this.#queuedBytes + Math.max(0, this.#lanes.inFlightBytes - (bytesPerSecond * this.roundTripMs) / 1000)
-    );
+    return this.#queuedBytes + this.#estimate.aheadBytes(this.#environment.now(), this.#lanes.inFlightBytes);
   }
 
   /** Whether there is more to send than the lanes take at this moment. */
@@ -245,7 +252,37 @@ export class Channel {
   stopSending(reason: MigrationError): void {
     this.#sendingStopped = true;
     for (const stream of this.#sendStreams.values()) stream.fail(reason);
+    this.#compressor?.stop();
     for (const frame of this.#scheduler.drain()) frame.release();
+  }
+
+  /** From now on what waits for the link is compressed where that pays. The peer has said that it can take it. */
+  compress(codec: Codec): void {
+    this.#compressor = new Compressor({
+      codec,
+      environment: this.#environment,
+      link: () => ({ bytesPerSecond: this.bytesPerSecond, queuedBytes: this.#scheduler.queuedBytes }),
+      shrunk: (frame, bytes) => {
+        this.#scheduler.shrunk(bytes);
+        this.#sendStreams.get(frame.stream)?.shrunk(bytes);
+      },
+    });
+  }
+
+  /** From now on streams are opened on which items may come compressed, but for device state. */
+  decompress(codec: Codec): void {
+    const now = () => this.#environment.now();
+    this.#decompressor = new Decompressor({ codec, now, failed: (error) => this.#fail(error) });
+  }
+
+  /** How much more content the link carries lately than bytes of it: 1 where nothing is compressed. */
+  get gain(): number {
+    return this.#compressor?.gain ?? 1;
+  }
+
+  /** What compression was good for; undefined where it is off. */
+  get compression(): CompressionStatistics | undefined {
+    return (this.#compressor ?? this.#decompressor)?.count.statistics;
   }
 
   /** Takes a data connection into use. */
@@ -292,10 +329,11 @@ export class Channel {
           return;
         }
         this.#scheduler.enqueue(frame);
+        this.#compressor?.offer(frame);
         this.#dataWake.notify();
       },
       now: () => this.#environment.now(),
-      itemBytesMax: () => this.#lanes.itemBytesMax,
+      itemBytesMax: () => this.#lanes.itemBytesMax(this.#queuedBytes),
       isHeld: () => this.#scheduler.isHeld(id),
       releaseFailed: (error: unknown) => {
         this.#fail(asMigrationError(error, 'hypervisor', 'content that was sent could not be given back'));
@@ -309,7 +347,9 @@ export class Channel {
 
   /** Opens the receiving side of a stream, before the peer may send on it. */
   openReceive(id: number, digestKey: number, credit: CreditShare, handler: ItemHandler): ReceiveStream {
-    const stream = new ReceiveStream(id, digestKey, credit, handler, () => this.#control.positionsSoon(0));
+    const changed = () => this.#control.positionsSoon(0);
+    const decompressor = id === stateStream ? undefined : this.#decompressor;
+    const stream = new ReceiveStream(id, digestKey, credit, handler, changed, decompressor);
     this.#receiveStreams.set(id, stream);
     this.#control.positionsNow();
     return stream;
@@ -317,7 +357,10 @@ export class Channel {
 
   /** Sends a control message, ahead of all data. Messages arrive in order. Throws `incompatible` for one that is too long. */
   send(message: Message): void {
-    if (!this.#ended) this.#control.send(message);
+    if (this.#ended) return;
+    const frame = this.#control.send(message);
+    this.#flight?.control(frame);
+    if (this.#flight !== undefined) this.#dataWake.notify();
   }
 
   /**
@@ -373,6 +416,7 @@ export class Channel {
     this.mailbox.fail(error);
     this.#dataWake.fail(error);
     this.#linkWake.fail(error);
+    this.#flight?.end();
     this.stopSending(error);
   }
 
@@ -452,43 +496,71 @@ export class Channel {
     const again = takes ? this.#lanes.nextAgain() : undefined;
     const frame = again ?? (takes ? this.#scheduler.next() : undefined);
     if (frame === undefined) {
+      // Over a lane that is slow itself it would be no help.
+      const copies = room && !this.#lanes.isSlow(lane, copyBytes, nowMs);
+      const copy = copies ? this.#flight?.second(lane, nowMs) : undefined;
+      if (copy !== undefined) {
+        await this.#sent(lane.sendCopy(copy, nowMs));
+        return;
+      }
+      this.#wakeIn(this.#flight?.waitMs(nowMs) ?? 0);
       // What waits for credit is work all the same: then the rate is that of the peer, and counts.
       if (room && this.#queuedBytes === 0) this.#estimate.starved();
       await this.#dataWake.wait();
       return;
     }
     if (again === undefined) {
-      this.#sendStreams.get(frame.stream)?.left(frame.class, frame.payloadBytes);
+      this.#compressor?.left(frame);
+      this.#sendStreams.get(frame.stream)?.left(frame.class, frame.payloadBytes, frame.itemBytes);
       this.#queueing.left(frame.class, frame.payloadBytes, nowMs - frame.queuedMs);
     }
-    this.#estimate.sent(nowMs);
+    this.#estimate.sent(nowMs, frame.payloadBytes);
     this.#pacer?.sent(frame.payloadBytes, nowMs);
-    const sent = lane.sendKept(frame, nowMs);
-    this.#lanes.changed();
-    await sent;
+    const flight = again === undefined ? this.#flight : undefined;
+    const sent = lane.sendKept(flight?.first(frame, lane, nowMs) ?? frame, nowMs);
+    if (flight !== undefined) this.#dataWake.notify();
+    await this.#sent(sent);
   }
 
-  /** The policy's rate, if it has one, counts again. */
-  beginPacing(): void {
+  #sent(sending: Promise<void>): Promise<void> {
+    this.#lanes.changed();
+    return sending;
+  }
+
+  /** A guest stands still for what is sent from now on: as fast as the link takes it, and twice where that is cheap. Until {@link Channel.endFlight}. */
+  beginFlight(): void {
+    this.#pacer = undefined;
+    this.#flight?.end();
+    const { roundTripMs, bytesPerSecond = bytesPerSecondAssumed } = this.#estimate;
+    const link = { roundTripMs, bytesPerSecond, aheadBytes: this.delayingBytes };
+    const flight = new LastFlight(link, this.#environment.now());
+    for (const lane of this.#lanes.all) lane.hold((frame, sentMs) => flight.before(frame, lane, sentMs));
+    this.#flight = flight;
+    this.#dataWake.notify();
+  }
+
+  /** The guest runs on: the policy's rate, if it has one, counts again. */
+  endFlight(): void {
     const rate = this.#rateBytesPerSecondMax;
     this.#pacer = rate === undefined ? undefined : new Pacer(rate);
-  }
-
-  /** From now on it is sent as fast as the link takes it. */
-  endPacing(): void {
-    this.#pacer = undefined;
-    this.#dataWake.notify();
+    this.#flight?.end();
+    this.#flight = undefined;
   }
 
   /** Whether the policy's rate lets nothing out now. Then the lanes are told when it does. */
   #isPaced(): boolean {
     const waitMs = this.#pacer?.waitMs(this.#environment.now()) ?? 0;
-    if (waitMs === 0) return false;
+    this.#wakeIn(waitMs);
+    return waitMs > 0;
+  }
+
+  /** Wakes the lanes after so long, if that is more than 0, and they are not to be woken anyway. */
+  #wakeIn(waitMs: number): void {
+    if (waitMs === 0) return;
     this.#cancelPace ??= this.#environment.setTimer(waitMs, () => {
       this.#cancelPace = undefined;
       this.#dataWake.notify();
     });
-    return true;
   }
 
   /** It is not for want of lanes that no more is carried. */
@@ -555,6 +627,11 @@ export class Channel {
     try {
       for await (const frame of lane.frames()) {
         if (this.#ended) return;
+        if (frame.type === 'control') {
+          this.#control.copied(frame);
+          this.#control.positionsSoon(frame.payloadBytes);
+          continue;
+        }
         const stream = frame.type === 'data' ? this.#receiveStreams.get(frame.stream) : undefined;
         if (stream === undefined)
           throw new MigrationError('protocol', 'a frame on a data connection has no place here');

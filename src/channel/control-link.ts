@@ -8,7 +8,7 @@ import type { CancelTimer, Environment } from '../interfaces/environment.ts';
 import { crc32c } from '../util/checksum.ts';
 import { joinChunks } from '../util/chunks.ts';
 import { Signalled, withTimeout } from '../util/promises.ts';
-import type { FrameType, IncomingFrame } from '../wire/frame.ts';
+import type { FrameType, IncomingFrame, OutgoingFrame } from '../wire/frame.ts';
 import { decodeMessage, encodeMessage, type Message } from '../wire/messages.ts';
 import { decodePositions, encodePositions, type Positions } from '../wire/positions.ts';
 import type { GreetedConnection } from './handshake.ts';
@@ -34,6 +34,8 @@ const positionsDelayMs = 2;
 const positionsBytes = 2 << 20;
 /** How long what was said may still be read on a connection that takes no more. */
 const lastWordsMs = 1000;
+/** Messages that wait for those before them at most, each of 1 MiB at most. */
+const copiesMax = 8;
 /** A peer that asks more often without reading the answers is up to no good. */
 const pongsMax = 16;
 
@@ -66,6 +68,8 @@ export class ControlLink {
   #sent = 0;
   #number = 0;
   #received = 0;
+  /** Messages that came over a lane, and are not the next. */
+  readonly #copies = new Map<number, IncomingFrame>();
   #pongs: Uint8Array[] = [];
   /** No positions have gone out on this connection yet, and none have come. */
   #toldFirst = false;
@@ -140,11 +144,31 @@ export class ControlLink {
     this.#handlers.lost(error);
   }
 
-  /** Queues a message. Throws `incompatible` for one that is too long. */
-  send(message: Message): void {
+  /** Queues a message, and returns its frame. Throws `incompatible` for one that is too long. */
+  send(message: Message): OutgoingFrame {
     const bytes = encodeMessage(message);
-    this.#kept.push({ number: ++this.#number, bytes });
+    const number = ++this.#number;
+    this.#kept.push({ number, bytes });
     this.#wake.notify();
+    return controlFrame('control', number, bytes, crc32c(bytes));
+  }
+
+  /** A message that came over a lane, beside this connection: taken when it is the next, or once those before it are here. Throws `protocol`. */
+  copied(frame: IncomingFrame): void {
+    if (this.#over || frame.number <= this.#received) return;
+    this.#copies.set(frame.number, frame);
+    this.#takeCopies();
+    // The few that are ahead wait; more than that a peer has no reason to send so.
+    for (const number of this.#copies.keys()) if (this.#copies.size > copiesMax) this.#copies.delete(number);
+  }
+
+  #takeCopies(): void {
+    for (;;) {
+      const next = this.#copies.get(this.#received + 1);
+      if (next === undefined) return;
+      this.#copies.delete(next.number);
+      this.#arrived(next);
+    }
   }
 
   /** Positions have changed: they go out a moment later, or at once when much has arrived. */
@@ -307,8 +331,10 @@ export class ControlLink {
           throw new MigrationError('protocol', 'a control message is missing');
         if (frame.number <= this.#received) return;
         this.#received++;
+        this.#copies.delete(frame.number);
         this.positionsSoon(0);
         this.#handlers.message(decodeMessage(payload));
+        this.#takeCopies();
         return;
       case 'positions':
         this.#positioned(decodePositions(payload));

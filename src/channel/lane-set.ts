@@ -14,6 +14,8 @@ const indexMax = 0xffff;
 const frameMs = 100;
 /** Items are not made smaller than this, which costs little more than larger ones do. */
 const itemBytesMin = 128 << 10;
+/** With less that waits items are small: half of what a stream lets wait (`queueBytesMax` in send-stream.ts). */
+const queuedBytesLarge = 2 << 20;
 
 /** When lanes would have delivered all that waits: the first of them, and when the next one would. */
 interface Outlook {
@@ -184,8 +186,12 @@ export class LaneSet {
     this.#outlook = undefined;
   }
 
-  /** What an item should carry at the most: 128 KiB, 256, 512 or 1024, by what a lane carries in a tenth of a second. */
-  get itemBytesMax(): number {
+  /**
+   * What an item should carry at the most, with `queuedBytes` waiting: 128 KiB, 256, 512 or 1024, by what a lane carries in a tenth of a second; where little waits
+   * 128 KiB, for what is sent then would keep one lane for that tenth, and the others nothing.
+   */
+  itemBytesMax(queuedBytes: number): number {
+    if (queuedBytes < queuedBytesLarge) return itemBytesMin;
     const { open } = this;
     let bytesPerSecond = 0;
     for (const { window } of open) bytesPerSecond += window.bytesPerSecond;

@@ -10,13 +10,17 @@ import {
 } from '../wire/frame.ts';
 import { end, type GreetedConnection } from './handshake.ts';
 import { LaneWindow } from './lane-window.ts';
+import type { Copy } from './last-flight.ts';
 import type { QueuedFrame } from './scheduler.ts';
 import { Silence } from './silence.ts';
 
 /** A frame that was sent and is kept until the peer has it. */
 interface KeptFrame {
-  readonly frame: QueuedFrame;
+  /** Undefined for a copy: nobody needs it once more. */
+  frame: QueuedFrame | undefined;
   readonly bytes: number;
+  readonly sentMs: number;
+  release: () => void;
 }
 
 /** One connection in use by the channel: frames out, frames in, and what is on its way. */
@@ -78,11 +82,25 @@ export class Lane {
 
   /** Sends a data frame and keeps it until {@link Lane.received}. Resolves when there is room for the next. */
   sendKept(frame: QueuedFrame, nowMs: number): Promise<void> {
+    return this.#keepAndSend(frame, frame, nowMs, frame.release);
+  }
+
+  /** Sends a copy of what another lane has: should this one be lost, it is not needed again. */
+  sendCopy({ frame, release }: Copy, nowMs: number): Promise<void> {
+    return this.#keepAndSend(undefined, frame, nowMs, release);
+  }
+
+  #keepAndSend(
+    frame: QueuedFrame | undefined,
+    sent: OutgoingFrame,
+    nowMs: number,
+    release: () => void,
+  ): Promise<void> {
     if (this.#kept.length === 0) this.window.begin(nowMs);
-    const bytes = frame.payloadBytes + frameHeaderBytes;
-    this.#kept.push({ frame, bytes });
+    const bytes = sent.payloadBytes + frameHeaderBytes;
+    this.#kept.push({ frame, bytes, sentMs: nowMs, release });
     this.#inFlightBytes += bytes;
-    return this.send(frame);
+    return this.send(sent);
   }
 
   /** Sends a frame of which nothing is kept. */
@@ -105,7 +123,7 @@ export class Lane {
     let bytes = 0;
     for (const kept of this.#kept.splice(0, newly)) {
       bytes += kept.bytes;
-      kept.frame.release();
+      kept.release();
     }
     this.#freedSequence = sequence;
     this.#inFlightBytes -= bytes;
@@ -113,10 +131,24 @@ export class Lane {
     return bytes;
   }
 
+  /** Every frame that the peer may not have, copies apart, becomes what `held` makes of it: the same with another release. `sentMs`: when it was sent. */
+  hold(held: (frame: QueuedFrame, sentMs: number) => QueuedFrame): void {
+    for (const kept of this.#kept) {
+      if (kept.frame === undefined) continue;
+      kept.frame = held(kept.frame, kept.sentMs);
+      kept.release = kept.frame.release;
+    }
+  }
+
   /** Takes out every frame that the peer may not have. */
   takeKept(): readonly QueuedFrame[] {
     this.#inFlightBytes = 0;
-    return this.#kept.splice(0).map((kept) => kept.frame);
+    const frames: QueuedFrame[] = [];
+    for (const { frame, release } of this.#kept.splice(0)) {
+      if (frame === undefined) release();
+      else frames.push(frame);
+    }
+    return frames;
   }
 
   /** Every frame that arrives, until the peer ends the stream. Throws `protocol` or `connection-lost`. */

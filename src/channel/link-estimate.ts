@@ -12,6 +12,10 @@ const busyMsMax = 1000;
 export const bytesPerSecondAssumed = 250e6 / 8;
 /** How much of what a sample weighs in the rate is left when the next one comes: it looks back over about eight of them. */
 const rateDecay = 0.88;
+/**
+ * Of a full link as much is sent as it carries, and were that taken for a little more than its rate, it would look as if ever more waited in front of it.
+ */
+const carriedShare = 1.1;
 /** So much of a longer round trip counts at once: a single one may have met a busy processor, or a lost packet. */
 const longerShare = 1 / 3;
 
@@ -28,6 +32,9 @@ export class LinkEstimate {
   /** What was sent since the last pause, or in the last {@link busyMsMax}, and has arrived. */
   #busyStartMs = 0;
   #busyBytes = 0;
+  /** What was sent and is still ahead of what is sent next, at that time: the link carries it off at its rate. */
+  #aheadBytes = 0;
+  #aheadMs = 0;
 
   /** The smallest round trip seen, in ms; 0 if none was. */
   get roundTripMs(): number {
@@ -55,7 +62,9 @@ export class LinkEstimate {
    * Something was sent. After a pause the sample begins here, not at the first acknowledgement: frames that share a slow link arrive close
    * together, and their time on it would be missing. (So a short burst looks slower than the link, by its round trip, never faster.)
    */
-  sent(nowMs: number): void {
+  sent(nowMs: number, bytes = 0): void {
+    this.#carryOff(nowMs);
+    this.#aheadBytes += bytes;
     if (this.#sampleStartMs !== undefined) return;
     this.#sampleStartMs = nowMs;
     this.#busyStartMs = nowMs;
@@ -69,12 +78,29 @@ export class LinkEstimate {
     this.sent(nowMs);
     this.#pendingBytes += newBytes;
     this.#busyBytes += newBytes;
+    this.#aheadBytes = Math.min(this.#aheadBytes, inFlightBytes);
     const elapsedMs = nowMs - (this.#sampleStartMs ?? nowMs);
     if (elapsedMs < Math.max(sampleMsMin, this.roundTripMs / 4)) return;
     this.#endSample(nowMs, elapsedMs);
     if (nowMs - this.#busyStartMs < busyMsMax) return;
     this.#busyStartMs = nowMs;
     this.#busyBytes = -inFlightBytes;
+  }
+
+  /**
+   * What of all that is on its way, `inFlightBytes`, waits in front of the link, and so delays what is sent next: what the link cannot hold at once, or, of a burst,
+   * what it has not had the time to take.
+   */
+  aheadBytes(nowMs: number, inFlightBytes: number): number {
+    this.#carryOff(nowMs);
+    const heldBytes = ((this.bytesPerSecond ?? 0) * this.roundTripMs) / 1000;
+    return Math.min(Math.max(this.#aheadBytes, inFlightBytes - heldBytes), inFlightBytes);
+  }
+
+  #carryOff(nowMs: number): void {
+    const bytesPerMs = (this.bytesPerSecond ?? bytesPerSecondAssumed) / 1000;
+    this.#aheadBytes = Math.max(0, this.#aheadBytes - carriedShare * bytesPerMs * (nowMs - this.#aheadMs));
+    this.#aheadMs = nowMs;
   }
 
   /** The link was gone: what was on its way then says nothing of it. */

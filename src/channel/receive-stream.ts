@@ -1,18 +1,21 @@
 import { MigrationError } from '../errors.ts';
+import type { Chunks } from '../interfaces/content.ts';
 import { Watermark } from '../util/watermark.ts';
 import type { FrameClass, IncomingFrame } from '../wire/frame.ts';
-import { creditOf, decodeItem, ItemDigest, type ItemRange } from '../wire/item.ts';
+import { creditOf, ItemDigest, type ItemRange, type OpenedItem, openItem } from '../wire/item.ts';
 import { numbersAheadMax } from '../wire/limits.ts';
 import type { StreamPosition } from '../wire/positions.ts';
 import type { CreditShare } from './credit-pool.ts';
+import type { Decompressor } from './decompressor.ts';
 
 /** An item that arrived; it stays the receiver's to apply, and then to say so. */
 export interface ReceivedItem {
   readonly number: number;
   readonly class: FrameClass;
   readonly ranges: readonly ItemRange[];
+  /** Uncompressed, also where it did not travel so. */
   readonly payloadBytes: number;
-  /** For the digest of what was applied. */
+  /** For the digest of what was applied; also of the payload uncompressed. */
   readonly payloadCrc: number;
 }
 
@@ -25,6 +28,9 @@ export class ReceiveStream {
   readonly #handler: ItemHandler;
   readonly #credit: CreditShare;
   readonly #changed: () => void;
+  readonly #decompressor: Decompressor | undefined;
+  /** What is being decompressed, each resolved when it was handed over. */
+  readonly #decompressing = new Set<Promise<void>>();
   readonly #received = new Watermark();
   readonly #applied = new Watermark();
   readonly #digest: ItemDigest;
@@ -36,13 +42,21 @@ export class ReceiveStream {
   #usedBytes = 0;
   #flushed = 0;
 
-  /** `credit` bounds what is not applied; `changed` is called when a position moved. */
-  constructor(id: number, digestKey: number, credit: CreditShare, handler: ItemHandler, changed: () => void) {
+  /** `credit` bounds what is not applied; `changed` is called when a position moved. Without `decompressor` nothing may come compressed. */
+  constructor(
+    id: number,
+    digestKey: number,
+    credit: CreditShare,
+    handler: ItemHandler,
+    changed: () => void,
+    decompressor?: Decompressor,
+  ) {
     this.id = id;
     this.#digest = new ItemDigest(digestKey ^ id);
     this.#credit = credit;
     this.#handler = handler;
     this.#changed = changed;
+    this.#decompressor = decompressor;
   }
 
   /** Every number up to this one has been applied. */
@@ -70,18 +84,45 @@ export class ReceiveStream {
     if (frame.class === undefined || frame.number < 1)
       throw new MigrationError('protocol', 'a data frame has no number');
     if (!this.#received.add(frame.number)) return;
-    const { number, payloadBytes, payloadCrc } = frame;
+    const { number } = frame;
+    const opened = openItem(frame.payload, frame.payloadBytes);
     this.#highest = Math.max(this.#highest, number);
-    this.#usedBytes += creditOf(payloadBytes);
+    this.#usedBytes += creditOf(opened.payloadBytes);
     const far = number > this.#applied.through + numbersAheadMax;
     if (far || this.#usedBytes > this.#credit.creditBytes - this.#credit.returnedBytes) {
       throw new MigrationError('protocol', `stream ${this.id} was sent beyond its credit`);
     }
-    const ranges = decodeItem(frame.payload, payloadBytes);
-    for (const range of ranges) if (range.content !== 'zero') this.#contentBytes[frame.class] += range.length;
-    const item = { number, class: frame.class, ranges, payloadBytes, payloadCrc };
+    this.#contentBytes[frame.class] += opened.contentBytes;
+    if (opened.compressed) this.#decompress(number, frame.class, opened);
+    else this.#handOver(number, frame.class, opened, opened.content, frame.payloadCrc);
+  }
+
+  #decompress(number: number, frameClass: FrameClass, item: OpenedItem): void {
+    if (this.#decompressor === undefined) {
+      throw new MigrationError('protocol', 'an item is compressed, which was not agreed upon');
+    }
+    const decompressing = this.#decompressor.decompress(item).then(({ content, payloadCrc }) => {
+      this.#decompressing.delete(decompressing);
+      this.#handOver(number, frameClass, item, content, payloadCrc);
+    });
+    this.#decompressing.add(decompressing);
+  }
+
+  #handOver(
+    number: number,
+    frameClass: FrameClass,
+    { payloadBytes, ranges }: OpenedItem,
+    content: Chunks,
+    payloadCrc: number,
+  ): void {
+    const item = { number, class: frameClass, ranges: ranges(content), payloadBytes, payloadCrc };
     if (number > this.#end) this.#beyond.push(item);
     else this.#handler(item);
+  }
+
+  /** Resolves when all that has arrived was handed over; what is still on its way is not waited for. */
+  async decompressed(): Promise<void> {
+    await Promise.all(this.#decompressing);
   }
 
   /** The channel's: the peer gives back what it will not use. Throws `protocol` if it has used it. */

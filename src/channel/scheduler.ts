@@ -1,14 +1,20 @@
+import type { Chunks } from '../interfaces/content.ts';
 import { type FrameClass, frameClasses, type OutgoingFrame } from '../wire/frame.ts';
 import { creditOf } from '../wire/item.ts';
 import { framePayloadBytesMax, numbersAheadMax } from '../wire/limits.ts';
 
-/** A data frame on its way, with what is done when the peer has it. */
+/** A data frame on its way, with what is done when the peer has it. While it waits its payload may become shorter, once: see `compressor.ts`. */
 export interface QueuedFrame extends OutgoingFrame {
   readonly class: FrameClass;
+  payload: Chunks;
+  payloadBytes: number;
+  payloadCrc: number;
+  /** Its payload's bytes, uncompressed: what it takes of its stream's credit goes by them. */
+  readonly itemBytes: number;
   /** When it was queued. */
   readonly queuedMs: number;
   /** Called once, when the peer has received the frame: its content may change again. */
-  readonly release: () => void;
+  release: () => void;
 }
 
 /**
@@ -100,6 +106,11 @@ export class Scheduler {
     this.#queuedBytes += frame.payloadBytes;
   }
 
+  /** A frame that waits here has become so much shorter. */
+  shrunk(bytes: number): void {
+    this.#queuedBytes -= bytes;
+  }
+
   /** The stream may have used `creditBytes` in all, and every number up to `applied` is applied. Neither ever shrinks. */
   grant(stream: number, creditBytes: number, applied: number): void {
     const queue = this.#queueOf(stream);
@@ -163,7 +174,7 @@ export class Scheduler {
     const frame = queue?.frames[frameClass].shift();
     if (queue === undefined || frame === undefined) return undefined;
     if (queue.frames[frameClass].length > 0) active.push(queue);
-    const creditBytes = creditOf(frame.payloadBytes);
+    const creditBytes = creditOf(frame.itemBytes);
     queue.usedBytes += creditBytes;
     queue.leastUnusedBytes = Math.min(queue.leastUnusedBytes, unusedBytes(queue));
     queue.clock = queue.virtual[frameClass];
@@ -209,14 +220,14 @@ function unusedBytes({ creditBytes, returnedBytes, usedBytes }: StreamQueue): nu
 function maySend(queue: StreamQueue, frameClass: FrameClass): boolean {
   const frame = nextOf(queue, frameClass);
   if (frame === undefined) return false;
-  const leftBytes = unusedBytes(queue) - creditOf(frame.payloadBytes);
+  const leftBytes = unusedBytes(queue) - creditOf(frame.itemBytes);
   if (leftBytes < 0) return false;
   // The common case, and it is asked for every frame: there is room for whatever waits.
   if (leftBytes >= framePayloadBytesMax) return true;
   for (const other of frameClasses) {
     if (queue.virtual[other] >= queue.virtual[frameClass]) continue;
     const before = nextOf(queue, other);
-    if (before !== undefined && creditOf(before.payloadBytes) > leftBytes) return false;
+    if (before !== undefined && creditOf(before.itemBytes) > leftBytes) return false;
   }
   return true;
 }

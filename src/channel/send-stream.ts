@@ -38,7 +38,7 @@ export class SendStream {
     this.#digest = new ItemDigest(digestKey ^ id);
   }
 
-  /** What an item should carry at the most, as the lanes are now: 128 KiB to 1 MiB of content. */
+  /** What an item should carry at the most, as the lanes are now and what waits for them: 128 KiB to 1 MiB of content. */
   get itemBytesMax(): number {
     return this.#sink.itemBytesMax();
   }
@@ -58,7 +58,7 @@ export class SendStream {
     return this.#applied;
   }
 
-  /** Payload that was sent so far; what was sent again counts once. */
+  /** Payload that was sent so far, uncompressed; what was sent again counts once. */
   get sentBytes(): number {
     return this.#sentBytes;
   }
@@ -90,6 +90,7 @@ export class SendStream {
       payload,
       payloadBytes,
       payloadCrc,
+      itemBytes: payloadBytes,
       queuedMs: this.#sink.now(),
       // It is called from within acknowledgements and abort listeners, where a throw would end the process.
       release: () => {
@@ -117,10 +118,16 @@ export class SendStream {
     while (this.#applied < last) await this.#changed.wait();
   }
 
-  /** The channel's: a frame has left the queue. */
-  left(frameClass: FrameClass, payloadBytes: number): void {
+  /** The channel's: a frame has left the queue. `itemBytes`: its payload's, uncompressed. */
+  left(frameClass: FrameClass, payloadBytes: number, itemBytes: number): void {
     if (frameClass !== 'mirror') this.#waiting -= payloadBytes;
-    this.#sentBytes += payloadBytes;
+    this.#sentBytes += itemBytes;
+    this.#changed.notify();
+  }
+
+  /** The channel's: a frame that waits, and is no mirrored write, has become so much shorter. */
+  shrunk(bytes: number): void {
+    this.#waiting -= bytes;
     this.#changed.notify();
   }
 

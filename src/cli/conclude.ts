@@ -55,9 +55,12 @@ export function notBegun(thrown: unknown, role: MigrationReport['role'], vmId = 
     bytes: { memory: 0, disk: 0, unchanged: 0, mirror: 0, state: 0, wire: 0 },
     rounds: 0,
     throttleMax: 0,
+    throttledMs: 0,
     guestWrites: { mirrored: 0, setBack: 0 },
     outages: [],
+    lost: { throttleMs: 0, holdMs: 0, pauseMs: 0 },
     guestWriteHoldMs: 0,
+    audit: { mode: 'off', units: 0, bytes: 0, differing: 0, missChance: 1 },
     roundTripMs: 0,
   };
 }

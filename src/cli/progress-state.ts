@@ -1,4 +1,4 @@
-import type { Phase, Progress } from '../index.ts';
+import type { Phase, Progress, ProgressPrediction } from '../index.ts';
 
 /** How far one stream has come, as it is shown. */
 export interface StreamState {
@@ -26,6 +26,9 @@ export interface ProgressState {
   readonly bytesPerSecond: number;
   readonly rounds: number;
   readonly throttle: number;
+  /** Of all of it: see {@link Progress.fraction}. */
+  readonly fraction: number;
+  readonly prediction: ProgressPrediction | undefined;
   readonly streams: readonly StreamState[];
   /** What rates are taken from. */
   readonly samples: readonly Sample[];
@@ -42,6 +45,8 @@ export const initialProgress: ProgressState = {
   bytesPerSecond: 0,
   rounds: 0,
   throttle: 0,
+  fraction: 0,
+  prediction: undefined,
   streams: [],
   samples: [],
 };
@@ -75,6 +80,8 @@ export function advance(state: ProgressState, progress: Progress): ProgressState
     bytesPerSecond,
     rounds,
     throttle,
+    fraction: progress.fraction,
+    prediction: progress.prediction,
     streams,
     samples: [...samples, { elapsedMs, leftBytes: left }],
   };

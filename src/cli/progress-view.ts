@@ -1,7 +1,7 @@
 /** How progress looks: from its state to lines of text. */
 import type { Phase } from '../index.ts';
 import type { ProgressState, StreamState } from './progress-state.ts';
-import { formatBytes, formatMs, formatRate } from './units.ts';
+import { formatBytes, formatInterval, formatMs, formatRate } from './units.ts';
 
 /** Which end shows its progress. */
 export type Role = 'source' | 'destination';
@@ -64,7 +64,16 @@ function headline(state: ProgressState, role: Role): string {
   if (state.bytesPerSecond > 0) parts.push(formatRate(state.bytesPerSecond));
   if (state.rounds > 0) parts.push(`memory round ${state.rounds}`);
   if (state.throttle > 0) parts.push(`guest slowed by ${Math.round(state.throttle * 100)}%`);
+  parts.push(...outlook(state));
   return parts.join('  ');
+}
+
+/** How far all of it is, and how long it will take, where that is known. */
+function outlook({ fraction, prediction }: ProgressState): readonly string[] {
+  if (prediction === undefined) return [];
+  const all = `${Math.floor(fraction * 100)}% of all`;
+  if (prediction.converges === 'no') return [all, 'will not converge as it is'];
+  return [all, `${formatInterval(prediction.eta)} left`];
 }
 
 function renderStreams(streams: readonly StreamState[], options: ViewOptions): readonly string[] {
@@ -107,7 +116,8 @@ export function renderPlainProgress(state: ProgressState, role: Role): string {
     const left = leftBytes > 0 ? ` (${formatBytes(leftBytes)} left)` : '';
     return `${asciiName(name)} ${Math.floor(fraction * 100)}%${left}`;
   });
-  return `${phaseName(state.phase, role)}: ${[...streams, formatRate(state.bytesPerSecond)].join(', ')}`;
+  const parts = [...streams, formatRate(state.bytesPerSecond), ...outlook(state)];
+  return `${phaseName(state.phase, role)}: ${parts.join(', ')}`;
 }
 
 /**

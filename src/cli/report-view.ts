@@ -1,6 +1,10 @@
 /** How reports look: from a report to lines of text. */
 import type {
+  AuditReport,
+  CompressionStatistics,
+  DowntimeParts,
   GuestState,
+  HookDurations,
   MigrationError,
   MigrationReport,
   Owner,
@@ -76,7 +80,7 @@ function renderOwner(owner: Owner, guest: GuestState): string {
 function reportRows(report: MigrationReport): readonly Row[] {
   const { bytes, guestWrites, role } = report;
   const rows: Row[] = [['total', formatMs(report.totalMs)]];
-  if (report.downtimeMs > 0) rows.push(['downtime', formatMs(report.downtimeMs)]);
+  if (report.downtimeMs > 0) rows.push(['downtime', downtimeText(report)]);
   if (report.epoch === 0) return rows;
   rows.push(
     ['memory', formatBytes(bytes.memory)],
@@ -85,10 +89,15 @@ function reportRows(report: MigrationReport): readonly Row[] {
     ['guest writes', formatBytes(bytes.mirror)],
     ['device state', formatBytes(bytes.state)],
     ['on the wire', formatBytes(bytes.wire)],
+    ...(report.compression === undefined
+      ? []
+      : [['compressed', compressedText(report.compression)] as const]),
     ['round trip', formatMs(report.roundTripMs)],
   );
   const gone = report.outages.map(({ durationMs }) => formatMs(durationMs));
   if (gone.length > 0) rows.push(['link gone', gone.length > 3 ? `${gone.length} times` : gone.join(', ')]);
+  if (report.hooks !== undefined) rows.push(['hooks', hooksText(report.hooks)]);
+  if (report.audit.units > 0) rows.push(['audited', auditText(report.audit)]);
   if (role === 'destination') return rows;
   if (report.switchoverAttempts > 1) rows.push(['switchovers', formatCount(report.switchoverAttempts)]);
   const { mirrored, setBack } = guestWrites;
@@ -97,8 +106,62 @@ function reportRows(report: MigrationReport): readonly Row[] {
     rows.push(['writes mirrored', `${formatCount(mirrored)}, ${formatCount(setBack)} copied again instead`]);
   }
   if (report.guestWriteHoldMs > 0) rows.push(['writes held', `${formatMs(report.guestWriteHoldMs)} at most`]);
-  if (report.throttleMax > 0) rows.push(['guest slowed', `${Math.round(report.throttleMax * 100)}% at most`]);
+  if (report.throttleMax > 0) {
+    const how = `${Math.round(report.throttleMax * 100)}% at most, for ${formatMs(report.throttledMs)}`;
+    rows.push(['guest slowed', `${how}; ${formatMs(report.lost.throttleMs)} lost`]);
+  }
   return rows;
+}
+
+/** For a single unit that is wrong, how likely it was not to be seen. */
+function auditText({ units, bytes, differing, missChance }: AuditReport): string {
+  const all = missChance === 0;
+  // Never 100%, nor 0, where it is not that.
+  const chance = Math.min(99.99, Math.max(0.01, 100 * missChance)).toFixed(2);
+  const compared = all ? `all, ${formatBytes(bytes)}` : `${formatCount(units)} units, ${formatBytes(bytes)}`;
+  const missed = all ? '' : `; a single wrong one is missed at ${chance}%`;
+  return `${compared}; ${differing === 0 ? 'none' : formatCount(differing)} differed${missed}`;
+}
+
+function compressedText({ codec, inputBytes, savedBytes }: CompressionStatistics): string {
+  return inputBytes === 0
+    ? `nothing, it would not have paid (${codec})`
+    : `${formatBytes(inputBytes)} to ${formatBytes(inputBytes - savedBytes)} (${codec})`;
+}
+
+/** What of a downtime is said beside the whole: its longest parts. */
+const partsShown = 3;
+
+const partWords: Readonly<Record<Exclude<keyof DowntimeParts, 'uncertaintyMs'>, string>> = {
+  quiesceMs: 'stopping the guest',
+  lastRoundsMs: 'last pages',
+  stateMs: 'device state',
+  mirrorMs: 'last writes',
+  flightMs: 'on the way',
+  applyMs: 'arriving',
+  flushMs: 'flush',
+  verifyMs: 'verifying',
+  loadMs: 'loading',
+  sealMs: 'sealing',
+  claimsMs: 'claims',
+  hooksMs: 'hooks',
+  startMs: 'start',
+};
+
+function downtimeText({ downtimeMs, downtime }: MigrationReport): string {
+  if (downtime === undefined) return formatMs(downtimeMs);
+  const parts = Object.entries(partWords).map(
+    ([part, words]) => [downtime[part as keyof DowntimeParts], words] as const,
+  );
+  const longest = parts.filter(([ms]) => ms >= 1).sort(([a], [b]) => b - a);
+  const shown = longest.slice(0, partsShown).map(([ms, words]) => `${words} ${formatMs(ms)}`);
+  return shown.length === 0 ? formatMs(downtimeMs) : `${formatMs(downtimeMs)}: ${shown.join(', ')}`;
+}
+
+function hooksText({ beforeStartMs, afterStartMs }: HookDurations): string {
+  const before = beforeStartMs === undefined ? [] : [`${formatMs(beforeStartMs)} before the start`];
+  const after = afterStartMs === undefined ? [] : [`${formatMs(afterStartMs)} after it`];
+  return [...before, ...after].join(', ');
 }
 
 /** Where a recovery has looked, and how the guest is now, where that is known. */

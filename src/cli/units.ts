@@ -27,6 +27,21 @@ export function formatMs(ms: number): string {
   return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
+/** How long something takes, from at least to at most: `7.42 to 12.1 s`, `48 s to 1 min 5 s`. */
+export function formatInterval({
+  lowMs,
+  highMs,
+}: {
+  readonly lowMs: number;
+  readonly highMs: number;
+}): string {
+  const [low, high] = [formatMs(lowMs), formatMs(highMs)];
+  if (low === high) return high;
+  const [, lowUnit] = low.split(' ');
+  const isShort = low.split(' ').length === 2 && high.split(' ').length === 2 && high.endsWith(` ${lowUnit}`);
+  return `${isShort ? low.split(' ')[0] : low} to ${high}`;
+}
+
 /** A number of things: `1,234`. */
 export function formatCount(count: number): string {
   return Math.round(count).toLocaleString('en-US');

@@ -81,6 +81,7 @@ export class ApplyQueue {
 
   /** Resolves once every item that is here now has been applied; those that are still on their way are not waited for. Rejects when one could not be. */
   async caughtUp(): Promise<void> {
+    await this.#stream?.decompressed();
     const here = [...this.#inHand];
     while (here.some((number) => this.#inHand.has(number))) await this.#progressed.wait();
   }

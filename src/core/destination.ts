@@ -9,6 +9,7 @@ import { secretOf, type Ticket } from '../channel/ticket.ts';
 import { asMigrationError, type GuestState, MigrationError, type Owner } from '../errors.ts';
 import type { BlockDevice } from '../interfaces/block-device.ts';
 import type { Environment } from '../interfaces/environment.ts';
+import type { DestinationHooks } from '../interfaces/hooks.ts';
 import type { DestinationVm, HypervisorBackend } from '../interfaces/hypervisor.ts';
 import type { MigrationReport, Outcome } from '../interfaces/migration.ts';
 import type { ClaimValue, OwnershipRegister } from '../interfaces/register.ts';
@@ -24,6 +25,11 @@ import {
   stateStream,
 } from '../wire/messages.ts';
 import type { ApplyQueue } from './apply-queue.ts';
+import { AuditChecker } from './audit/audit-checker.ts';
+import { AuditTally } from './audit/audit-tally.ts';
+import { compressionOf, decompressAsOffered } from './codecs.ts';
+import { Stopwatch } from './downtime.ts';
+import { HookRunner } from './handover/hooks.ts';
 import {
   answerTo,
   checkEpoch,
@@ -32,8 +38,11 @@ import {
   verdictForDestination,
 } from './handover/ownership.ts';
 import { createMemoryReceiver } from './memory/memory-receiver.ts';
-import { type Migration, MigrationEnd } from './migration.ts';
+import { type Migration, MigrationEnd, wentWell } from './migration.ts';
+import { nothingLost } from './nothing-lost.ts';
 import { codeOfPeer } from './peer-failed.ts';
+import { ArrivedFraction } from './prediction/arrived-fraction.ts';
+import { takeProbe } from './prediction/probe-link.ts';
 import type { ProgressSnapshot } from './progress-meter.ts';
 import { StateReceiver } from './state-receiver.ts';
 import { DigestSender } from './storage/digest-sender.ts';
@@ -51,8 +60,15 @@ export interface DestinationOptions {
   readonly ticket?: Ticket | string | undefined;
   /** Where this end claims ownership. */
   readonly register: OwnershipRegister;
-  /** How long to wait for a source to connect, in ms: 100 to 86,400,000. Default: 86,400,000, a day. */
+  /** How long to wait for a source to connect, in ms: 100 to 86,400,000. It begins anew after an `estimate()`. Default: 86,400,000, a day. */
   readonly connectMsMax?: number;
+  /** What the caller does around the start of the guest. Default: nothing. */
+  readonly hooks?: DestinationHooks;
+  /**
+   * How long each hook may take, in ms: above 0, at most 60,000. Default 5000. The guest waits for `beforeStart`, and the source for the
+   * answer that comes after it: well below the source's `decideMsMax`, or it has to ask.
+   */
+  readonly hookMsMax?: number;
   /** Time and chance. Default: the process's own. */
   readonly environment?: Environment;
 }
@@ -96,6 +112,9 @@ class Destination extends MigrationEnd {
   readonly #secret: Uint8Array;
   readonly #register: OwnershipRegister;
   readonly #connectMsMax: number;
+  readonly #hooks: HookRunner;
+  /** The hook that is called when the guest runs. */
+  #afterStart = Promise.resolve();
   readonly #streams = new Map<number, ReceiveStream>();
   readonly #disks: DiskReceiver[] = [];
   readonly #answered = deferred<void>();
@@ -105,15 +124,21 @@ class Destination extends MigrationEnd {
   #memory: ApplyQueue | undefined;
   #state: StateReceiver | undefined;
   #epoch = 0;
-  #saidReady = false;
+  /** The source may have given the VM: that it never starts here has to stand, should it come to nothing. */
+  #mayBeOurs = false;
   #owner: Owner = 'source';
   #started = false;
   #final: MessageOf<'final'> | undefined;
   #verification: Verification | undefined;
+  #audit: AuditChecker | undefined;
   /** Why the last switchover failed here. Should the source end the migration over it, that is why. */
   #notReady: MigrationError | undefined;
   #finalMs = 0;
+  /** What is done here while the guest stands still, since FINAL came, or GO. */
+  #watch = new Stopwatch(this.environment);
   #downtimeMs = 0;
+  readonly #fraction = new ArrivedFraction();
+  #outcome: Outcome | undefined;
   /** It failed before READY: nothing will be decided here but by those who ask. */
   #over = false;
 
@@ -127,6 +152,7 @@ class Destination extends MigrationEnd {
     if (!(this.#connectMsMax >= 100 && this.#connectMsMax <= 86_400_000)) {
       throw new MigrationError('invalid-argument', 'connectMsMax must be from 100 to 86,400,000');
     }
+    this.#hooks = new HookRunner(this.environment, options.hooks, options.hookMsMax);
     if (!this.#transport.capabilities.accept) {
       throw new MigrationError('unsupported', "the destination's transport cannot accept connections");
     }
@@ -149,8 +175,7 @@ class Destination extends MigrationEnd {
       if (word.type === 'rehearsed') return await this.#endRehearsal();
       if (word.type === 'copied') return await this.#handDisksOver();
       await this.#handover(word);
-      await this.#release();
-      return this.#report('completed');
+      return await this.#completed();
     } catch (error) {
       return await this.#failed(asMigrationError(error, 'internal'));
     } finally {
@@ -161,7 +186,7 @@ class Destination extends MigrationEnd {
   async #connect(acceptor: ChannelAcceptor): Promise<void> {
     this.enter('connect');
     throwIfAborted(this.signal);
-    const startMs = this.environment.now();
+    let startMs = this.environment.now();
     for (;;) {
       const leftMs = Math.max(0, startMs + this.#connectMsMax - this.environment.now());
       const channel = await withTimeout(this.environment, leftMs, acceptor.channel(this.signal), () =>
@@ -169,10 +194,16 @@ class Destination extends MigrationEnd {
       );
       channel.outlast(enduranceAtFirst);
       const silent = new MigrationError('timeout', 'the source said nothing of its VM');
-      const word = raceAbort(channel.mailbox.take('prepare', 'abort'), this.signal);
+      const word = raceAbort(channel.mailbox.take('prepare', 'probe', 'abort'), this.signal);
       try {
         const said = await withTimeout(this.environment, firstWordMsMax, word, () => silent);
         if (said.type === 'abort') throw endedBySource(said.reason);
+        if (said.type === 'probe') {
+          await takeProbe(channel, this.environment, this.signal, () => acceptor.again());
+          // Who measured means to come back.
+          startMs = this.environment.now();
+          continue;
+        }
         if (asGreeted(said.vm.vmId) !== channel.greetedFor) {
           throw new MigrationError(
             'protocol',
@@ -222,8 +253,10 @@ class Destination extends MigrationEnd {
     this.#vm = vm;
     throwIfAborted(this.signal);
     this.#epoch = nextEpoch(prepare.highest, highestEpoch(claims));
+    const agreed = decompressAsOffered(this.#live(), this.environment, prepare);
     this.#openStreams(prepare, vm);
-    this.#live().send({ type: 'prepared', epoch: this.#epoch, backend: this.#backend.name });
+    this.#mayBeOurs = this.#inOneFlight;
+    this.#live().send({ type: 'prepared', epoch: this.#epoch, backend: this.#backend.name, ...agreed });
     for (const { digests } of this.#disks) digests?.start();
   }
 
@@ -284,6 +317,11 @@ class Destination extends MigrationEnd {
     }
   }
 
+  /** FINAL is GO as well: the source may give the VM at any moment, and nobody here hears of it before. */
+  get #inOneFlight(): boolean {
+    return this.#prepare?.handover === 'one-flight' && !this.#disksAlone;
+  }
+
   get #disksAlone(): boolean {
     return this.#prepare?.memory === 'none';
   }
@@ -306,8 +344,11 @@ class Destination extends MigrationEnd {
           if (message.attempt <= (this.#final?.attempt ?? 0)) {
             throw new MigrationError('protocol', `FINAL of attempt ${message.attempt}, which is over`);
           }
+          if (this.#inOneFlight !== (message.given !== undefined)) throw outOfTurn('final');
           this.#final = message;
           this.#finalMs = this.environment.now();
+          this.#watch = new Stopwatch(this.environment);
+          this.#live().beginFlight();
           return message;
       }
     }
@@ -324,8 +365,13 @@ class Destination extends MigrationEnd {
   /** Says READY once all of it is applied, checked, flushed and loaded. Resolves to what the source says to that, or before that. */
   async #verify(final: MessageOf<'final'>): Promise<Word> {
     this.enter('verify');
-    const { attempt } = final;
+    const { attempt, given } = final;
     const verification = this.#newVerification();
+    if (given !== undefined) {
+      await verification.run(final);
+      this.enter('handover');
+      return { type: 'go', epoch: given };
+    }
     const word = this.#take('go', 'retreat', 'rehearsed', 'copied');
     const verified = verification.run(final).then(
       () => undefined,
@@ -336,7 +382,10 @@ class Destination extends MigrationEnd {
     if (!(first instanceof MigrationError)) return inTurn(first, attempt);
     word.catch(() => {});
     throwIfAborted(this.signal);
-    if (!verification.loadFailed || this.#vm?.capabilities.refill !== true) throw first;
+    const again = verification.loadFailed
+      ? this.#vm?.capabilities.refill === true
+      : first.code === 'audit-mismatch';
+    if (!again) throw first;
     this.#notReady = first;
     this.#live().send({ type: 'notReady', attempt, code: first.code, reason: first.message });
     return inTurn(await word, attempt);
@@ -355,21 +404,32 @@ class Destination extends MigrationEnd {
       memory,
       disks: this.#disks,
       streams: this.#streams,
+      audit: this.#auditOf(vm),
+      watch: this.#watch,
       signal,
     });
     return this.#verification;
   }
 
+  #auditOf(vm: DestinationVm): AuditChecker {
+    this.#audit ??= new AuditChecker({
+      mode: this.#prepare?.audit ?? 'off',
+      vm,
+      disks: new Map(this.#disks.map(({ disk }, index) => [firstDiskStream + index, disk])),
+      channel: this.#live(),
+      environment: this.environment,
+    });
+    return this.#audit;
+  }
+
   async #ready(attempt: number, word: Promise<Word>): Promise<Word> {
-    this.#saidReady = !this.#disksAlone;
-    this.#live().send({ type: 'ready', attempt });
+    this.#mayBeOurs = !this.#disksAlone;
+    this.#live().send({ type: 'ready', attempt, durations: this.#watch.durations });
     this.enter('handover');
     const said = await this.#inTime(word);
+    this.#watch = new Stopwatch(this.environment);
     if ((said.type === 'go' && this.#disksAlone) || (said.type === 'copied' && !this.#disksAlone)) {
-      throw new MigrationError('protocol', `${said.type} out of turn`);
-    }
-    if (said.type === 'go' && [...this.#streams.values()].some((stream) => stream.goesOn)) {
-      throw new MigrationError('protocol', 'the source gives the VM, and sends more of it');
+      throw outOfTurn(said.type);
     }
     return said;
   }
@@ -392,8 +452,9 @@ class Destination extends MigrationEnd {
     const verification = this.#verification;
     this.#verification = undefined;
     this.#notReady = undefined;
+    this.#channel?.endFlight();
     // The source has given nothing, and will not before the next READY.
-    this.#saidReady = false;
+    this.#mayBeOurs = this.#inOneFlight;
     const error = new MigrationError(codeOfPeer(code), reason, { phase: this.clock.phase, guest: 'running' });
     if (verification !== undefined) await this.#takeBack(verification, error);
     this.#state?.forget(stateLast);
@@ -418,7 +479,7 @@ class Destination extends MigrationEnd {
 
   /** The source knows what it wanted to. Nothing of it stays here. */
   async #endRehearsal(): Promise<MigrationReport> {
-    this.#saidReady = false;
+    this.#mayBeOurs = false;
     this.#over = true;
     await this.#giveUp();
     return this.#report('rehearsed');
@@ -443,6 +504,8 @@ class Destination extends MigrationEnd {
   async #handover(go: MessageOf<'go'>): Promise<void> {
     if (go.epoch !== this.#epoch)
       throw new MigrationError('protocol', `GO for attempt ${go.epoch}, not ${this.#epoch}`);
+    if ([...this.#streams.values()].some((stream) => stream.goesOn))
+      throw new MigrationError('protocol', 'the source gives the VM, and sends more of it');
     for (const { digests } of this.#disks) void digests?.stop();
     // From the call of the claim on, only what stands counts: no abort, no lost link.
     this.commit();
@@ -454,12 +517,18 @@ class Destination extends MigrationEnd {
   /** *owner* stands: the guest runs here, and nowhere else. */
   async #start(): Promise<void> {
     this.#owner = 'destination';
+    this.#watch.lap('claims');
+    const of = { vmId: this.#vmId(), epoch: this.#epoch };
+    await this.#hooks.run('beforeStart', of);
+    this.#watch.lap('hooks');
     const starting = this.#vm?.start({ run: this.#final?.run ?? true }) ?? Promise.resolve();
     const late = () => new MigrationError('timeout', `the guest did not start within ${startMsMax} ms`);
     await withTimeout(this.environment, startMsMax, starting, late);
     this.#started = true;
     this.#downtimeMs = this.environment.now() - this.#finalMs;
-    this.#channel?.send({ type: 'decided', value: 'owner', reason: '' });
+    this.#watch.lap('start');
+    this.#channel?.send({ type: 'decided', value: 'owner', reason: '', durations: this.#watch.durations });
+    this.#afterStart = this.#hooks.run('afterStart', of);
   }
 
   /**
@@ -493,6 +562,13 @@ class Destination extends MigrationEnd {
       claiming,
       () => new MigrationError('register', `the claim of ${value} took too long`),
     );
+  }
+
+  /** The guest is this end's, and was started: all that is left is for the caller's sake, and the source's. */
+  async #completed(): Promise<MigrationReport> {
+    await this.#release();
+    await this.#afterStart;
+    return this.#report('completed', this.#hooks.problem(this.#final?.run === false ? 'paused' : 'running'));
   }
 
   /** The guest runs. Stays until the source knows: by the channel, or, should that be lost, by asking. */
@@ -532,9 +608,13 @@ class Destination extends MigrationEnd {
     if (delivered && ours) this.#answered.resolve();
   }
 
-  /** Never says what does not stand. Of our own attempt there is nothing to decide before READY, and nothing to decline once GO is here. */
+  /**
+   * Never says what does not stand. Of our own attempt there is nothing to decide before READY, and nothing to decline once GO is here; where it came with FINAL,
+   * once all that FINAL names is here: whoever asks sends no more of it.
+   */
   async #decisionOn(vmId: string, epoch: number): Promise<'owner' | 'declined' | 'pending'> {
-    const active = this.#isOurs(vmId, epoch) && (!this.#saidReady || this.#owner !== 'source');
+    const goesOn = this.#final?.given !== undefined && this.#verification?.hasAll === true;
+    const active = this.#isOurs(vmId, epoch) && (!this.#mayBeOurs || this.#owner !== 'source' || goesOn);
     const claims = await this.#register.read(vmId);
     checkEpoch(epoch, claims);
     const verdict = answerTo(claims, epoch, active);
@@ -564,7 +644,7 @@ class Destination extends MigrationEnd {
         error.with({ phase, owner: 'destination', guest: isTimeout(error) ? 'unknown' : 'paused' }),
       );
     }
-    if (this.#saidReady) {
+    if (this.#mayBeOurs) {
       // The source may have given the VM: that it never starts here must stand.
       const value = await this.#claim('declined').catch(() => undefined);
       if (value === 'owner' && this.committed) return this.#startAfterAll();
@@ -576,7 +656,7 @@ class Destination extends MigrationEnd {
       }
     }
     const { code, message } = error;
-    if (this.#saidReady) {
+    if (this.#mayBeOurs) {
       this.#channel?.send({ type: 'decided', value: 'declined', reason: message });
       // To a source that has not given it, and waits for READY or has gone on.
       this.#channel?.send({ type: 'failed', code, reason: message });
@@ -603,15 +683,14 @@ class Destination extends MigrationEnd {
   async #startAfterAll(): Promise<MigrationReport> {
     try {
       await this.#start();
-      await this.#release();
-      return this.#report('completed');
+      return await this.#completed();
     } catch (error) {
       return this.#failed(asMigrationError(error, 'internal'));
     }
   }
 
   #guestAtSource(): GuestState {
-    return this.#saidReady ? 'unknown' : 'running';
+    return this.#mayBeOurs ? 'unknown' : 'running';
   }
 
   async #closeChannel(reason?: MigrationError): Promise<void> {
@@ -658,19 +737,29 @@ class Destination extends MigrationEnd {
       totalBytes: memoryBytes,
       doneBytes: Math.min(memoryBytes, applied.memory),
     };
+    const { phase, elapsedMs } = this.clock;
+    const streams = description === undefined ? [] : [...disks, memory];
     return {
-      phase: this.clock.phase,
-      elapsedMs: this.clock.elapsedMs,
+      phase,
+      elapsedMs,
+      fraction: this.#fraction.look(
+        phase,
+        streams,
+        this.#outcome !== undefined && wentWell.has(this.#outcome),
+      ),
+      lost: nothingLost,
       transferredBytes: this.#channel?.statistics.wireBytes ?? 0,
-      streams: description === undefined ? [] : [...disks, memory],
+      streams,
       rounds: 0,
       throttle: 0,
       ...(this.#channel === undefined ? {} : { link: this.#channel.statistics.link }),
+      ...compressionOf(this.#channel),
     };
   }
 
   #report(outcome: Outcome, error?: MigrationError): MigrationReport {
     this.clock.enter('done');
+    this.#outcome = outcome;
     const statistics = this.#channel?.statistics;
     const counts = { memory: 0, bulk: 0, mirror: 0, state: 0 };
     for (const stream of this.#streams.values()) {
@@ -699,11 +788,16 @@ class Destination extends MigrationEnd {
       },
       rounds: 0,
       throttleMax: 0,
+      throttledMs: 0,
       outages: this.outages,
+      lost: nothingLost,
       guestWrites: { mirrored: 0, setBack: 0 },
       guestWriteHoldMs: 0,
+      audit: this.#audit?.report ?? new AuditTally(this.#prepare?.audit ?? 'off').report,
       roundTripMs: statistics?.roundTripMs ?? 0,
       ...(statistics === undefined ? {} : { link: statistics.link }),
+      ...compressionOf(this.#channel),
+      ...this.#hooks.figures,
     };
   }
 }
@@ -711,7 +805,11 @@ class Destination extends MigrationEnd {
 /** Before READY nothing else may be said, nor of another attempt. */
 function inTurn(word: Word, attempt: number): MessageOf<'retreat'> {
   if (word.type === 'retreat' && word.attempt === attempt) return word;
-  throw new MigrationError('protocol', `${word.type} out of turn`);
+  throw outOfTurn(word.type);
+}
+
+function outOfTurn(type: MessageType): MigrationError {
+  return new MigrationError('protocol', `${type} out of turn`);
 }
 
 function endedBySource(reason: string): MigrationError {

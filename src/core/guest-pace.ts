@@ -121,7 +121,7 @@ export class GuestPace {
     for (const { sender, pace } of this.#disks) {
       this.#lookAt(sender, pace, showsEachWrite(sender) ? sender.guestBytes : undefined);
     }
-    const { bytesPerSecond = 0 } = channel.statistics;
+    const { bytesPerSecond = 0 } = channel;
     const guestBytesPerSecond = this.#guestBytesPerSecond;
     const outrun =
       bytesPerSecond > 0 &&
@@ -171,7 +171,7 @@ export class GuestPace {
 
   #setBound(): void {
     const { buffer, channel, policy, environment } = this.#options;
-    const { bytesPerSecond, roundTripMs } = channel.statistics;
+    const { bytesPerSecond, roundTripMs } = channel;
     const nowMs = environment.now();
     const elapsedMs = nowMs - this.#boundMs;
     this.#boundMs = nowMs;

@@ -1,7 +1,7 @@
 import { MigrationError, type Phase } from '../errors.ts';
 import type { CallOptions } from '../interfaces/content.ts';
 import type { Environment } from '../interfaces/environment.ts';
-import type { MigrationEvents, MigrationReport, Outage, Progress } from '../interfaces/migration.ts';
+import type { MigrationEvents, MigrationReport, Outage, Outcome, Progress } from '../interfaces/migration.ts';
 import { createEmitter } from '../util/emitter.ts';
 import { abortError } from '../util/promises.ts';
 import { ProgressMeter, type ProgressSnapshot } from './progress-meter.ts';
@@ -22,6 +22,9 @@ export interface Migration {
   /** Stops listening. */
   off<E extends keyof MigrationEvents>(event: E, listener: MigrationEvents[E]): this;
 }
+
+/** Then all of what was wanted is done. */
+export const wentWell: ReadonlySet<Outcome> = new Set(['completed', 'rehearsed', 'copied']);
 
 /** So many outages stand in a report. */
 const outagesMax = 256;
@@ -80,6 +83,11 @@ export abstract class MigrationEnd implements Migration {
       signal?.removeEventListener('abort', onAbort);
       this.clock.enter('done');
     }
+  }
+
+  /** Whether it was run. */
+  protected get started(): boolean {
+    return this.#started;
   }
 
   /** Aborted, with a {@link MigrationError}, when the migration is to end before commit. */

@@ -3,7 +3,7 @@ import type { DiskMode, MigrationPolicy } from '../interfaces/migration.ts';
 
 /** A policy with every default filled in. */
 export type ResolvedPolicy = Required<
-  Omit<MigrationPolicy, 'connections' | 'rateBytesPerSecondMax' | 'mirrorBufferBytesMax'>
+  Omit<MigrationPolicy, 'connections' | 'rateBytesPerSecondMax' | 'mirrorBufferBytesMax' | 'timeoutMs'>
 > & {
   /** Undefined: automatic. */
   readonly connections: number | undefined;
@@ -11,6 +11,8 @@ export type ResolvedPolicy = Required<
   readonly mirrorBufferBytesMax: number | undefined;
   /** Undefined: no limit. */
   readonly rateBytesPerSecondMax: number | undefined;
+  /** Undefined: no limit. */
+  readonly timeoutMs: number | undefined;
 };
 
 interface Limits {
@@ -32,6 +34,7 @@ const limits: Readonly<Record<NumberField, Limits>> = {
   switchoverAttemptsMax: { default: 3, min: 1, max: 100, integer: true },
   guestWriteHoldMsMax: { default: 0, min: 0, max: 10_000, integer: false },
   throttleMax: { default: 0.8, min: 0, max: 0.99, integer: false },
+  timeoutMs: { default: undefined, min: 1000, max: 604_800_000, integer: false },
   roundsMax: { default: 200, min: 2, max: 100_000, integer: true },
   mirrorBufferBytesMax: { default: undefined, min: 1 << 20, max: 4 * 1024 ** 3, integer: true },
   windowBytesMax: { default: 256 << 20, min: 1 << 20, max: 4 * 1024 ** 3, integer: true },
@@ -44,7 +47,15 @@ const limits: Readonly<Record<NumberField, Limits>> = {
 
 const diskModes: readonly DiskMode[] = ['copy', 'shared', 'leave'];
 
-type ChoiceField = 'seed' | 'memory' | 'slowDisk' | 'copyWhileStunned';
+type ChoiceField =
+  | 'onTimeout'
+  | 'handover'
+  | 'seed'
+  | 'audit'
+  | 'memory'
+  | 'slowDisk'
+  | 'copyWhileStunned'
+  | 'compression';
 
 const choices: {
   readonly [K in ChoiceField]: {
@@ -52,13 +63,17 @@ const choices: {
     readonly allowed: readonly (string | boolean)[];
   };
 } = {
+  onTimeout: { default: 'cancel', allowed: ['cancel', 'force'] },
+  handover: { default: 'confirmed', allowed: ['confirmed', 'one-flight'] },
   seed: { default: 'none', allowed: ['none', 'compare'] },
+  audit: { default: 'sample', allowed: ['off', 'sample', 'full'] },
   memory: { default: 'copy', allowed: ['copy', 'none'] },
   slowDisk: { default: 'throttle', allowed: ['throttle', 'fail'] },
   copyWhileStunned: { default: false, allowed: [false, true] },
+  compression: { default: 'off', allowed: ['off', 'auto'] },
 };
 
-/** Fills in defaults. Throws `invalid-argument` naming the first field that is out of its range, or unknown. */
+/** Fills in defaults, and what one setting makes of another: with `audit: 'full'` the handover is `confirmed`. Throws `invalid-argument` naming the first field that is out of its range, or unknown. */
 export function resolvePolicy(policy: MigrationPolicy = {}): ResolvedPolicy {
   const resolved: Record<string, unknown> = {};
   for (const [field, { default: standard, min, max, integer }] of Object.entries(limits)) {
@@ -91,11 +106,18 @@ export function resolvePolicy(policy: MigrationPolicy = {}): ResolvedPolicy {
     }
     resolved[field] = value;
   }
+  // All that there is to compare would be many messages, and some answers, before FINAL.
+  if (resolved.audit === 'full') resolved.handover = 'confirmed';
   for (const field of Object.keys(policy)) {
     if (field !== 'disks' && !Object.hasOwn(choices, field) && !Object.hasOwn(limits, field)) {
       throw new MigrationError('invalid-argument', `policy.${field} is not a setting`);
     }
   }
-  const unset = { connections: undefined, rateBytesPerSecondMax: undefined, mirrorBufferBytesMax: undefined };
+  const unset = {
+    connections: undefined,
+    rateBytesPerSecondMax: undefined,
+    mirrorBufferBytesMax: undefined,
+    timeoutMs: undefined,
+  };
   return { ...unset, ...resolved, disks: { ...policy.disks } } as unknown as ResolvedPolicy;
 }

@@ -1,6 +1,7 @@
 import type { Channel } from '../channel/channel.ts';
 import type { MemorySource } from '../interfaces/memory.ts';
-import type { MigrationReport } from '../interfaces/migration.ts';
+import type { AuditReport, MigrationReport } from '../interfaces/migration.ts';
+import { compressionOf } from './codecs.ts';
 import type { MemorySender } from './memory/memory-sender.ts';
 import type { PreCopy } from './memory/pre-copy.ts';
 import type { ProgressSnapshot } from './progress-meter.ts';
@@ -17,10 +18,13 @@ export interface SourceParts {
   readonly preCopy: PreCopy | undefined;
   readonly buffer: MirrorBuffer;
   readonly channel: Channel | undefined;
+  readonly audit: AuditReport;
 }
 
 /** How far it is. */
-export function sourceProgress(parts: SourceParts): Omit<ProgressSnapshot, 'phase' | 'elapsedMs'> {
+export function sourceProgress(
+  parts: SourceParts,
+): Omit<ProgressSnapshot, 'phase' | 'elapsedMs' | 'fraction' | 'lost' | 'prediction'> {
   const { source, disks, memory, state, preCopy, channel } = parts;
   const diskBytes = disks.reduce((sum, disk) => sum + disk.bulkBytes + disk.mirrorBytes, 0);
   const totalBytes = source.regions.reduce((sum, region) => sum + region.sizeBytes, 0);
@@ -38,6 +42,7 @@ export function sourceProgress(parts: SourceParts): Omit<ProgressSnapshot, 'phas
     rounds: memory?.rounds ?? 0,
     throttle: preCopy?.throttle ?? 0,
     ...(channel === undefined ? {} : { link: channel.statistics.link }),
+    ...compressionOf(channel),
   };
 }
 
@@ -46,9 +51,18 @@ export function sourceFigures(
   parts: SourceParts,
 ): Pick<
   MigrationReport,
-  'bytes' | 'rounds' | 'throttleMax' | 'guestWrites' | 'guestWriteHoldMs' | 'roundTripMs' | 'link'
+  | 'bytes'
+  | 'rounds'
+  | 'throttleMax'
+  | 'throttledMs'
+  | 'guestWrites'
+  | 'guestWriteHoldMs'
+  | 'audit'
+  | 'roundTripMs'
+  | 'link'
+  | 'compression'
 > {
-  const { disks, memory, state, preCopy, buffer, channel } = parts;
+  const { disks, memory, state, preCopy, buffer, channel, audit } = parts;
   const statistics = channel?.statistics;
   const sum = (of: (disk: DiskSender) => number) => disks.reduce((total, disk) => total + of(disk), 0);
   return {
@@ -62,12 +76,15 @@ export function sourceFigures(
     },
     rounds: memory?.rounds ?? 0,
     throttleMax: preCopy?.throttleMax ?? 0,
+    throttledMs: preCopy?.throttledMs ?? 0,
     guestWrites: {
       mirrored: sum((disk) => disk.guestWrites.mirrored),
       setBack: sum((disk) => disk.guestWrites.setBack),
     },
     guestWriteHoldMs: buffer.longestHoldMs,
+    audit,
     roundTripMs: statistics?.roundTripMs ?? 0,
     ...(statistics === undefined ? {} : { link: statistics.link }),
+    ...compressionOf(channel),
   };
 }

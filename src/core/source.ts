@@ -9,8 +9,17 @@ import type { CallOptions } from '../interfaces/content.ts';
 import type { Environment } from '../interfaces/environment.ts';
 import type { SourceVm, UnexpectedStop, VmDescription } from '../interfaces/hypervisor.ts';
 import type { MemorySource } from '../interfaces/memory.ts';
-import type { DiskMode, MigrationPolicy, MigrationReport, Outcome } from '../interfaces/migration.ts';
-import type { OwnershipRegister } from '../interfaces/register.ts';
+import type {
+  DiskMode,
+  DowntimeParts,
+  Estimate,
+  EstimateOptions,
+  GuestLoss,
+  MigrationPolicy,
+  MigrationReport,
+  Outcome,
+} from '../interfaces/migration.ts';
+import type { Claim, OwnershipRegister } from '../interfaces/register.ts';
 import type { Transport } from '../interfaces/transport.ts';
 import { nodeEnvironment } from '../util/node-environment.ts';
 import { raceAbort, throwIfAborted, withTimeout } from '../util/promises.ts';
@@ -21,16 +30,30 @@ import {
   memoryStream,
   stateStream,
 } from '../wire/messages.ts';
+import { AuditSender } from './audit/audit-sender.ts';
+import { AuditTally } from './audit/audit-tally.ts';
+import { RecentWrites } from './audit/recent-writes.ts';
+import { compressAsAgreed, offeredCodecs } from './codecs.ts';
+import { Deadline } from './deadline.ts';
 import { diskModes } from './disk-modes.ts';
+import { downtimeParts } from './downtime.ts';
 import { GuestPace } from './guest-pace.ts';
 import { commit } from './handover/commit.ts';
 import { checkEpoch, highestEpoch, unsettledAttempt } from './handover/ownership.ts';
 import { MemorySender } from './memory/memory-sender.ts';
 import { noMemory } from './memory/no-memory.ts';
 import { PreCopy } from './memory/pre-copy.ts';
-import { type Migration, MigrationEnd } from './migration.ts';
+import { type Migration, MigrationEnd, wentWell } from './migration.ts';
 import { peerFailed } from './peer-failed.ts';
 import { type ResolvedPolicy, resolvePolicy } from './policy.ts';
+import {
+  checkMeasuringTime,
+  estimateOf,
+  type Measured,
+  measureMigration,
+  measuringMsDefault,
+} from './prediction/estimate.ts';
+import { Outlook } from './prediction/outlook.ts';
 import type { ProgressSnapshot } from './progress-meter.ts';
 import { describe, guestStopped, leftBehind } from './source-errors.ts';
 import { type SourceParts, sourceFigures, sourceProgress } from './source-figures.ts';
@@ -67,6 +90,16 @@ export interface SourceMigration extends Migration {
    * long the guest would have stood still; its `outcome` is `rehearsed`, also at the destination, which need not know before.
    */
   rehearse(options?: CallOptions): Promise<MigrationReport>;
+  /**
+   * Predicts what {@link Migration.run} would come to, before it, as often as is wanted: guest, link and disks are looked at, for `durationMs` and up to two
+   * seconds more. The guest runs on as it is, nothing is claimed, and the destination, which has to wait already, waits on for the migration that may follow. It cannot
+   * know how fast the destination writes its disks, nor, with the policy's `seed`, what they hold already: it is as if they were empty, and fast. Nor what
+   * `compression` will make of the content: it is as if all went as it is.
+   *
+   * Rejects with `invalid-state` once it was run, or while the VM is being migrated or estimated; `unsupported` for a VM that cannot be measured;
+   * `invalid-argument` for a duration out of its range; `aborted`; and with whatever connecting, the hypervisor, a disk or the register fails with. Nothing has changed then.
+   */
+  estimate(options?: EstimateOptions): Promise<Estimate>;
 }
 
 /**
@@ -93,7 +126,17 @@ export function createSource(options: SourceOptions): SourceMigration {
   return new Source(options);
 }
 
-class Source extends MigrationEnd implements SourceMigration {
+/** A source that tells what its estimate has seen, and is told what that of another one has. */
+export interface MeasuringSource extends SourceMigration {
+  readonly measured: Measured | undefined;
+}
+
+/** As {@link createSource}; its progress goes by what an estimate elsewhere has seen, if there was one. */
+export function createMeasuringSource(options: SourceOptions, measured?: Measured): MeasuringSource {
+  return new Source(options, measured);
+}
+
+class Source extends MigrationEnd implements MeasuringSource {
   readonly #vm: SourceVm;
   readonly #transport: Transport;
   readonly #secret: Uint8Array;
@@ -104,13 +147,17 @@ class Source extends MigrationEnd implements SourceMigration {
   readonly #digestKey: number;
   readonly #buffer: MirrorBuffer;
   readonly #disks: DiskSender[] = [];
+  readonly #outlook: Outlook;
   #channel: Channel | undefined;
   #memory: MemorySender | undefined;
   #memoryStream: SendStream | undefined;
   #state: StateSender | undefined;
+  #audit: AuditSender | undefined;
   #preCopy: PreCopy | undefined;
   #pace: GuestPace | undefined;
   #epoch = 0;
+  /** What the claims of the handover will take. */
+  #claimsMs: number | undefined;
   /** The last one. */
   #switchover: Switchover | undefined;
   /** How the guest was stopped, if it was: also when something else had ended the migration by then. */
@@ -119,10 +166,14 @@ class Source extends MigrationEnd implements SourceMigration {
   #stunStartMs: number | undefined;
   #sealing: Promise<void> | undefined;
   #downtimeMs = 0;
+  /** For how long the guest stood still before, and then ran on here. */
+  #pausedMs = 0;
+  #outcome: Outcome | undefined;
+  #downtime: DowntimeParts | undefined;
   /** The destination owns it: whatever fails from here on, it never runs here. */
   #gone = false;
 
-  constructor(options: SourceOptions) {
+  constructor(options: SourceOptions, measured?: Measured) {
     super(options.environment ?? nodeEnvironment);
     this.#vm = options.vm;
     this.#transport = options.transport;
@@ -134,6 +185,11 @@ class Source extends MigrationEnd implements SourceMigration {
     }
     this.#modes = diskModes(this.#vm, this.#policy);
     this.#description = movedPart(this.#vm.description, this.#modes, this.#policy);
+    this.#outlook = new Outlook(this.environment, this.#policyAsIs, {
+      memoryBytes: this.#memoryBytes,
+      auditedBytes: this.#vm.capabilities.auditMemory ? this.#memoryBytes : 0,
+    });
+    if (measured !== undefined) this.#outlook.measured = measured;
     this.#digestKey = new DataView(this.environment.randomBytes(4).buffer).getUint32(0);
     this.#buffer = new MirrorBuffer(
       this.environment,
@@ -148,11 +204,44 @@ class Source extends MigrationEnd implements SourceMigration {
     return this.once(options, () => this.#rehearse());
   }
 
+  async estimate({ durationMs = measuringMsDefault, signal }: EstimateOptions = {}): Promise<Estimate> {
+    checkMeasuringTime(durationMs);
+    throwIfAborted(signal);
+    if (this.started || underWay.has(this.#vm)) {
+      throw new MigrationError('invalid-state', 'this VM is being migrated, or was, or is looked at already');
+    }
+    underWay.add(this.#vm);
+    try {
+      const measured = await measureMigration({
+        vm: this.#vm,
+        disks: this.#vm.disks.filter(({ id }) => this.#modes.get(id) === 'copy'),
+        register: this.#register,
+        environment: this.environment,
+        connect: (call) => this.#dial(call),
+        durationMs,
+        signal,
+      });
+      this.#outlook.measured = measured;
+      return estimateOf(measured, this.#policyAsIs);
+    } finally {
+      underWay.delete(this.#vm);
+    }
+  }
+
+  get measured(): Measured | undefined {
+    return this.#outlook.measured;
+  }
+
+  /** With no throttle where the guest cannot be slowed. */
+  get #policyAsIs(): ResolvedPolicy {
+    return this.#canThrottle ? this.#policy : { ...this.#policy, throttleMax: 0 };
+  }
+
   protected migrate(): Promise<MigrationReport> {
     return this.#alone(async () => {
-      await this.#untilReady(!this.#disksAlone);
+      const switchover = await this.#untilReady(!this.#disksAlone);
       if (this.#disksAlone) return this.#handDisksOver();
-      await this.#handover();
+      await this.#handover(switchover);
       const problems = await this.#release();
       return this.#report('completed', 'destination', leftBehind(problems));
     });
@@ -160,13 +249,17 @@ class Source extends MigrationEnd implements SourceMigration {
 
   #rehearse(): Promise<MigrationReport> {
     return this.#alone(async () => {
-      await this.#untilReady(false);
-      return this.#endRehearsal();
+      return this.#endRehearsal(await this.#untilReady(false));
     });
   }
 
   get #disksAlone(): boolean {
     return this.#policy.memory === 'none';
+  }
+
+  /** FINAL is GO as well. */
+  get #inOneFlight(): boolean {
+    return this.#policy.handover === 'one-flight';
   }
 
   get #canThrottle(): boolean {
@@ -178,16 +271,43 @@ class Source extends MigrationEnd implements SourceMigration {
     return this.#disksAlone ? noMemory : this.#vm.memory;
   }
 
-  async #untilReady(gives: boolean): Promise<void> {
-    await this.#connect();
-    await this.#prepare();
+  get #memoryBytes(): number {
+    return this.#memorySource.regions.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+  }
+
+  /** Resolves to the switchover that went well. */
+  async #untilReady(gives: boolean): Promise<Switchover> {
+    const deadline = this.#newDeadline();
     try {
+      await this.#connect();
+      await this.#prepare(gives);
       await this.#copyDisks();
-      do await this.#copyMemory();
-      while (!(await this.#switchOver(gives)));
+      for (;;) {
+        await this.#copyMemory(deadline);
+        const switchover = await this.#switchOver(gives);
+        if (switchover !== undefined) return switchover;
+      }
     } finally {
+      deadline.stop();
       this.#pace?.stop();
     }
+  }
+
+  #newDeadline(): Deadline {
+    const sent = () => this.#memory?.offeredBytes ?? 0;
+    const size = this.#memoryBytes;
+    return new Deadline({
+      environment: this.environment,
+      policy: this.#policy,
+      phase: () => this.clock.phase,
+      unsentBytes: () => this.#diskRestBytes + Math.max(0, size - sent()),
+      bytesPerSecond: () => this.#channel?.bytesPerSecond,
+      onOver: (error) => this.stop(error),
+    });
+  }
+
+  get #diskRestBytes(): number {
+    return this.#disks.reduce((sum, disk) => sum + disk.restBytes, 0);
   }
 
   /** One migration of a VM at a time; and whatever it throws, the VM is where the report says that it is. */
@@ -211,10 +331,8 @@ class Source extends MigrationEnd implements SourceMigration {
     }
   }
 
-  async #connect(): Promise<void> {
-    this.enter('connect');
-    throwIfAborted(this.signal);
-    const channel = await connectChannel({
+  #dial(signal: AbortSignal): Promise<Channel> {
+    return connectChannel({
       transport: this.#transport,
       vmId: this.#description.vmId,
       secret: this.#secret,
@@ -223,8 +341,14 @@ class Source extends MigrationEnd implements SourceMigration {
       windowBytesMax: this.#policy.windowBytesMax,
       rateBytesPerSecondMax: this.#policy.rateBytesPerSecondMax,
       limitMs: this.#policy.connectMsMax,
-      signal: this.signal,
+      signal,
     });
+  }
+
+  async #connect(): Promise<void> {
+    this.enter('connect');
+    throwIfAborted(this.signal);
+    const channel = await this.#dial(this.signal);
     this.#channel = channel;
     // Whatever ends the migration ends what it sends: everybody who waits for room is told.
     this.signal.addEventListener('abort', () => channel.stopSending(this.signal.reason), { once: true });
@@ -252,11 +376,11 @@ class Source extends MigrationEnd implements SourceMigration {
     this.#preCopy?.releaseThrottle().catch((error) => this.stop(asMigrationError(error, 'hypervisor')));
   }
 
-  async #prepare(): Promise<void> {
+  async #prepare(gives: boolean): Promise<void> {
     this.enter('prepare');
     const channel = this.#live();
     const { vmId } = this.#description;
-    const claims = await raceAbort(this.#register.read(vmId), this.signal);
+    const claims = await raceAbort(this.#readRegister(), this.signal);
     const unsettled = unsettledAttempt(claims);
     if (unsettled > 0) {
       throw new MigrationError(
@@ -273,11 +397,14 @@ class Source extends MigrationEnd implements SourceMigration {
       disks: Object.fromEntries(this.#description.disks.map(({ id }) => [id, this.#modes.get(id) ?? 'copy'])),
       seed: this.#policy.seed,
       memory: this.#policy.memory,
+      handover: gives && this.#inOneFlight ? 'one-flight' : 'confirmed',
+      audit: this.#policy.audit,
       highest,
       digestKey: this.#digestKey,
       decideMsMax: this.#policy.decideMsMax,
       silenceMsMax: this.#policy.silenceMsMax,
       outageMsMax: this.#policy.outageMsMax,
+      ...offeredCodecs(this.environment, this.#policy),
     });
     const prepared = await withTimeout(
       this.environment,
@@ -290,13 +417,29 @@ class Source extends MigrationEnd implements SourceMigration {
     }
     checkEpoch(prepared.epoch, claims);
     this.#epoch = prepared.epoch;
+    compressAsAgreed(channel, this.environment, this.#policy, prepared);
     this.#takeDigests(channel);
+  }
+
+  /** A claim takes no less, and there is one at each end. A first read may have taken long for having connected, or for what else was done: the shortest counts. */
+  async #readRegister(): Promise<readonly Claim[]> {
+    const beforeMs = this.environment.now();
+    const claims = await this.#register.read(this.#description.vmId);
+    const claimsMs = 2 * (this.environment.now() - beforeMs);
+    this.#claimsMs = Math.min(this.#claimsMs ?? claimsMs, claimsMs);
+    return claims;
+  }
+
+  /** Once more, warm. Nothing waits for it: should it fail, so will the claim. */
+  #timeClaims(): void {
+    this.#readRegister().catch(() => {});
   }
 
   #openStreams(channel: Channel): void {
     this.#state = new StateSender(channel.openSend(stateStream, this.#digestKey));
     this.#memoryStream = channel.openSend(memoryStream, this.#digestKey);
-    this.#memory = new MemorySender(this.#memorySource, this.#memoryStream);
+    const recent = { memory: new RecentWrites(), disks: new RecentWrites() };
+    this.#memory = new MemorySender(this.#memorySource, this.#memoryStream, recent.memory);
     const copied = this.#description.disks.filter(({ id }) => this.#modes.get(id) === 'copy');
     const watch = new GuestWatch(this.environment);
     for (const [index, { id }] of copied.entries()) {
@@ -314,11 +457,26 @@ class Source extends MigrationEnd implements SourceMigration {
               : undefined,
           environment: this.environment,
           watch,
+          recent: recent.disks,
           signal: this.signal,
           failed: (error) => this.stop(error),
         }),
       );
     }
+    this.#audit = this.#newAudit(channel, [recent.memory, recent.disks]);
+  }
+
+  /** What this end says of what it holds. The streams are open. */
+  #newAudit(channel: Channel, recent: readonly RecentWrites[]): AuditSender {
+    return new AuditSender({
+      mode: this.#policy.audit,
+      vm: this.#vm,
+      memory: this.#memorySource,
+      disks: this.#disks,
+      recent,
+      channel,
+      environment: this.environment,
+    });
   }
 
   /** Lets the destination say what is on its disks: not before it can, which its answer says. */
@@ -363,8 +521,10 @@ class Source extends MigrationEnd implements SourceMigration {
   }
 
   /** Rounds of dirty pages until the rest fits the downtime, everything else that the stun would wait for counted. */
-  async #copyMemory(): Promise<void> {
+  async #copyMemory(deadline: Deadline): Promise<void> {
     this.#enterBoth('copyMemory');
+    deadline.look();
+    this.#timeClaims();
     const channel = this.#live();
     const [memory, pace] = [this.#memory, this.#pace];
     if (memory === undefined || pace === undefined)
@@ -378,9 +538,12 @@ class Source extends MigrationEnd implements SourceMigration {
       signal: this.signal,
       pace,
       takeDirtyExtents: () => this.#takeDirtyExtents(),
-      diskRestBytes: () => this.#disks.reduce((sum, disk) => sum + disk.restBytes, 0),
+      diskRestBytes: () => this.#diskRestBytes,
       flushBothEnds: () => this.#flushBothEnds(channel),
+      claimsMs: () => this.#claimsMs ?? 0,
+      timeLeftMs: () => deadline.leftMs,
       onRound: (round) => {
+        this.#outlook.round(round, this.#preCopy?.throttle ?? 0);
         if (!this.#disksAlone) this.emit('round', round);
       },
     });
@@ -400,34 +563,41 @@ class Source extends MigrationEnd implements SourceMigration {
     channel.send({ type: 'flush', token: 0 });
     // First: a flush may end the migration while it is called, and then there is nothing to take, and nobody to await the flushes.
     const answer = this.#take('flushed');
+    this.#timeClaims();
     const flushing = this.#disks.map(async ({ disk }) => disk.flush({ signal: this.signal }));
     const [flushed] = await Promise.all([answer, ...flushing]);
     return flushed.durationMs;
   }
 
-  /** From the stun to READY, and the seal. False if that failed, and the guest runs on: then it is memory's turn again. */
-  async #switchOver(gives: boolean): Promise<boolean> {
+  /** From the stun to READY, and the seal. Undefined if that failed, and the guest runs on: then it is memory's turn again. */
+  async #switchOver(gives: boolean): Promise<Switchover | undefined> {
     this.#enterBoth('stun');
     // A limit is for the sake of others; from here on every moment is the guest's.
-    this.#live().endPacing();
+    this.#live().beginFlight();
     // What is in flight is taken in: a guest that stands still cannot write more.
     this.#buffer.holds(false);
     const switchover = this.#nextSwitchover();
+    const inOneFlight = gives && this.#inOneFlight;
     try {
       await switchover.stun();
-      this.#enterBoth('verify');
-      await switchover.verify();
+      if (!inOneFlight) switchover.sendFinal();
+      await switchover.audit();
+      if (inOneFlight) switchover.watch.lap('verify');
+      else {
+        this.#enterBoth('verify');
+        await switchover.verify();
+      }
       if (gives) await this.#seal(switchover);
-      return true;
+      return switchover;
     } catch (error) {
       await this.#retreat(switchover, asMigrationError(error, 'internal'));
-      return false;
+      return undefined;
     }
   }
 
   #nextSwitchover(): Switchover {
-    const [state, memory, stream] = [this.#state, this.#memory, this.#memoryStream];
-    if (state === undefined || memory === undefined || stream === undefined) {
+    const [state, memory, stream, audit] = [this.#state, this.#memory, this.#memoryStream, this.#audit];
+    if (state === undefined || memory === undefined || stream === undefined || audit === undefined) {
       throw new MigrationError('internal', 'the guest is stunned before the streams were opened');
     }
     this.#switchover = new Switchover({
@@ -439,6 +609,7 @@ class Source extends MigrationEnd implements SourceMigration {
       disks: this.#disks,
       streams: [state.stream, stream, ...this.#disks.map((disk) => disk.stream)],
       channel: this.#live(),
+      audit,
       environment: this.environment,
       stunMsMax: this.#policy.stunMsMax,
       signal: this.signal,
@@ -456,17 +627,19 @@ class Source extends MigrationEnd implements SourceMigration {
     throwIfAborted(this.signal);
     // The data first: what the guest writes from its first moment on is seen.
     for (const disk of this.#disks) disk.goOn();
-    const problems = await tidy(this.environment, [() => this.#vm.resume()]);
+    const again = async () => this.#audit?.sendAgain({ signal: this.signal });
+    const problems = await tidy(this.environment, [again, () => this.#vm.resume()]);
     if (problems.length > 0) throw error;
     this.#stunStartMs = undefined;
     this.#downtimeMs = this.environment.now() - startMs;
+    this.#pausedMs += this.#downtimeMs;
     const channel = this.#live();
     this.#buffer.holds(!channel.isCut);
     const { code, message } = error;
     const stateLast = this.#state?.stream.last ?? 0;
     channel.send({ type: 'retreat', attempt, stateLast, code, reason: message });
     this.#state?.startOver();
-    channel.beginPacing();
+    channel.endFlight();
     const where = { phase: this.clock.phase, owner: 'source', guest: this.#guestNow([]) } as const;
     this.emit('retreat', { attempt, error: error.with(where), stunnedMs: this.#downtimeMs });
     await this.#preCopy?.releaseThrottle();
@@ -475,18 +648,20 @@ class Source extends MigrationEnd implements SourceMigration {
   /** From here on nothing but our own word runs the guest. While the link is gone it is not given. */
   async #seal(switchover: Switchover): Promise<void> {
     this.#enterBoth('handover');
-    await switchover.within(async () => {
+    await switchover.within(async (signal) => {
       this.#sealing = this.#vm.seal();
       await this.#sealing;
       // Most links that break are there again in a moment; the limit of the stun is that of this too.
-      await this.#live().linked();
+      await raceAbort(this.#live().linked(), signal);
+      switchover.watch.lap('seal');
     });
   }
 
   /** Gives the VM, and waits for what the destination decides. */
-  async #handover(): Promise<void> {
+  async #handover(switchover: Switchover): Promise<void> {
     // This is the last moment at which an abort, a stopped guest or a lost link counts.
     const channel = this.#live();
+    const [epoch, { watch }] = [this.#epoch, switchover];
     this.commit();
     await commit({
       channel,
@@ -495,11 +670,21 @@ class Source extends MigrationEnd implements SourceMigration {
       environment: this.environment,
       register: this.#register,
       vmId: this.#description.vmId,
-      epoch: this.#epoch,
-      decideMsMax: this.#policy.decideMsMax,
+      epoch,
+      give: () => (this.#inOneFlight ? switchover.sendFinal(epoch) : channel.send({ type: 'go', epoch })),
+      watch,
+      // In one flight the destination has yet to verify and load all of it, for which a stun has its limit.
+      decideMsMax: this.#policy.decideMsMax + (this.#inOneFlight ? this.#policy.stunMsMax : 0),
     });
     this.#gone = true;
-    this.#downtimeMs = this.environment.now() - (this.#stunStartMs ?? 0) - channel.statistics.roundTripMs / 2;
+    this.#stoodStill(switchover, -channel.statistics.roundTripMs / 2);
+  }
+
+  /** The guest stood still until now, and for so much longer, or less: a word that was on its way, or is not said. */
+  #stoodStill({ watch, startMs }: Switchover, flightMs: number): void {
+    watch.lessFlight(-flightMs);
+    this.#downtimeMs = this.environment.now() - startMs + flightMs;
+    this.#downtime = downtimeParts(watch.durations, Math.abs(flightMs));
   }
 
   /**
@@ -517,6 +702,7 @@ class Source extends MigrationEnd implements SourceMigration {
       throw asMigrationError(problem, 'hypervisor', 'the guest could not be resumed');
     this.#downtimeMs = this.environment.now() - (this.#stunStartMs ?? 0);
     this.#stunStartMs = undefined;
+    this.#pausedMs += this.#downtimeMs;
     const over = new MigrationError('invalid-state', 'the disks are copied');
     const problems = await tidy(this.environment, [
       async () => this.#preCopy?.releaseThrottle(),
@@ -551,10 +737,10 @@ class Source extends MigrationEnd implements SourceMigration {
   }
 
   /** All is known that was to be: the guest runs on here, as if nothing had been. */
-  async #endRehearsal(): Promise<MigrationReport> {
+  async #endRehearsal(switchover: Switchover): Promise<MigrationReport> {
     const { phase } = this.clock;
     const channel = this.#live();
-    this.#downtimeMs = this.environment.now() - (this.#stunStartMs ?? 0) + channel.statistics.roundTripMs / 2;
+    this.#stoodStill(switchover, channel.statistics.roundTripMs / 2);
     channel.send({ type: 'rehearsed' });
     const over = new MigrationError('invalid-state', 'the rehearsal is over');
     const problems = await this.#restoreSource(over);
@@ -697,16 +883,43 @@ class Source extends MigrationEnd implements SourceMigration {
       preCopy: this.#preCopy,
       buffer: this.#buffer,
       channel: this.#channel,
+      audit: this.#audit?.report ?? new AuditTally(this.#policy.audit).report,
     };
   }
 
   protected snapshot(): ProgressSnapshot {
     const { phase, elapsedMs } = this.clock;
-    return { phase, elapsedMs, ...sourceProgress(this.#parts) };
+    const stunnedMs = this.#stunnedMs;
+    const outlook = this.#outlook.look({
+      phase,
+      elapsedMs,
+      stunnedMs,
+      downtimeMs: this.#gone ? this.#downtimeMs : undefined,
+      parts: this.#parts,
+      claimMs: (this.#claimsMs ?? 0) / 2,
+      done: this.#outcome !== undefined && wentWell.has(this.#outcome),
+    });
+    return { phase, elapsedMs, ...sourceProgress(this.#parts), lost: this.#lost, ...outlook };
+  }
+
+  /** For how long the guest stands still, or stood before it ran there. */
+  get #stunnedMs(): number | undefined {
+    if (this.#stunStartMs === undefined) return undefined;
+    const isOver = this.#gone || this.#outcome !== undefined;
+    return isOver ? Math.max(0, this.#downtimeMs) : this.environment.now() - this.#stunStartMs;
+  }
+
+  get #lost(): GuestLoss {
+    return {
+      throttleMs: this.#preCopy?.throttleLostMs ?? 0,
+      holdMs: this.#buffer.heldMs,
+      pauseMs: this.#pausedMs + (this.#stunnedMs ?? 0),
+    };
   }
 
   #report(outcome: Outcome, owner: Owner, error?: MigrationError): MigrationReport {
     this.clock.enter('done');
+    this.#outcome = outcome;
     return {
       role: 'source',
       vmId: this.#description.vmId,
@@ -716,9 +929,11 @@ class Source extends MigrationEnd implements SourceMigration {
       ...(error === undefined ? {} : { error }),
       totalMs: this.clock.elapsedMs,
       downtimeMs: Math.max(0, this.#downtimeMs),
+      ...(this.#downtime === undefined ? {} : { downtime: this.#downtime }),
       switchoverAttempts: this.#switchover?.attempt ?? 0,
       phases: this.clock.durations,
       outages: this.outages,
+      lost: this.#lost,
       ...sourceFigures(this.#parts),
     };
   }

@@ -1,9 +1,9 @@
 /**
- * One switchover at the source, from the stun to READY.
+ * One switchover at the source, from the stun to READY, or, in one flight, until the VM is given.
  *
  * ```
  *   stun ── last pages, mirrored writes, device state ── FINAL ──────► verify ──► READY
- *    │                                                                  │
+ *    │                                                 (seal, claim)    │
  *    └── too long, not saved, not loaded: the scope is aborted ─────────┘
  * ```
  *
@@ -18,6 +18,8 @@ import type { SourceVm } from '../interfaces/hypervisor.ts';
 import { onAbort } from '../util/on-abort.ts';
 import { raceAbort, throwIfAborted, withTimeout } from '../util/promises.ts';
 import type { StreamEnd } from '../wire/messages.ts';
+import type { AuditSender } from './audit/audit-sender.ts';
+import { Stopwatch } from './downtime.ts';
 import type { MemorySender } from './memory/memory-sender.ts';
 import { peerFailed } from './peer-failed.ts';
 import type { StateSender } from './state-sender.ts';
@@ -35,6 +37,7 @@ export interface SwitchoverOptions {
   /** Of everything that is sent: FINAL says where each ends. */
   readonly streams: readonly SendStream[];
   readonly channel: Channel;
+  readonly audit: AuditSender;
   readonly environment: Environment;
   readonly stunMsMax: number;
   /** The migration's. */
@@ -53,6 +56,8 @@ export class Switchover {
   readonly startMs: number;
   /** Whether the guest ran then. */
   readonly wasRunning: boolean;
+  /** Where the time goes, from the stun on. */
+  readonly watch: Stopwatch;
   readonly #options: SwitchoverOptions;
   readonly #scope = new AbortController();
   readonly #begun: Promise<unknown>[] = [];
@@ -61,31 +66,44 @@ export class Switchover {
     this.#options = options;
     this.attempt = options.attempt;
     this.startMs = options.environment.now();
+    this.watch = new Stopwatch(options.environment, this.startMs);
     this.wasRunning = options.vm.runState() === 'running';
     onAbort(options.signal, () => this.#fail(options.signal.reason));
   }
 
-  /** Pauses the guest and sends what is left: the last pages, the mirror's rest, the device state, and FINAL. All in one flight. */
+  /** Pauses the guest and sends what is left: the last pages, the mirror's rest and the device state. What is missing then is FINAL. */
   stun(): Promise<void> {
     return this.within(async (signal) => {
-      const { vm, disks, disksAlone, channel, state, streams, attempt } = this.#options;
+      const { vm, disks, disksAlone } = this.#options;
       await vm.stun({ signal, memory: disksAlone ? 'none' : 'copy' });
       throwIfAborted(signal);
+      this.watch.lap('quiesce');
       const finished = Promise.all(disks.map((disk) => this.#begin(disk.finish({ signal }), 'tap-gap')));
       finished.catch(() => {});
       if (!disksAlone) await this.#sendLastRoundsAndState(signal);
       await finished;
-      const ends = streams.map(({ id, last, digest }): StreamEnd => ({ stream: id, last, digest }));
-      const unchangedBytes = disks.reduce((sum, disk) => sum + disk.unchangedBytes, 0);
-      channel.send({
-        type: 'final',
-        attempt,
-        streams: ends,
-        stateBytes: state.bytes,
-        unchangedBytes,
-        run: this.wasRunning,
-      });
+      this.watch.lap('mirror');
     });
+  }
+
+  /** Says where everything ends; and, with `given`, that the VM is the destination's as that attempt, if it has all of it. Behind the last of the data, in one flight. */
+  sendFinal(given?: number): void {
+    const { disks, channel, state, streams, attempt } = this.#options;
+    channel.send({
+      type: 'final',
+      attempt,
+      streams: streams.map(({ id, last, digest }): StreamEnd => ({ stream: id, last, digest })),
+      stateBytes: state.bytes,
+      unchangedBytes: disks.reduce((sum, disk) => sum + disk.unchangedBytes, 0),
+      run: this.wasRunning,
+      ...(given === undefined ? {} : { given }),
+    });
+  }
+
+  /** Says what of memory and disks is here, as the hypervisor has it. All is sent; FINAL may follow, or have gone before. */
+  audit(): Promise<void> {
+    const { audit, attempt } = this.#options;
+    return this.within((signal) => audit.send({ attempt, signal }));
   }
 
   /** The destination has applied, checked, flushed and loaded all of it. */
@@ -96,7 +114,11 @@ export class Switchover {
         const answer = await mailbox.takeUntil(signal, 'ready', 'notReady');
         // That of an earlier one may come late.
         if (answer.attempt !== this.attempt) continue;
-        if (answer.type === 'ready') return;
+        if (answer.type === 'ready' || answer.code === 'audit-mismatch') await this.#options.audit.answered();
+        if (answer.type === 'ready') {
+          this.watch.lapOfPeer(answer.durations ?? {});
+          return;
+        }
         throw peerFailed(answer.code, answer.reason);
       }
     });
@@ -126,6 +148,8 @@ export class Switchover {
   /** Whether another one may do better than this one, which failed with `error`: then all that it began has ended. */
   async mayBeFollowed(error: MigrationError): Promise<boolean> {
     if (lasting.has(error.code)) return false;
+    // What was sent again, and differs again, would do so once more.
+    if (error.code === 'audit-mismatch' && this.#options.audit.mismatches > 1) return false;
     // Such a disk is copied from the beginning each time.
     if (error.code === 'stun-timeout' && this.#options.disks.some((disk) => disk.isUnseen)) return false;
     const late = () => new MigrationError('timeout', 'a plug point does not stop');
@@ -149,9 +173,11 @@ export class Switchover {
     for (;;) {
       const complete = saved;
       const bytes = await memory.sendRound({ signal });
+      this.watch.lap('lastRounds');
       if (bytes > 0) continue;
       if (complete) return;
       await saving;
+      this.watch.lap('state');
     }
   }
 

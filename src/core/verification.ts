@@ -5,6 +5,8 @@ import { onAbort } from '../util/on-abort.ts';
 import { raceAbort, throwIfAborted } from '../util/promises.ts';
 import { firstDiskStream, type MessageOf, memoryStream, stateStream } from '../wire/messages.ts';
 import type { ApplyQueue } from './apply-queue.ts';
+import type { AuditChecker } from './audit/audit-checker.ts';
+import type { Stopwatch } from './downtime.ts';
 import type { StateReceiver } from './state-receiver.ts';
 import type { DiskReceiver } from './storage/disk-receiver.ts';
 
@@ -17,6 +19,10 @@ export interface VerificationOptions {
   readonly disks: readonly DiskReceiver[];
   /** By their ids: all that there are. */
   readonly streams: ReadonlyMap<number, ReceiveStream>;
+  /** Compares what is here with what the source says. */
+  readonly audit: AuditChecker;
+  /** Where the time goes. */
+  readonly watch: Stopwatch;
   /** The migration's. */
   readonly signal: AbortSignal;
 }
@@ -24,17 +30,25 @@ export interface VerificationOptions {
 /**
  * What the destination does with FINAL: complete is what it names, applied; nothing follows from its arrival. Then check, flush, load.
  *
- * What is not as FINAL says stays so: the sums are over all that was ever sent. Only what goes wrong in loading may go better another time.
+ * What is not as FINAL says stays so: the sums are over all that was ever sent. What goes wrong in loading may go better another time, and what an
+ * audit finds is sent again.
  */
 export class Verification {
   readonly #options: VerificationOptions;
   readonly #scope = new AbortController();
+  #checking: Promise<void> | undefined;
   #loading: Promise<void> | undefined;
   #loadFailed = false;
+  #hasAll = false;
 
   constructor(options: VerificationOptions) {
     this.#options = options;
     onAbort(options.signal, () => this.#scope.abort(options.signal.reason));
+  }
+
+  /** Whether everything that FINAL names has arrived, and is in place. */
+  get hasAll(): boolean {
+    return this.#hasAll;
   }
 
   /** Whether the VM has begun to load the state: then it takes no more content, unless it can be refilled. */
@@ -49,7 +63,7 @@ export class Verification {
 
   /** Resolves when all of it is applied, checked, flushed and loaded. */
   async run(final: MessageOf<'final'>): Promise<void> {
-    const { vm, disksAlone, state, memory, disks, streams } = this.#options;
+    const { vm, disksAlone, state, memory, disks, streams, audit, watch } = this.#options;
     const { signal } = this.#scope;
     const ends = new Map(final.streams.map((end) => [end.stream, end]));
     if (ends.size !== streams.size || [...streams.keys()].some((id) => !ends.has(id))) {
@@ -66,13 +80,22 @@ export class Verification {
       ...disks.map((disk, index) => disk.queue.appliedThrough(lastOf(firstDiskStream + index))),
     ];
     await raceAbort(Promise.all(applied), signal);
+    this.#hasAll = true;
+    watch.lap('apply');
     for (const stream of streams.values()) {
       const end = ends.get(stream.id);
       if (end === undefined || stream.appliedThrough !== end.last || stream.digest !== end.digest) {
         throw new MigrationError('digest-mismatch', `stream ${stream.id} is not what the source sent`);
       }
     }
+    watch.lap('verify');
+    // Beside the flush: what is read is what the guest will read, durable or not.
+    this.#checking = audit.check({ attempt: final.attempt, signal });
+    this.#checking.catch(() => {});
     await raceAbort(Promise.all(disks.map((disk) => disk.flush())), signal);
+    watch.lap('flush');
+    await raceAbort(this.#checking, signal);
+    watch.lap('verify');
     const chunks = state.chunks;
     throwIfAborted(signal);
     if (disksAlone) return;
@@ -83,13 +106,14 @@ export class Verification {
       this.#loadFailed = true;
       throw asMigrationError(error, 'device-state');
     }
+    watch.lap('load');
     throwIfAborted(signal);
   }
 
   /** Gives it up; resolves when nothing of it is under way any more. */
   async end(reason: MigrationError): Promise<void> {
     this.#scope.abort(reason);
-    await Promise.allSettled([this.#loading]);
+    await Promise.allSettled([this.#checking, this.#loading]);
   }
 
   /** Never resolves; rejects when it is given up. */

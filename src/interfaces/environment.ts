@@ -1,1 +1,2 @@
+export type { Codec } from '../util/codec.ts';
 export type { CancelTimer, Environment } from '../util/environment.ts';

@@ -52,6 +52,28 @@ export interface SourceVmCapabilities {
   readonly throttle: boolean;
   /** It does so also where disks move alone, and no memory round is read. */
   readonly throttleAlone: boolean;
+  /** {@link MemorySource.read} and {@link MemorySource.offer} work. If false the engine never calls them, and no page is audited. */
+  readonly auditMemory: boolean;
+  /** {@link SourceVm.measure} works. If false the engine never calls it, and there is no estimate before a migration (`unsupported`). */
+  readonly measure: boolean;
+}
+
+/** What comes with a {@link SourceVm.measure}. */
+export interface MeasureOptions extends CallOptions {
+  /** For how long to look, in ms: 50 to 60,000. What can only look for longer does so, and says for how long it did. */
+  readonly durationMs: number;
+}
+
+/** What {@link SourceVm.measure} saw. */
+export interface GuestMeasurement {
+  /** For how long it looked at the memory, in ms, more than 0. */
+  readonly durationMs: number;
+  /** Bytes of the memory pages that the guest wrote meanwhile, each page counted once. */
+  readonly dirtiedBytes: number;
+  /** What the guest wrote to each disk in that time, in bytes, by the disk's id. A disk that is not there: not known. */
+  readonly writtenBytes: Readonly<Record<string, number>>;
+  /** Bytes of the memory pages that hold something other than zeros, as far as that can be told. Default: not known. */
+  readonly usedBytes?: number;
 }
 
 /** What comes with a {@link SourceVm.stun}. */
@@ -83,6 +105,13 @@ export interface SourceVm {
   runState(): RunState;
   /** Tells of stops that the engine did not cause, from now on. Returns how to stop listening. */
   onUnexpectedStop(listener: (stop: UnexpectedStop) => void): () => void;
+
+  /**
+   * Looks for a while at how fast the guest dirties its memory and writes its disks, and leaves no trace: the guest is not slowed
+   * noticeably, and no page is missing from a later round for it. Called before a migration, with nothing set up; one at a time. Rejects with
+   * `unsupported` without the capability, `invalid-argument` for a duration out of its range, else with `hypervisor`.
+   */
+  measure(options: MeasureOptions): Promise<GuestMeasurement>;
 
   /**
    * Slows the guest's CPUs by a fraction from 0 (off) to 0.99. May be called at any time before `stun()`, also while a round is being
@@ -134,6 +163,8 @@ export interface DestinationVmCapabilities {
   readonly refill: boolean;
   /** It can take disks alone: {@link DestinationVm.handOver} works. If false, `prepare()` refuses such a migration. */
   readonly disksAlone: boolean;
+  /** {@link MemorySink.read} works. If false the engine never calls it, and no page is audited. */
+  readonly auditMemory: boolean;
 }
 
 /**

@@ -1,6 +1,7 @@
 export type * from './block-device.ts';
 export type * from './content.ts';
 export type * from './environment.ts';
+export type * from './hooks.ts';
 export type * from './hypervisor.ts';
 export type * from './memory.ts';
 export type * from './migration.ts';

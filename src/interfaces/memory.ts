@@ -1,4 +1,4 @@
-import type { CallOptions, Content } from './content.ts';
+import type { ByteRange, CallOptions, Chunks, Content } from './content.ts';
 
 /** One region of guest memory. Regions may be scattered over the guest's address space. */
 export interface MemoryRegion {
@@ -20,6 +20,12 @@ export interface PageRun {
   readonly length: number;
   /** What the pages hold. */
   readonly content: Content;
+}
+
+/** A stretch of one region: `offset` and `length` are multiples of 4096, and it lies within the region. */
+export interface PageRange extends ByteRange {
+  /** Index into {@link MemorySource.regions}. */
+  readonly region: number;
 }
 
 /** What a round yields: some runs, 1 MiB of content together at most. No page twice within one batch. */
@@ -51,6 +57,21 @@ export interface MemorySource {
   /** Bytes of pages that are dirty now, or undefined if that cannot be told without a round. */
   dirtyBytes(): number | undefined;
 
+  /**
+   * For the audit: what the hypervisor itself has in these ranges, not what rounds brought. Called with the guest stunned, its state saved and a round
+   * empty, with some hundred small ranges at a time; it is a part of the downtime. Resolves to the content of each, in their order; undefined for a
+   * range that it cannot read, or where the ends may rightly differ. The content is the caller's: nothing changes it later. Rejects with `memory`, and then
+   * no more of it is audited, and with `unsupported` without the capability `auditMemory`.
+   */
+  read(ranges: readonly PageRange[], options?: CallOptions): Promise<readonly (Chunks | undefined)[]>;
+
+  /**
+   * An audit found these pages to be other ones at the destination: they come again in a round that begins after the guest was resumed, whatever the
+   * dirty log says of them. Called with the guest stunned, before it is resumed. Where every page comes again after a stun there is nothing to
+   * do. Rejects with `memory`, and with `unsupported` without the capability `auditMemory`.
+   */
+  offer(ranges: readonly PageRange[], options?: CallOptions): Promise<void>;
+
   /** Ends all rounds and whatever dirty tracking costs. Idempotent. After it, a new migration may begin with a first round. */
   stop(): Promise<void>;
 }
@@ -64,4 +85,9 @@ export interface MemorySink {
    * content may be reused. Rejects with `memory`; then the migration fails.
    */
   write(runs: readonly PageRun[], options?: CallOptions): Promise<void>;
+  /**
+   * For the audit, as {@link MemorySource.read}: what the guest will find there. Called when all content was written, one call at a time, before
+   * the device state is loaded. Rejects with `memory`, and with `unsupported` without the capability `auditMemory`.
+   */
+  read(ranges: readonly PageRange[], options?: CallOptions): Promise<readonly (Chunks | undefined)[]>;
 }

@@ -82,6 +82,7 @@ export {
 export type { RecoveryRecord } from './sim/end.ts';
 export type { SimulationEvent } from './sim/event-log.ts';
 export type { GuestWindow, OperationStatistics } from './sim/guest-meter.ts';
+export type { ScenarioHook, ScenarioHooks } from './sim/hooks.ts';
 export {
   createSimulatedBackend,
   type MadeDisk,
@@ -105,6 +106,7 @@ export type { LinkEvent, PathOptions } from './sim/network-path.ts';
 export type { NetworkAddress, NetworkTransport, NetworkTransportOptions } from './sim/network-transport.ts';
 export type { WireConditions, WireStatistics } from './sim/network-wire.ts';
 export type { Violation } from './sim/oracle.ts';
+export { repeatCodec } from './sim/repeat-codec.ts';
 export {
   type Action,
   classOf,

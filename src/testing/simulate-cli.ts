@@ -19,6 +19,7 @@ const help = `Runs migrations in simulated worlds, in virtual time, each from a 
   --jobs N     processes at once (default 2, or 1 where there is one core)
   --outages    the link is gone for a while in every one
   --storage    disks of every shape in every one, and what goes wrong with them
+  --switchover one-flight handovers, audits, hooks, time limits, and hypervisors that cheat
   --first      stop at the first that breaks a rule
   --no-shrink  do not look for a smaller timeline
   --help       this text
@@ -54,6 +55,7 @@ interface Options {
 interface Draw {
   readonly outages: boolean;
   readonly storage: boolean;
+  readonly switchover: boolean;
 }
 
 async function main(args: readonly string[]): Promise<number> {
@@ -67,6 +69,7 @@ async function main(args: readonly string[]): Promise<number> {
       jobs: { type: 'string' },
       outages: { type: 'boolean', default: false },
       storage: { type: 'boolean', default: false },
+      switchover: { type: 'boolean', default: false },
       first: { type: 'boolean', default: false },
       'no-shrink': { type: 'boolean', default: false },
       /** Only for workers: of the seeds, each `jobs`th from this one on. */
@@ -78,7 +81,8 @@ async function main(args: readonly string[]): Promise<number> {
     say(help);
     return 0;
   }
-  const draw = { outages: values.outages, storage: values.storage };
+  const { outages, storage, switchover } = values;
+  const draw = { outages, storage, switchover };
   if (values.seed !== undefined) return one(whole('--seed', values.seed), values.log, draw);
   const from = values.from === undefined ? Date.now() % 1_000_000_000 : whole('--from', values.from);
   const seeds = whole('--seeds', values.seeds);
@@ -96,7 +100,7 @@ async function main(args: readonly string[]): Promise<number> {
 }
 
 function flagsOf(draw: Draw): readonly string[] {
-  return [...(draw.outages ? ['--outages'] : []), ...(draw.storage ? ['--storage'] : [])];
+  return Object.entries(draw).flatMap(([name, wanted]) => (wanted ? [`--${name}`] : []));
 }
 
 /** One seed, with its log if it is wanted. */

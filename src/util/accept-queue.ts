@@ -12,8 +12,7 @@ export interface Acceptable {
 }
 
 /**
- * Connections that wait at most. Destinations take them as they come and a migration opens its own by and by,
- * so more than this are a flood.
+ * Connections that wait at most. They are opened by and by and taken as they come, so more than this are a flood.
  */
 export const waitingConnectionsMax = 64;
 

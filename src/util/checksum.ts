@@ -15,8 +15,8 @@ export interface ChecksumImplementation {
 const require = createRequire(import.meta.url);
 
 /**
- * Its binary, without what is around it: that is 80 ms of modules, and it starts a process to learn which C library there is. A process that holds a
- * VM's memory must not do that on the way, for all of it is copy on write from then on.
+ * Its binary, without what is around it: that is 80 ms of modules, and it starts a process to learn which C library there is. A process that holds
+ * much memory must not do that on the way, for all of it is copy on write from then on.
  */
 function loadAwsCrt(): Crc32c {
   const { platform, arch } = process;

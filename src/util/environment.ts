@@ -1,8 +1,10 @@
+import type { Codec } from './codec.ts';
+
 /** Cancels a timer; calling it again, or after it fired, does nothing. */
 export type CancelTimer = () => void;
 
 /**
- * Time and chance for the engine, which has no other source of either. The default is the running process; a
+ * Time, chance and codecs, for code that has no other source of them. The default is the running process; a
  * simulator brings its own.
  */
 export interface Environment {
@@ -12,4 +14,6 @@ export interface Environment {
   setTimer(delayMs: number, callback: () => void): CancelTimer;
   /** `length` unpredictable bytes: session identities and nonces. */
   randomBytes(length: number): Uint8Array;
+  /** Codecs that content may be compressed with, those to be preferred first. Default: none, and then nothing is compressed. */
+  readonly codecs?: readonly Codec[];
 }

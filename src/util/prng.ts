@@ -75,6 +75,12 @@ export class Prng {
   }
 }
 
+/** A generator from 16 bytes of chance. */
+export function prngFromBytes(bytes: Uint8Array): Prng {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, 16);
+  return new Prng([view.getUint32(0), view.getUint32(4), view.getUint32(8), view.getUint32(12)]);
+}
+
 /** A generator from a seed, any safe integer. */
 export function createPrng(seed: number): Prng {
   return warmUp(new Prng([seed >>> 0, Math.floor(seed / 2 ** 32) >>> 0, 0, 1]));

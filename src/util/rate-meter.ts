@@ -15,8 +15,8 @@ export class RateMeter {
   #looks: Look[] = [];
 
   /**
-   * The total is `total` now. Of the time since the look before only `share`, 0.01 to 1, counts: that of a
-   * guest which is slowed.
+   * The total is `total` now. Of the time since the look before only `share`, 0.01 to 1, counts: less than
+   * all of it where what grows was slowed.
    */
   look(nowMs: number, total: number, share = 1): void {
     const last = this.#looks.at(-1);

@@ -4,23 +4,27 @@
  *
  * ```
  *  0  4  count of ranges
- *  4  4  0
+ *  4  4  0, or 1: the content is compressed
  *  8     for each range, 24 bytes:
  *          0  2  space: index of the memory region; 0 for disks and device state
  *          2  2  kind: 0 bytes, 1 zeros
  *          4  4  0
  *          8  8  offset
  *         16  8  length
- *        then the content of all ranges of bytes, one after the other
+ *        then the content of all ranges of bytes, one after the other; or that as a whole, compressed, which is shorter
  * ```
+ *
+ * The table is never compressed: it says how long the content is, so that nothing is allocated, nor taken of a stream's credit, by what only comes to
+ * light later. Whatever travels, credit and digest go by the item as it is uncompressed.
  */
 import { MigrationError } from '../errors.ts';
 import type { ByteRange, Chunks, Content } from '../interfaces/content.ts';
 import { joinChunks, sliceChunks } from '../util/chunks.ts';
-import { itemCreditBytesMin, itemRangesMax } from './limits.ts';
+import { itemContentBytesMax, itemCreditBytesMin, itemRangesMax } from './limits.ts';
 
 const tableHeaderBytes = 8;
 const entryBytes = 24;
+const compressedFlag = 1;
 
 /** One range of an item. */
 export interface ItemRange extends ByteRange {
@@ -47,7 +51,19 @@ export function encodeItem(ranges: readonly ItemRange[]): Chunks {
   return payload;
 }
 
-/** What an item takes of its stream's credit. */
+/** The payload of an item with its content compressed. `payload`: as {@link encodeItem} made it. `compressed`: its content, compressed, and shorter. */
+export function encodeCompressed(payload: Chunks, compressed: Uint8Array): Chunks {
+  const table = new Uint8Array(joinChunks(payload.slice(0, 1)));
+  new DataView(table.buffer).setUint32(4, compressedFlag);
+  return [table, compressed];
+}
+
+/** The content of what {@link encodeItem} made. */
+export function contentOf(payload: Chunks): Chunks {
+  return payload.slice(1);
+}
+
+/** What an item takes of its stream's credit. `payloadBytes`: uncompressed. */
 export function creditOf(payloadBytes: number): number {
   return Math.max(payloadBytes, itemCreditBytesMin);
 }
@@ -75,24 +91,65 @@ function decodeTable(view: DataView, count: number): TableEntry[] {
   return entries;
 }
 
+/** An item that has arrived, its table read and its content looked at no further. */
+export interface OpenedItem {
+  /** The bytes before the content, as they are in an item that is not compressed. */
+  readonly head: Uint8Array;
+  /** The item's, uncompressed. */
+  readonly payloadBytes: number;
+  /** As it came. */
+  readonly content: Chunks;
+  /** The content's, uncompressed. */
+  readonly contentBytes: number;
+  readonly compressed: boolean;
+  /** The ranges with this content, which is all of it uncompressed, as slices of it. */
+  ranges(content: Chunks): readonly ItemRange[];
+}
+
 /**
- * The ranges of an item, their content as slices of the payload. Throws `protocol` unless table and content fit together
- * exactly. Whether a range lies within its disk or region is for the receiver to check.
+ * Reads an item's table. Throws `protocol` unless table and content fit together: exactly, or, where the content is compressed, so that it is shorter for that,
+ * and no more than an item may carry. Whether a range lies within its disk or region is for the receiver to check.
  */
-export function decodeItem(payload: Chunks, payloadBytes: number): readonly ItemRange[] {
+export function openItem(payload: Chunks, payloadBytes: number): OpenedItem {
   if (payloadBytes < tableHeaderBytes) throw bad('is too short');
-  const head = joinChunks(sliceChunks(payload, 0, tableHeaderBytes));
-  const count = new DataView(head.buffer, head.byteOffset).getUint32(0);
-  const tableBytes = count * entryBytes;
-  if (count === 0 || count > itemRangesMax || tableHeaderBytes + tableBytes > payloadBytes) {
+  const start = joinChunks(sliceChunks(payload, 0, tableHeaderBytes));
+  const startView = new DataView(start.buffer, start.byteOffset);
+  const [count, flag] = [startView.getUint32(0), startView.getUint32(4)];
+  const headBytes = tableHeaderBytes + count * entryBytes;
+  if (count === 0 || count > itemRangesMax || headBytes > payloadBytes) {
     throw bad('has a table that does not fit');
   }
-  const table = joinChunks(sliceChunks(payload, tableHeaderBytes, tableBytes));
-  const entries = decodeTable(new DataView(table.buffer, table.byteOffset, table.byteLength), count);
-  const contentBytes = payloadBytes - tableHeaderBytes - tableBytes;
-  const announced = entries.reduce((sum, entry) => sum + (entry.zero ? 0 : entry.length), 0);
-  if (announced !== contentBytes) throw bad('has content that does not fit its table');
-  return sliceContent(entries, sliceChunks(payload, tableHeaderBytes + tableBytes, contentBytes));
+  if (flag > compressedFlag) throw bad('is of an unknown kind');
+  const compressed = flag === compressedFlag;
+  let head = joinChunks(sliceChunks(payload, 0, headBytes));
+  const table = new DataView(head.buffer, head.byteOffset + tableHeaderBytes);
+  const entries = decodeTable(table, count);
+  const contentBytes = entries.reduce((sum, entry) => sum + (entry.zero ? 0 : entry.length), 0);
+  const cameBytes = payloadBytes - headBytes;
+  const fits = compressed
+    ? cameBytes > 0 && cameBytes < contentBytes && contentBytes <= itemContentBytesMax
+    : cameBytes === contentBytes;
+  if (!fits) throw bad('has content that does not fit its table');
+  if (compressed) {
+    // Not by slice(): of a Buffer that is no copy.
+    head = new Uint8Array(head);
+    new DataView(head.buffer).setUint32(4, 0);
+  }
+  return {
+    head,
+    payloadBytes: headBytes + contentBytes,
+    content: sliceChunks(payload, headBytes, cameBytes),
+    contentBytes,
+    compressed,
+    ranges: (content) => sliceContent(entries, content),
+  };
+}
+
+/** The ranges of an item that is not compressed, their content as slices of the payload. Throws `protocol` as {@link openItem}, and for one that is. */
+export function decodeItem(payload: Chunks, payloadBytes: number): readonly ItemRange[] {
+  const item = openItem(payload, payloadBytes);
+  if (item.compressed) throw bad('is compressed, which was not agreed upon');
+  return item.ranges(item.content);
 }
 
 function sliceContent(entries: readonly TableEntry[], content: Chunks): readonly ItemRange[] {

@@ -44,3 +44,10 @@ export const reasonLengthMax = 4096;
 
 /** A VM's id in a greeting, in bytes: 255 UTF-16 units, which is what registers take, are 765 in UTF-8 at most. */
 export const vmIdBytesMax = 765;
+
+/** Units that one message of an audit names at most: with their digests far less than a control message may have. */
+export const auditUnitsMax = 2048;
+
+/** A unit of an audit, in bytes, at the least and at most. */
+export const auditUnitBytesMin = 4096;
+export const auditUnitBytesMax = 65_536;

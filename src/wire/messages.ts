@@ -6,8 +6,15 @@ import { type ErrorCode, MigrationError, type Phase } from '../errors.ts';
 import type { ByteRange } from '../interfaces/content.ts';
 import type { DiskDescription, VmDescription } from '../interfaces/hypervisor.ts';
 import type { MemoryRegion } from '../interfaces/memory.ts';
-import type { DiskMode, DiskSeed, MemoryMode } from '../interfaces/migration.ts';
-import { controlBytesMax, deviceStateBytesMax, reasonLengthMax, streamsMax } from './limits.ts';
+import type { AuditMode, DiskMode, DiskSeed, HandoverMode, MemoryMode } from '../interfaces/migration.ts';
+import {
+  auditUnitBytesMax,
+  auditUnitsMax,
+  controlBytesMax,
+  deviceStateBytesMax,
+  reasonLengthMax,
+  streamsMax,
+} from './limits.ts';
 
 /** Where a stream ended: what the destination must have applied. */
 export interface StreamEnd {
@@ -16,6 +23,9 @@ export interface StreamEnd {
   readonly last: number;
   readonly digest: string;
 }
+
+/** How long parts of something took, in ms, by their names: at most 16 of 32 characters each. Missing is none. */
+export type Durations = Readonly<Record<string, number>>;
 
 /** Every control message, with who sends it. */
 export type Message =
@@ -28,14 +38,27 @@ export type Message =
       readonly seed: DiskSeed;
       /** `none`: disks alone. */
       readonly memory: MemoryMode;
+      /** `one-flight`: FINAL will be GO as well. */
+      readonly handover: HandoverMode;
+      /** Whether `audit` comes with each FINAL. */
+      readonly audit: AuditMode;
       readonly highest: number;
       readonly digestKey: number;
       readonly decideMsMax: number;
       readonly silenceMsMax: number;
       readonly outageMsMax: number;
+      /** Codecs that content may be compressed with, those to be preferred first. Missing: none. */
+      readonly codecs?: readonly string[];
     }
-  /** Destination: ready to take it, as attempt `epoch`. */
-  | { readonly type: 'prepared'; readonly epoch: number; readonly backend: string }
+  /** Source, instead of `prepare`: it measures the link. What comes on the memory's stream is thrown away; `bye` ends it. */
+  | { readonly type: 'probe' }
+  /** Destination: ready to take it, as attempt `epoch`; with `codec`, one of those that were offered, compressed too. */
+  | {
+      readonly type: 'prepared';
+      readonly epoch: number;
+      readonly backend: string;
+      readonly codec?: string;
+    }
   /** Source, for information: a phase begins. */
   | { readonly type: 'phase'; readonly phase: Phase }
   /** Source: make durable what has arrived so far. Answered by `flushed`. */
@@ -43,7 +66,7 @@ export type Message =
   | { readonly type: 'flushed'; readonly token: number; readonly durationMs: number }
   /**
    * Source, its guest stunned for the `attempt`th time: nothing more will be sent, unless it retreats; where each stream ends, and whether
-   * the guest ran.
+   * the guest ran. With `given` it is GO as well, for the attempt of that epoch: no READY is wanted, and there is no retreat any more.
    */
   | {
       readonly type: 'final';
@@ -53,9 +76,33 @@ export type Message =
       /** What of the disks was not sent, for the destination's report. */
       readonly unchangedBytes: number;
       readonly run: boolean;
+      readonly given?: number;
     }
-  /** Destination: all of it is applied, checked, flushed and loaded. */
-  | { readonly type: 'ready'; readonly attempt: number }
+  /**
+   * Source, guest stunned, everything sent, unless `prepare` said `off`: what units of memory and disks are here. `part` 1 and up, `last` ends it; `of` units that there
+   * are in all; the list of some, and a digest of each: see audit-list.ts.
+   */
+  | {
+      readonly type: 'audit';
+      readonly attempt: number;
+      readonly part: number;
+      readonly last: boolean;
+      readonly of: number;
+      readonly units: string;
+      readonly digests: string;
+    }
+  /** Destination: has compared that part: so many units, their bytes, those of them that were drawn from all; and the list of those that differ. */
+  | {
+      readonly type: 'audited';
+      readonly attempt: number;
+      readonly part: number;
+      readonly units: number;
+      readonly bytes: number;
+      readonly drawn: number;
+      readonly differing: string;
+    }
+  /** Destination: all of it is applied, checked, flushed and loaded, and how long each took from FINAL's arrival on. */
+  | { readonly type: 'ready'; readonly attempt: number; readonly durations?: Durations }
   /** Destination: it is not, but another attempt may do better. */
   | {
       readonly type: 'notReady';
@@ -78,8 +125,13 @@ export type Message =
   | { readonly type: 'handedOver' }
   /** Source: the VM is given; decide. */
   | { readonly type: 'go'; readonly epoch: number }
-  /** Destination: decided, once and for all. */
-  | { readonly type: 'decided'; readonly value: 'owner' | 'declined'; readonly reason: string }
+  /** Destination: decided, once and for all; and how long the claim, hooks and the start took, from GO's arrival on. */
+  | {
+      readonly type: 'decided';
+      readonly value: 'owner' | 'declined';
+      readonly reason: string;
+      readonly durations?: Durations;
+    }
   /** Source: the decision has arrived; the migration is over. */
   | { readonly type: 'bye' }
   /** Source, before commit: it is off; the guest stays. */
@@ -200,6 +252,25 @@ class Fields {
     return value.map((item, index) => read(new Fields(item, `${this.#path}.${name}[${index}]`)));
   }
 
+  strings(name: string, lengthMax: number, stringLengthMax: number): readonly string[] {
+    const value = this.#get(name);
+    const isString = (item: unknown) => typeof item === 'string' && item.length <= stringLengthMax;
+    if (!Array.isArray(value) || value.length > lengthMax || !value.every(isString)) {
+      throw this.#bad(name, 'not a list of such strings');
+    }
+    return value;
+  }
+
+  durations(name: string): { readonly durations?: Durations } {
+    if (!this.has(name)) return {};
+    const inner = this.object(name);
+    const names = Object.keys(inner.#object);
+    if (names.length > durationsMax || names.some(({ length }) => length > durationNameLengthMax))
+      throw this.#bad(name, 'too long');
+    const read = names.map((part) => [part, inner.milliseconds(part, durationMsMax)]);
+    return { durations: Object.fromEntries(read) };
+  }
+
   record<T extends string>(name: string, allowed: readonly T[]): Readonly<Record<string, T>> {
     const inner = this.object(name);
     const keys = Object.keys(inner.#object);
@@ -207,11 +278,23 @@ class Fields {
   }
 }
 
+/** Codecs that a source offers. */
+const codecsMax = 16;
+const codecNameLengthMax = 32;
+
+/** See {@link Durations}. */
+const durationsMax = 16;
+const durationNameLengthMax = 32;
+const durationMsMax = 1e9;
+
 /** The longest that a policy allows for a decision: an hour ... */
 const decideMsMax = 3_600_000;
 /** ... for silence, and for an outage. */
 const silenceMsMax = 600_000;
 const outageMsMax = 86_400_000;
+
+/** Characters of a list of an audit, in base64: of 2048 units in as many groups as there can be, or of their digests. */
+const auditListLengthMax = 65_536;
 
 /** What a source can say it begins: before these there is no channel, or no VM; and what is over it does not say here. */
 const phases: readonly Phase[] = ['copyDisks', 'copyMemory', 'stun', 'verify', 'handover', 'release'];
@@ -279,13 +362,22 @@ const readers: { readonly [T in MessageType]: (fields: Fields) => MessageOf<T> }
     disks: f.record('disks', ['copy', 'shared', 'leave']),
     seed: f.oneOf('seed', ['none', 'compare']),
     memory: f.oneOf('memory', ['copy', 'none']),
+    handover: f.oneOf('handover', ['confirmed', 'one-flight']),
+    audit: f.oneOf('audit', ['off', 'sample', 'full']),
     highest: f.integer('highest', 0),
     digestKey: f.integer('digestKey', 0, 0xffff_ffff),
     decideMsMax: f.milliseconds('decideMsMax', decideMsMax),
     silenceMsMax: f.integer('silenceMsMax', 1000, silenceMsMax),
     outageMsMax: f.integer('outageMsMax', 0, outageMsMax),
+    ...(f.has('codecs') ? { codecs: f.strings('codecs', codecsMax, codecNameLengthMax) } : {}),
   }),
-  prepared: (f) => ({ type: 'prepared', epoch: f.integer('epoch', 1), backend: f.string('backend') }),
+  prepared: (f) => ({
+    type: 'prepared',
+    epoch: f.integer('epoch', 1),
+    backend: f.string('backend'),
+    ...(f.has('codec') ? { codec: f.string('codec', codecNameLengthMax) } : {}),
+  }),
+  probe: () => ({ type: 'probe' }),
   phase: (f) => ({ type: 'phase', phase: f.oneOf('phase', phases) }),
   flush: (f) => ({ type: 'flush', token: f.integer('token', 0) }),
   flushed: (f) => ({
@@ -300,8 +392,27 @@ const readers: { readonly [T in MessageType]: (fields: Fields) => MessageOf<T> }
     stateBytes: f.integer('stateBytes', 0, deviceStateBytesMax),
     unchangedBytes: f.integer('unchangedBytes', 0),
     run: f.boolean('run'),
+    ...(f.has('given') ? { given: f.integer('given', 1) } : {}),
   }),
-  ready: (f) => ({ type: 'ready', attempt: readAttempt(f) }),
+  ready: (f) => ({ type: 'ready', attempt: readAttempt(f), ...f.durations('durations') }),
+  audit: (f) => ({
+    type: 'audit',
+    attempt: readAttempt(f),
+    part: f.integer('part', 1),
+    last: f.boolean('last'),
+    of: f.integer('of', 0),
+    units: f.string('units', auditListLengthMax),
+    digests: f.string('digests', auditListLengthMax),
+  }),
+  audited: (f) => ({
+    type: 'audited',
+    attempt: readAttempt(f),
+    part: f.integer('part', 1),
+    units: f.integer('units', 0, auditUnitsMax),
+    bytes: f.integer('bytes', 0, auditUnitsMax * auditUnitBytesMax),
+    drawn: f.integer('drawn', 0, auditUnitsMax),
+    differing: f.string('differing', auditListLengthMax),
+  }),
   notReady: (f) => ({ type: 'notReady', attempt: readAttempt(f), ...readFailure(f) }),
   retreat: (f) => ({
     type: 'retreat',
@@ -317,6 +428,7 @@ const readers: { readonly [T in MessageType]: (fields: Fields) => MessageOf<T> }
     type: 'decided',
     value: f.oneOf('value', ['owner', 'declined']),
     reason: f.string('reason', reasonLengthMax),
+    ...f.durations('durations'),
   }),
   bye: () => ({ type: 'bye' }),
   abort: (f) => ({ type: 'abort', ...readFailure(f) }),

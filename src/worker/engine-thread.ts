@@ -1,7 +1,8 @@
 import { Worker } from 'node:worker_threads';
+import type { Measured } from '../core/prediction/estimate.ts';
 import { MigrationError, messageOf, type Phase } from '../errors.ts';
 import type { VmDescription } from '../interfaces/hypervisor.ts';
-import type { MigrationReport } from '../interfaces/migration.ts';
+import type { Estimate, MigrationReport } from '../interfaces/migration.ts';
 import type { OwnershipRegister } from '../interfaces/register.ts';
 import { threadArguments } from '../util/thread-arguments.ts';
 import type { Assignment, FromEngine, ToEngine } from './messages.ts';
@@ -31,6 +32,11 @@ export interface Death {
   readonly stunned: boolean;
 }
 
+/** What an engine's thread came to that was to estimate. */
+export type Estimated =
+  | { readonly estimate: Estimate; readonly measured: Measured | undefined }
+  | { readonly refusal: unknown };
+
 /** The phases in which the guest is stunned, or may be. */
 const stunnedIn: ReadonlySet<Phase> = new Set(['stun', 'verify', 'handover']);
 
@@ -50,9 +56,9 @@ export class EngineThread {
   /** The attempt in which the VM is given, or may be. */
   #givenIn: number | undefined;
   #failure: unknown;
-  #report: MigrationReport | undefined;
+  #result: MigrationReport | Estimated | undefined;
   /** Resolves when nothing of the thread is left. Never rejects. */
-  readonly ended: Promise<MigrationReport | Death>;
+  readonly ended: Promise<MigrationReport | Estimated | Death>;
 
   /** Starts it. Throws whatever Node does if it has no thread to give. */
   constructor(parts: EngineThreadParts) {
@@ -72,7 +78,7 @@ export class EngineThread {
       void this.#worker.terminate();
     });
     this.ended = new Promise((resolve) => {
-      this.#worker.on('exit', (code) => resolve(this.#report ?? this.#died(code)));
+      this.#worker.on('exit', (code) => resolve(this.#result ?? this.#died(code)));
     });
   }
 
@@ -104,10 +110,20 @@ export class EngineThread {
         void this.#answer(message);
         break;
       case 'report':
-        this.#report = unpack(message.report) as MigrationReport;
-        // It has let go of everything; what a module of the embedder's may have left open goes with it.
-        void this.#worker.terminate();
+        this.#over(unpack(message.report) as MigrationReport);
+        break;
+      case 'estimated':
+        this.#over({ estimate: message.estimate, measured: message.measured });
+        break;
+      case 'refused':
+        this.#over({ refusal: unpack(message.error) });
     }
+  }
+
+  #over(result: MigrationReport | Estimated): void {
+    this.#result = result;
+    // It has let go of everything; what a module of the embedder's may have left open goes with it.
+    void this.#worker.terminate();
   }
 
   async #answer(call: Extract<FromEngine, { readonly type: 'call' }>): Promise<void> {

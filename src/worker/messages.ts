@@ -1,7 +1,8 @@
 /** What the main thread and the engine's say to each other. */
 import type { QemuSourceOptions } from '../backends/qemu/index.ts';
+import type { Measured } from '../core/prediction/estimate.ts';
 import type { VmDescription } from '../interfaces/hypervisor.ts';
-import type { MigrationPolicy } from '../interfaces/migration.ts';
+import type { Estimate, MigrationPolicy } from '../interfaces/migration.ts';
 import type { OwnershipRegister } from '../interfaces/register.ts';
 import type { Packed } from './pack.ts';
 import type { WorkerRegister, WorkerTransport } from './plug-points.ts';
@@ -17,12 +18,16 @@ export interface Order {
   readonly policy?: MigrationPolicy | undefined;
 }
 
-/** Which of a source's two ways to go. */
-export type Task = 'run' | 'rehearse';
+/** What a source's thread is for. */
+export type Task = 'run' | 'rehearse' | 'estimate';
 
 /** What an engine's thread finds as its `workerData`. */
 export interface Assignment extends Order {
   readonly task: Task;
+  /** Of an estimate: for how long to look. */
+  readonly durationMs?: number | undefined;
+  /** What an estimate before has seen: the progress goes by it. */
+  readonly measured?: Measured | undefined;
   /** The events that somebody listens to. */
   readonly events: readonly string[];
 }
@@ -52,5 +57,8 @@ export type FromEngine =
   | { readonly type: 'giving'; readonly epoch: number }
   /** *reclaimed* stands: the VM is the source's again. */
   | { readonly type: 'reclaimed' }
+  /** Of an estimate, instead of a report: what it came to, or why to nothing. */
+  | { readonly type: 'estimated'; readonly estimate: Estimate; readonly measured: Measured | undefined }
+  | { readonly type: 'refused'; readonly error: Packed }
   | { readonly type: 'call'; readonly id: number; readonly call: RegisterCall }
   | { readonly type: 'report'; readonly report: Packed };

@@ -1,3 +1,5 @@
+import { AuditTally } from '../core/audit/audit-tally.ts';
+import { nothingLost } from '../core/nothing-lost.ts';
 import type { MigrationError } from '../errors.ts';
 import type { MigrationReport } from '../interfaces/migration.ts';
 
@@ -21,11 +23,14 @@ export function ownReport(
     switchoverAttempts: 0,
     phases: {},
     outages: [],
+    lost: nothingLost,
     bytes: { memory: 0, disk: 0, unchanged: 0, mirror: 0, state: 0, wire: 0 },
     rounds: 0,
     throttleMax: 0,
+    throttledMs: 0,
     guestWrites: { mirrored: 0, setBack: 0 },
     guestWriteHoldMs: 0,
+    audit: new AuditTally('off').report,
     roundTripMs: 0,
     ...known,
   };

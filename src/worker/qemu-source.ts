@@ -2,17 +2,24 @@ import { resolve as resolvePath } from 'node:path';
 import { openQemuSource, type QemuSourceOptions } from '../backends/qemu/index.ts';
 import { secretOf, Ticket } from '../channel/ticket.ts';
 import { resolvePolicy } from '../core/policy.ts';
+import { checkMeasuringTime, type Measured } from '../core/prediction/estimate.ts';
 import type { SourceMigration } from '../core/source.ts';
 import { asMigrationError, type GuestState, MigrationError } from '../errors.ts';
 import type { CallOptions } from '../interfaces/content.ts';
 import type { VmDescription } from '../interfaces/hypervisor.ts';
-import type { MigrationEvents, MigrationPolicy, MigrationReport } from '../interfaces/migration.ts';
+import type {
+  Estimate,
+  EstimateOptions,
+  MigrationEvents,
+  MigrationPolicy,
+  MigrationReport,
+} from '../interfaces/migration.ts';
 import type { OwnershipRegister } from '../interfaces/register.ts';
 import { fileRegister } from '../registers/index.ts';
 import { createEmitter } from '../util/emitter.ts';
-import { abortError } from '../util/promises.ts';
-import { type Death, EngineThread } from './engine-thread.ts';
-import type { Order, Task } from './messages.ts';
+import { abortError, throwIfAborted } from '../util/promises.ts';
+import { type Death, EngineThread, type Estimated } from './engine-thread.ts';
+import type { Assignment, Order, Task } from './messages.ts';
 import { ownReport } from './own-report.ts';
 import {
   checkTransport,
@@ -45,8 +52,8 @@ export interface QemuMigrationOptions extends Omit<QemuSourceOptions, 'signal' |
 /**
  * The source's end of one migration of a running QEMU's VM, in a thread of its own: taps, mirror and channel
  * do not wait for this thread, whatever keeps it busy. It is what `createSource` makes of an
- * {@link openQemuSource}, but that `run()` and `rehearse()` open the VM and let go of it: what that would
- * reject with is in the report. Events come a little later than they happen, and of `progress` only the newest if
+ * {@link openQemuSource}, but that `run()`, `rehearse()` and `estimate()` open the VM and let go of it: what that would
+ * reject with is in the report, and what `estimate()` rejects with. Events come a little later than they happen, and of `progress` only the newest if
  * this thread is busy. When `run()` resolves the thread has ended.
  *
  * Should the thread die (out of memory, or a module of the embedder's that throws or exits), the report says
@@ -66,6 +73,9 @@ export function createQemuSource(options: QemuMigrationOptions): SourceMigration
   return new QemuSource(options);
 }
 
+/** What a thread came to. */
+type ThreadEnd = MigrationReport | Estimated | Death;
+
 class QemuSource implements SourceMigration {
   readonly #order: Order;
   readonly #register: OwnershipRegister | undefined;
@@ -75,6 +85,10 @@ class QemuSource implements SourceMigration {
   readonly #wanted = new Set<string>(['phase']);
   #thread: EngineThread | undefined;
   #started = false;
+  #estimating = false;
+  /** What the VM is. */
+  #told = false;
+  #measured: Measured | undefined;
 
   constructor({ transport, register, ticket, policy, onOpened = () => {}, ...vm }: QemuMigrationOptions) {
     resolvePolicy(policy);
@@ -112,7 +126,29 @@ class QemuSource implements SourceMigration {
     return this.#once('rehearse', options);
   }
 
+  async estimate({ durationMs, signal }: EstimateOptions = {}): Promise<Estimate> {
+    if (durationMs !== undefined) checkMeasuringTime(durationMs);
+    throwIfAborted(signal);
+    if (this.#started || this.#estimating) {
+      throw new MigrationError('invalid-state', 'this VM is being migrated, or was, or is looked at already');
+    }
+    this.#estimating = true;
+    try {
+      const end = await this.#inThread('estimate', signal, { durationMs });
+      if ('estimate' in end) {
+        this.#measured = end.measured;
+        return Object.freeze(end.estimate);
+      }
+      if ('refusal' in end) throw end.refusal;
+      throw 'outcome' in end ? end.error : (await this.#afterDeath(end)).error;
+    } finally {
+      this.#estimating = false;
+    }
+  }
+
   async #once(task: Task, { signal }: CallOptions): Promise<MigrationReport> {
+    if (this.#estimating)
+      throw new MigrationError('invalid-state', 'the VM is being looked at for an estimate');
     if (this.#started) throw new MigrationError('invalid-state', 'it was run before; make a new migration');
     this.#started = true;
     return Object.freeze(await this.#report(task, signal));
@@ -121,30 +157,51 @@ class QemuSource implements SourceMigration {
   async #report(task: Task, signal: AbortSignal | undefined): Promise<MigrationReport> {
     const { vmId = '' } = this.#order.vm;
     if (signal?.aborted) return ownReport(abortError(signal), { vmId });
+    try {
+      const end = await this.#inThread(task, signal, { measured: this.#measured });
+      if ('outcome' in end) return end;
+      if ('known' in end) return await this.#afterDeath(end);
+      throw new MigrationError('internal', 'a migration came to an estimate');
+    } catch (error) {
+      return ownReport(asMigrationError(error, 'internal'), { vmId });
+    }
+  }
+
+  /** Rejects with `internal` if there is no thread to be had. */
+  async #inThread(
+    task: Task,
+    signal: AbortSignal | undefined,
+    more: Partial<Assignment>,
+  ): Promise<ThreadEnd> {
     let thread: EngineThread;
     try {
-      thread = this.#start(task);
+      thread = this.#start(task, more);
     } catch (error) {
-      return ownReport(asMigrationError(error, 'internal', 'no thread could be started'), { vmId });
+      throw asMigrationError(error, 'internal', 'no thread could be started');
     }
     const onAbort = () => thread.abort(abortError(signal as AbortSignal));
     signal?.addEventListener('abort', onAbort, { once: true });
     try {
-      const end = await thread.ended;
-      return 'outcome' in end ? end : await this.#afterDeath(end);
+      return await thread.ended;
     } finally {
       signal?.removeEventListener('abort', onAbort);
     }
   }
 
-  #start(task: Task): EngineThread {
+  #start(task: Task, more: Partial<Assignment>): EngineThread {
     this.#thread = new EngineThread({
-      assignment: { ...this.#order, task, events: [...this.#wanted] },
+      assignment: { ...this.#order, ...more, task, events: [...this.#wanted] },
       register: this.#register,
-      onOpened: (vm) => quietly(() => this.#onOpened(vm)),
+      onOpened: (vm) => this.#opened(vm),
       onEvent: (event, args) => this.#emit(event, args),
     });
     return this.#thread;
+  }
+
+  #opened(vm: VmDescription): void {
+    if (this.#told) return;
+    this.#told = true;
+    quietly(() => this.#onOpened(vm));
   }
 
   #emit(event: string, args: readonly unknown[]): void {

@@ -6,7 +6,8 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { openQemuSource } from '../backends/qemu/index.ts';
 import { resolvePolicy } from '../core/policy.ts';
-import { createSource } from '../core/source.ts';
+import { measuringMsDefault } from '../core/prediction/estimate.ts';
+import { createMeasuringSource } from '../core/source.ts';
 import { asMigrationError, MigrationError, messageOf } from '../errors.ts';
 import type { SourceVm } from '../interfaces/hypervisor.ts';
 import type { MigrationEvents, MigrationReport } from '../interfaces/migration.ts';
@@ -18,6 +19,7 @@ import { ownReport } from './own-report.ts';
 import { pack, unpack } from './pack.ts';
 import { makeRegister, makeTransport } from './plug-points.ts';
 import { AskedRegister } from './register-calls.ts';
+import { yieldToGuests } from './yield-to-guests.ts';
 
 const { task, events, vm: where, ...order }: Assignment = workerData;
 const post = (message: FromEngine): void => parentPort?.postMessage(message);
@@ -46,13 +48,40 @@ parentPort?.on('message', (message: ToEngine) => {
   }
 });
 
-const report = await migrate().catch((error) =>
-  ownReport(asMigrationError(error, 'internal'), { vmId: where.vmId ?? '' }),
-);
-outlet.flush();
-post({ type: 'report', report: pack(report) });
+if (task === 'estimate') {
+  post(
+    await estimate().catch(
+      (error): FromEngine => ({ type: 'refused', error: pack(asMigrationError(error, 'internal')) }),
+    ),
+  );
+} else {
+  const report = await migrate(task).catch((error) =>
+    ownReport(asMigrationError(error, 'internal'), { vmId: where.vmId ?? '' }),
+  );
+  outlet.flush();
+  post({ type: 'report', report: pack(report) });
+}
 
-async function migrate(): Promise<MigrationReport> {
+function migrate(how: 'run' | 'rehearse'): Promise<MigrationReport> {
+  return withVm((vm, transport, register) => lettingGo(vm, () => moveAway(how, vm, transport, register)));
+}
+
+function estimate(): Promise<FromEngine> {
+  return withVm(async (vm, transport, register) => {
+    const { ticket, policy = {} } = order;
+    try {
+      const source = createMeasuringSource({ vm, transport, register, ticket, policy });
+      const found = await source.estimate({ durationMs: order.durationMs ?? measuringMsDefault, signal });
+      return { type: 'estimated', estimate: found, measured: source.measured };
+    } finally {
+      await vm.detach().catch(() => undefined);
+    }
+  });
+}
+
+async function withVm<T>(
+  work: (vm: SourceVm, transport: Transport, register: OwnershipRegister) => Promise<T>,
+): Promise<T> {
   const register = telling(order.register === 'asked' ? asked : await makeRegister(order.register));
   const transport = await makeTransport(order.transport);
   try {
@@ -60,7 +89,7 @@ async function migrate(): Promise<MigrationReport> {
     const tapThreads = resolvePolicy(order.policy).guestWriteHoldMsMax === 0;
     const vm = await openQemuSource({ tapThreads, ...where, signal });
     post({ type: 'opened', description: vm.description });
-    return await lettingGo(vm, () => moveAway(vm, transport, register));
+    return await work(vm, transport, register);
   } finally {
     // What a transport of the embedder's does wrong here changes nothing any more.
     await transport.close().catch(() => undefined);
@@ -68,16 +97,18 @@ async function migrate(): Promise<MigrationReport> {
 }
 
 async function moveAway(
+  how: 'run' | 'rehearse',
   vm: SourceVm,
   transport: Transport,
   register: OwnershipRegister,
 ): Promise<MigrationReport> {
   const { ticket, policy = {} } = order;
-  const source = createSource({ vm, transport, register, ticket, policy });
+  const source = createMeasuringSource({ vm, transport, register, ticket, policy }, order.measured);
   listen = (event) =>
     source.on(event as keyof MigrationEvents, (...args: unknown[]) => outlet.emit(event, args));
   for (const event of wanted) listen(event);
-  return source[task]({ signal });
+  yieldToGuests(source);
+  return source[how]({ signal });
 }
 
 /** The engine lets go of QEMU by itself, unless it never took the VM, or the owner is undecided. */

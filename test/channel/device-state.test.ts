@@ -27,7 +27,7 @@ async function sendState(state: AsyncIterable<Uint8Array>) {
       isHeld: () => false,
       enqueue: (frame) => {
         frames.push(frame);
-        stream.left(frame.class, frame.payloadBytes);
+        stream.left(frame.class, frame.payloadBytes, frame.itemBytes);
       },
       releaseFailed: () => {},
     },

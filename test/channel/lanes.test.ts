@@ -147,11 +147,13 @@ describe('an item', () => {
     [100, 256],
     [1000, 1024],
   ])(
-    'is what a lane of four carries in a tenth of a second: at %d Mbit/s at most %d KiB',
+    'is what a lane of four carries in a tenth of a second, and 128 KiB where nothing waits: at %d Mbit/s at most %d KiB',
     async (rateMbit, kibibytes) => {
       const near = await world([{ name: 'lan', rateMbit, delayMs: 5 }], { connections: 4 });
       await near.send(3000);
       expect(near.sender.itemBytesMax).toBe(kibibytes << 10);
+      await near.wait(10_000);
+      expect(near.sender.itemBytesMax).toBe(128 << 10);
       await near.end();
     },
   );

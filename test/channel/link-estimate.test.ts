@@ -85,6 +85,27 @@ describe('the estimate of a link', () => {
     expect(estimate.bytesPerSecond).toBeUndefined();
   });
 
+  it('knows what of all that is on its way waits in front of the link', () => {
+    const estimate = new LinkEstimate();
+    estimate.roundTrip(100);
+    let nowMs = acknowledge(estimate, 0, 200, 1_000_000);
+    const rate = estimate.bytesPerSecond ?? 0;
+    expect(rate).toBeGreaterThan(1e7);
+    // A second's worth on its way on a full link, which holds a tenth of a second's.
+    expect(estimate.aheadBytes(nowMs, rate) / rate).toBeCloseTo(0.9, 6);
+    // One that was idle takes a burst of less than it can hold, in about the time that its rate needs for it.
+    nowMs += 10_000;
+    const burst = 0.08 * rate;
+    const ahead = (ms: number, inFlight = burst) => estimate.aheadBytes(nowMs + ms, inFlight) / rate;
+    estimate.sent(nowMs, burst);
+    expect(ahead(0)).toBeCloseTo(0.08, 6);
+    expect(ahead(40)).toBeCloseTo(0.036, 6);
+    expect(ahead(80)).toBe(0);
+    // What has arrived is in nobody's way.
+    estimate.sent(nowMs + 80, burst);
+    expect(ahead(80, burst / 4)).toBeCloseTo(0.02, 6);
+  });
+
   it('takes longer round trips for a queue, but not for long if only one was', () => {
     const estimate = new LinkEstimate();
     for (const ms of [100, 120, 120, 120, 120]) estimate.roundTrip(ms);

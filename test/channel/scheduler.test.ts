@@ -14,6 +14,7 @@ const frame = (frameClass: FrameClass, stream: number, payloadBytes = 1024, numb
   number,
   payload: [],
   payloadBytes,
+  itemBytes: payloadBytes,
   queuedMs: 0,
   payloadCrc: 0,
   release: () => {},

@@ -31,10 +31,10 @@ it('gives the bulk copy room whatever is mirrored, and none while its own conten
   const room = stream.room(1000).then(() => {
     hasRoom = true;
   });
-  for (const frame of queued.slice(0, 5)) stream.left(frame.class, frame.payloadBytes);
+  for (const frame of queued.slice(0, 5)) stream.left(frame.class, frame.payloadBytes, frame.itemBytes);
   await Promise.resolve();
   expect(hasRoom).toBe(false);
-  for (const frame of queued.slice(5)) stream.left(frame.class, frame.payloadBytes);
+  for (const frame of queued.slice(5)) stream.left(frame.class, frame.payloadBytes, frame.itemBytes);
   await room;
   expect(stream.sentBytes).toBe(queued.reduce((sum, { payloadBytes }) => sum + payloadBytes, 0));
 });

@@ -55,6 +55,16 @@ describe('wrong usage', () => {
     [['receive', qmp, '--listen=localhost:1', '--existing=use'], '--existing goes with --image'],
     [['receive', '--listen=localhost:1', '--image=a=b', '--export=a'], '--export must be HOST:PORT'],
     [
+      ['receive', '--listen=localhost:1', '--image=a=b', '--before-start=true'],
+      '--before-start does not go with --image',
+    ],
+    [['receive', qmp, '--listen=localhost:1', '--after-start=/no/such'], '--after-start: ENOENT'],
+    [['receive', qmp, '--listen=localhost:1', '--hook-ms=5'], '--hook-ms goes with --before-start or'],
+    [
+      ['receive', qmp, '--listen=localhost:1', '--before-start=true', '--hook-ms=0'],
+      '--hook-ms must be a number, from 1 to 60000',
+    ],
+    [
       ['receive', '--listen=localhost:1', '--image=a=b', '--export=0.0.0.0:10809'],
       '--export 0.0.0.0:10809 is not loopback',
     ],

@@ -29,6 +29,8 @@ class FakeMigration extends EventEmitter implements Migration {
       streams: [{ name: 'vda', totalBytes: 10_240, doneBytes }],
       rounds: 0,
       throttle: 0,
+      fraction: 0,
+      lost: { throttleMs: 0, holdMs: 0, pauseMs: 0 },
     };
     this.emit('progress', progress);
   }

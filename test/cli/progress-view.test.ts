@@ -33,6 +33,8 @@ function progress(
     bytesPerSecond: 0,
     rounds: 0,
     throttle: 0,
+    fraction: 0,
+    lost: { throttleMs: 0, holdMs: 0, pauseMs: 0 },
   } as const;
   return { ...standard, elapsedMs, streams, ...more };
 }
@@ -93,6 +95,23 @@ describe('bars', () => {
     expect(renderProgress(state, view)[0]).toBe(
       'copying memory  1.25 s  memory round 3  guest slowed by 40%',
     );
+  });
+
+  test('says how far all of it is, and how long it will take', () => {
+    const prediction = {
+      total: { lowMs: 60_000, highMs: 90_000 },
+      eta: { lowMs: 58_000, highMs: 89_000 },
+      downtime: { lowMs: 50, highMs: 150 },
+      converges: 'yes',
+      throttle: 0,
+    } as const;
+    const state = advance(running, progress(1250, twoStreams(64, 0), { fraction: 0.0219, prediction }));
+    expect(renderProgress(state, { ...view, columns: 120 })[0]).toBe(
+      'copying disks  1.25 s  2% of all  58.0 s to 1 min 29 s left',
+    );
+    expect(renderPlainProgress(state, 'source')).toContain('2% of all, 58.0 s to 1 min 29 s left');
+    const never = advance(state, progress(1500, [], { prediction: { ...prediction, converges: 'no' } }));
+    expect(renderPlainProgress(never, 'source')).toContain('will not converge as it is');
   });
 
   test('what is over has no rate', () => {

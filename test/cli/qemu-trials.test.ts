@@ -16,13 +16,14 @@ const skipped = qemu.available ? '' : ` (skipped: ${qemu.why})`;
 
 // A machine may have no QEMU 9. CI must: test/qemu/required.test.ts.
 describe.skipIf(!qemu.available).each([
-  { shape: chainShapes.raw, moves: 1 },
-  { shape: chainShapes.odd, moves: 2 },
-])(`a guest with $shape.name${skipped}`, { timeout: 120_000 }, ({ shape, moves }) => {
+  { shape: chainShapes.raw, moves: 1, handover: 'one-flight' },
+  { shape: chainShapes.odd, moves: 2, handover: 'confirmed' },
+])(`a guest with $shape.name, $handover${skipped}`, { timeout: 120_000 }, ({ shape, moves, handover }) => {
   const stage = new QemuStage({ disks: shape.disks, load: chainLoad });
 
   test.each(Array.from({ length: moves }, (_, index) => index + 1))('arrives whole, move %i', async () => {
-    const { destination, report } = await moveWhole(stage.hosts, await stage.takeGuest());
+    const source = await stage.takeGuest();
+    const { destination, report } = await moveWhole(stage.hosts, source, 0, '--handover', handover);
     expect(report.outcome).toBe('completed');
     stage.leaveGuest(destination);
   });

@@ -4,6 +4,7 @@
  * their own over TCP; the guest itself then reads again all that it ever wrote. Many moves in a row are in
  * qemu-trials.test.ts, processes that die in qemu-deaths.test.ts and qemu-handover.test.ts.
  */
+import { writeFile } from 'node:fs/promises';
 import { describe, expect, test } from 'vitest';
 import { fileRegister } from '../../src/index.ts';
 import { qemuAvailable } from '../qemu/support/guest.ts';
@@ -33,10 +34,21 @@ describe.skipIf(!qemu.available)(suite, { timeout: 120_000 }, () => {
     stage.leaveGuest(source);
   });
 
-  test('a guest moves, and the source is ended', async () => {
+  test('a guest is estimated and moves, a program is run before it starts there, and the source is ended', async () => {
     const source = await stage.takeGuest();
     const destination = await stage.waiting();
-    const { process: receiving, to } = await stage.receive(destination);
+    const hook = stage.path('before-start');
+    await writeFile(hook, '#!/bin/sh\necho "for $LONGHAUL_VM_ID, attempt $LONGHAUL_EPOCH"\n', {
+      mode: 0o755,
+    });
+    const { process: receiving, to } = await stage.receive(destination, {}, '--before-start', hook);
+    const estimated = await stage.send(source, to, '--estimate').ended;
+    expect(estimated.code, estimated.stderr).toBe(0);
+    const interval = { lowMs: expect.any(Number), highMs: expect.any(Number) };
+    const told = { total: interval, downtime: interval, converges: 'yes', throttle: 0, error: null };
+    expect(JSON.parse(estimated.stdout)).toMatchObject(told);
+    expect(await fileRegister(source.register).read(vmId)).toEqual([]);
+    expect(await source.guest.runState()).toBe('running');
     const sent = await stage.send(source, to, '--connections', '2', '--downtime-ms', '500').ended;
     const received = await receiving.ended;
     expect(sent.code, sent.stderr).toBe(0);
@@ -44,6 +56,8 @@ describe.skipIf(!qemu.available)(suite, { timeout: 120_000 }, () => {
     const ending = { vmId, epoch: 1, outcome: 'completed', owner: 'destination', error: null };
     expect(JSON.parse(sent.stdout)).toMatchObject({ role: 'source', ...ending });
     expect(JSON.parse(received.stdout)).toMatchObject({ role: 'destination', ...ending });
+    expect(received.stderr).toContain(`--before-start: for ${vmId}, attempt 1\n`);
+    expect(JSON.parse(received.stdout).hooks).toEqual({ beforeStartMs: expect.any(Number) });
     expect(await source.guest.exited).toEqual({ code: 0, signal: null });
     await expectSound(destination);
   });

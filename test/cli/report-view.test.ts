@@ -25,8 +25,11 @@ const completed: MigrationReport = {
   bytes: { memory: 129 * mib, disk: 128 * mib, unchanged: 0, mirror: 9.8 * mib, state: 512, wire: 270 * mib },
   rounds: 4,
   throttleMax: 0.4,
+  throttledMs: 12_300,
   outages: [],
+  lost: { throttleMs: 4200, holdMs: 0, pauseMs: 0 },
   guestWrites: { mirrored: 1234, setBack: 5 },
+  audit: { mode: 'sample', units: 1024, bytes: 4 << 20, differing: 0, missChance: 0.96 },
   guestWriteHoldMs: 0,
   roundTripMs: 100,
 };
@@ -39,6 +42,17 @@ function failed(error: MigrationError, more: Partial<MigrationReport> = {}): Mig
 const first = (report: MigrationReport) => renderReport(report).slice(0, renderReport(report).indexOf(''));
 
 describe('the summary', () => {
+  test('of one that could compress says what that came to, at either end', () => {
+    const compressed = (inputBytes: number, savedBytes: number, role: MigrationReport['role']) => {
+      const compression = { codec: 'lz4', inputBytes, savedBytes, callsMs: 700 };
+      return renderReport({ ...completed, role, compression }).find((line) => line.startsWith('compressed'));
+    };
+    for (const role of ['source', 'destination'] as const) {
+      expect(compressed(200 * mib, 150 * mib, role)).toMatch(/^compressed +200 MiB to 50.0 MiB \(lz4\)$/);
+      expect(compressed(0, 0, role)).toMatch(/^compressed +nothing, it would not have paid \(lz4\)$/);
+    }
+  });
+
   test('of a migration that completed', () => {
     expect(renderReport(completed)).toEqual([
       'Completed: web-1 has moved, the destination has it.',
@@ -51,10 +65,22 @@ describe('the summary', () => {
       'device state     512 B',
       'on the wire      270 MiB',
       'round trip       100 ms',
+      'audited          1,024 units, 4.00 MiB; none differed; a single wrong one is missed at 96.00%',
       'memory rounds    4',
       'writes mirrored  1,234, 5 copied again instead',
-      'guest slowed     40% at most',
+      'guest slowed     40% at most, for 12.3 s; 4.20 s lost',
     ]);
+  });
+
+  test('of what was audited, as far as anything was', () => {
+    const audited = (audit: Partial<MigrationReport['audit']>) =>
+      renderReport({ ...completed, audit: { ...completed.audit, ...audit } }).find((line) =>
+        line.startsWith('audited'),
+      );
+    expect(audited({ units: 0 })).toBeUndefined();
+    expect(audited({ missChance: 0, bytes: 512 * mib, differing: 1 })).toMatch(/ all, 512 MiB; 1 differed$/);
+    expect(audited({ missChance: 0.9999999 })).toMatch(/missed at 99.99%$/);
+    expect(audited({ missChance: 0.0000001 })).toMatch(/missed at 0.01%$/);
   });
 
   test('of one that needed more than one switchover', () => {
@@ -85,6 +111,23 @@ describe('the summary', () => {
     const report = { ...completed, role: 'destination', rounds: 0, throttleMax: 0 } as const;
     expect(renderReport(report)[0]).toBe('Completed: web-1 has moved, it is here.');
     expect(renderReport(report).join('\n')).not.toContain('rounds');
+  });
+
+  test('of a destination whose hooks were called', () => {
+    const report = {
+      ...completed,
+      role: 'destination',
+      hooks: { beforeStartMs: 40, afterStartMs: 3000 },
+    } as const;
+    expect(renderReport(report)).toContainEqual(
+      expect.stringMatching(/^hooks +40 ms before the start, 3\.00 s after it$/),
+    );
+    const error = new MigrationError('hook-failed', 'afterStart failed: no route', { owner: 'destination' });
+    expect(first({ ...report, error })).toEqual([
+      'Completed: web-1 has moved, it is here.',
+      'But: afterStart failed: no route',
+    ]);
+    expect(exitCodeOf(report)).toBe(0);
   });
 
   test('of a failure says where, why, and how the VM is', () => {

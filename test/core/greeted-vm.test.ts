@@ -32,6 +32,8 @@ test('a source that greets for one VM and describes another is a protocol error'
     disks: {},
     seed: 'none',
     memory: 'copy',
+    handover: 'confirmed',
+    audit: 'off',
     highest: 0,
     digestKey: 0,
     decideMsMax: 1000,

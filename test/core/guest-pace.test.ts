@@ -83,7 +83,7 @@ describe('a guest that writes to its disk twice as fast as the link carries', ()
   });
 
   const cannotBeSlowed = (vm: SourceVm) =>
-    withChanges(vm, { capabilities: { throttle: false, throttleAlone: false } });
+    withChanges(vm, { capabilities: { ...vm.capabilities, throttle: false, throttleAlone: false } });
   it.each([
     ['policy', { throttleMax: 0 }, {}],
     ['hypervisor', {}, { sourceVm: cannotBeSlowed }],

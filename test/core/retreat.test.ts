@@ -220,7 +220,10 @@ describe('it ends the migration', () => {
 
   it('when the destination cannot take content again: its failed load is the only one', async () => {
     const w = world({
-      destinationVm: (vm) => withChanges(failing(vm), { capabilities: { refill: false, disksAlone: true } }),
+      destinationVm: (vm) =>
+        withChanges(failing(vm), {
+          capabilities: { refill: false, disksAlone: true, auditMemory: true },
+        }),
     });
     const { source, destination } = await w.run();
     for (const report of [source, destination]) {
@@ -238,7 +241,7 @@ describe('it ends the migration', () => {
       policy: { stunMsMax: 500 },
       destinationVm: (vm) =>
         withChanges<DestinationVm>(vm, {
-          capabilities: { refill: false, disksAlone: true },
+          capabilities: { refill: false, disksAlone: true, auditMemory: true },
           loadDeviceState: (_, call) => delay(w.environment, 60_000, call?.signal),
         }),
     });

@@ -13,6 +13,7 @@ import {
 import {
   createDestination,
   createSource,
+  type DestinationHooks,
   type DestinationVm,
   type HypervisorBackend,
   type MemoryLink,
@@ -60,6 +61,8 @@ export interface WorldOptions {
   readonly sourceVm?: (vm: SourceVm) => SourceVm;
   readonly destinationVm?: (vm: DestinationVm) => DestinationVm;
   readonly wrapBackend?: (backend: HypervisorBackend) => HypervisorBackend;
+  readonly hooks?: DestinationHooks;
+  readonly hookMsMax?: number;
 }
 
 export const mebibyte = 1 << 20;
@@ -131,6 +134,8 @@ export function createWorld(options: WorldOptions = {}): World {
     transport: link.destination,
     register: registers.destination,
     environment,
+    ...(options.hooks === undefined ? {} : { hooks: options.hooks }),
+    ...(options.hookMsMax === undefined ? {} : { hookMsMax: options.hookMsMax }),
   });
   const both =
     (how: 'run' | 'rehearse'): World['run'] =>

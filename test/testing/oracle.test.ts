@@ -11,6 +11,7 @@ import type { Scenario, TimelineEntry } from '../../src/testing/sim/scenario.ts'
 import { shrink } from '../../src/testing/sim/shrink.ts';
 import { simulate } from '../../src/testing/sim/simulate.ts';
 import { createSimulatedVm } from '../../src/testing/sim/vm.ts';
+import type { VmFault } from '../../src/testing/sim/vm-faults.ts';
 import { oltp, simulatedDirtier } from '../../src/testing/sim/workloads.ts';
 import { createVirtualEnvironment } from '../../src/testing/virtual-time.ts';
 
@@ -34,29 +35,46 @@ function scenarioOf(timeline: readonly TimelineEntry[]): Scenario {
 }
 
 describe('what nobody tells the engine', () => {
-  test.each([
+  const cheats = [
     ['a write that a tap lost', 'tap-write', 'disk disk0'],
     ['a page that a round left out', 'memory-batch', 'memory ram'],
-  ] as const)('%s is found when the destination takes possession', async (_, point, where) => {
+  ] as const;
+  const cheated = (point: 'tap-write' | 'memory-batch', audit: 'off' | 'full') => {
     const fault = { point, effect: 'drop', times: 5 } as const;
-    const { violations } = await simulate({
-      seed: 1,
-      scenario: scenarioOf([{ at: { end: 'source', phase: 'copyMemory' }, do: { vm: 'source', fault } }]),
-    });
-    expect(violations.map(({ rule }) => rule)).toEqual(['equal']);
-    expect(violations[0]?.message).toContain(where);
+    const timeline: TimelineEntry[] = [
+      { at: { end: 'source', phase: 'copyMemory' }, do: { vm: 'source', fault } },
+    ];
+    // Nobody writes there again.
+    const [, ...disksAndMemory] = scenarioOf([]).vm.workloads;
+    const workloads = point === 'tap-write' ? scenarioOf([]).vm.workloads.slice(0, 1) : disksAndMemory;
+    const scenario = { ...scenarioOf(timeline), policy: { audit } };
+    return simulate({ seed: 1, scenario: { ...scenario, vm: { ...scenario.vm, workloads } }, log: true });
+  };
+
+  test.each(cheats)('%s: an audit of everything finds it', async (_, point, where) => {
+    const { violations, reports, log = [] } = await cheated(point, 'full');
+    expect(violations).toEqual([]);
+    expect(reports.source?.audit.differing).toBeGreaterThan(0);
+    const said = log.map(({ what }) => what).filter((what) => what.includes('audit-mismatch'));
+    expect(said[0]).toContain(where);
+  });
+
+  test.each(cheats)('%s: without an audit it moves, and that is no bug', async (_, point) => {
+    const { violations, reports } = await cheated(point, 'off');
+    expect(violations).toEqual([]);
+    expect(reports.source?.outcome).toBe('completed');
   });
 });
 
 describe('a made-up world', () => {
-  function made(changes: Partial<Scenario> = {}, claims: readonly Claim[] = []) {
+  function made(changes: Partial<Scenario> = {}, claims: readonly Claim[] = [], now = () => 0) {
     const environment = createVirtualEnvironment();
     const disks = [{ id: 'disk0', sizeBytes: mebibyte }];
     const backend = createSimulatedBackend({ environment });
     const vm = createSimulatedVm({ environment, vmId: 'vm-1', memory: { sizeBytes: mebibyte }, disks });
     const oracle = new Oracle({
       scenario: { ...scenarioOf([]), ...changes },
-      now: () => 0,
+      now,
       vm,
       backend,
       claims: () => claims,
@@ -81,10 +99,13 @@ describe('a made-up world', () => {
     bytes: { memory: 0, disk: 0, unchanged: 0, mirror: 0, state: 0, wire: 0 },
     rounds: 0,
     throttleMax: 0,
+    throttledMs: 0,
     outages: [],
+    lost: { throttleMs: 0, holdMs: 0, pauseMs: 0 },
     guestWrites: { mirrored: 0, setBack: 0 },
     guestWriteHoldMs: 0,
     roundTripMs: 0,
+    audit: { mode: 'off', units: 0, bytes: 0, differing: 0, missChance: 1 },
     ...changes,
   });
 
@@ -94,6 +115,148 @@ describe('a made-up world', () => {
       oracle.vmEvent({ kind: 'state', state: 'running', before: 'paused', host, ...at });
     }
     expect(rulesOf()).toEqual(['one-runs', 'owner-runs']);
+  });
+
+  const audit = { mode: 'full', units: 2, bytes: 8192, differing: 0, missChance: 0 } as const;
+  /** A VM that has arrived, and is not what left; and with what in `struck`. */
+  async function arrived(policy: Scenario['policy'], ...struck: readonly VmFault[]) {
+    const claims = [
+      { epoch: 1, role: 'source', value: 'given' },
+      { epoch: 1, role: 'destination', value: 'owner' },
+    ] as const;
+    const { vm, backend, oracle, rulesOf } = made({ policy }, claims);
+    const there = await backend.prepare(vm.description);
+    oracle.begins({ ...scenarioOf([]), policy });
+    for (const fault of struck) oracle.vmEvent({ kind: 'fault', fault, host: 'source', ...at });
+    const source = vm.attachSource();
+    await source.stun();
+    const state: Uint8Array[] = [];
+    for await (const chunk of source.saveDeviceState()) state.push(chunk);
+    for (const disk of there.disks) await disk.flush();
+    await there.loadDeviceState(state);
+    await there.start({ run: false });
+    oracle.vmEvent({ kind: 'started', run: true, host: 'destination', ...at });
+    return { oracle, rulesOf };
+  }
+
+  test('in which what arrives is not what left', async () => {
+    const { oracle, rulesOf } = await arrived({ audit: 'full' });
+    expect(rulesOf()).toEqual(['equal']);
+    expect(oracle.violations[0]?.message).toContain('memory ram');
+  });
+
+  test('in which it is not, and a hypervisor has cheated: only an audit of everything should have found that', async () => {
+    const cheat = { point: 'memory-batch', effect: 'drop' } as const;
+    const { oracle, rulesOf } = await arrived({ audit: 'full' }, cheat);
+    expect(rulesOf()).toEqual([]);
+    oracle.ended(report({ ...completed, audit: { ...audit, mode: 'sample', missChance: 0.9 } }));
+    expect(rulesOf()).toEqual([]);
+    oracle.ended(report({ ...completed, audit }));
+    expect(rulesOf()).toEqual(['audited']);
+  });
+
+  test.each([
+    ['finds what is not there', { ...audit, differing: 1 }],
+    ['leaves out what could be read', { ...audit, missChance: 0.1 }],
+    ['was off, and says that it compared something', { ...audit, mode: 'off', missChance: 1 }],
+    ['claims more than can be', { ...audit, missChance: -0.1 }],
+  ] as const)('in which an audit %s', (_, wrong) => {
+    const { oracle, rulesOf } = made();
+    oracle.ended(report({ outcome: 'copied', owner: 'source', audit: wrong }));
+    expect(rulesOf()).toContain('audited');
+  });
+
+  const parts = {
+    ...{ quiesceMs: 1, lastRoundsMs: 0, stateMs: 0, mirrorMs: 0, flightMs: 5, applyMs: 0, flushMs: 0 },
+    ...{ verifyMs: 0, loadMs: 2, sealMs: 0, claimsMs: 1, hooksMs: 0, startMs: 1, uncertaintyMs: 2 },
+  };
+  const completed = { outcome: 'completed', owner: 'destination', downtimeMs: 10, downtime: parts } as const;
+
+  test.each([
+    ['is what the guest saw', 10, 10, []],
+    ['is off by no more than it may be', 10, 12, []],
+    ['is less than the guest saw', 10, 13, ['downtime']],
+    ['is more than its parts', 15, 15, ['downtime']],
+    ['is much more than the guest saw', 100, 10, ['downtime', 'downtime']],
+  ])('in which the downtime %s', (_, downtimeMs, stoodMs, broken) => {
+    let now = 0;
+    const claims = [{ epoch: 1, role: 'destination', value: 'owner' }] as const;
+    const { oracle, rulesOf } = made({}, claims, () => now);
+    oracle.vmEvent({ kind: 'state', state: 'stunning', before: 'running', host: 'source', ...at });
+    now = stoodMs;
+    oracle.vmEvent({ kind: 'state', state: 'running', before: 'loaded', host: 'destination', ...at });
+    oracle.ended(report({ ...completed, downtimeMs }));
+    oracle.ended(report({ ...completed, downtimeMs, role: 'destination' }));
+    expect(rulesOf().filter((rule) => rule === 'downtime')).toEqual(broken);
+  });
+
+  test.each([
+    ['in time', 'cancel', 1000, []],
+    ['late, as it is forced', 'force', 1001, []],
+    ['late, though it was to end', 'cancel', 1001, ['timely']],
+  ] as const)('in which a guest is stunned %s', (_, onTimeout, atMs, broken) => {
+    let now = 0;
+    const { oracle, rulesOf } = made({}, [], () => now);
+    oracle.begins({ ...scenarioOf([]), policy: { timeoutMs: 1000, onTimeout } });
+    now = atMs;
+    oracle.vmEvent({ kind: 'state', state: 'stunning', before: 'running', host: 'source', ...at });
+    expect(rulesOf()).toEqual(broken);
+  });
+
+  describe('with hooks', () => {
+    const owns = [{ epoch: 1, role: 'destination', value: 'owner' }] as const;
+    const hooks = { beforeStart: { ms: 5 }, afterStart: { ms: 3, does: 'reject' }, msMax: 100 } as const;
+    const failed = new MigrationError('hook-failed', 'afterStart failed: it rejects', {
+      owner: 'destination',
+    });
+    const ended = (changes: Partial<MigrationReport>) =>
+      report({
+        ...completed,
+        role: 'destination',
+        hooks: { beforeStartMs: 5, afterStartMs: 3 },
+        error: failed,
+        ...changes,
+      });
+
+    function hooked(claims: readonly Claim[], attempt: Partial<Scenario> = {}) {
+      const world = made({ hosts: { hooks } }, claims);
+      world.oracle.begins({ ...scenarioOf([]), hosts: { hooks }, ...attempt });
+      return world;
+    }
+
+    test('one is called before it is this end\u2019s', () => {
+      const { oracle, rulesOf } = hooked([]);
+      oracle.hookCalled('beforeStart');
+      expect(rulesOf()).toEqual(['hooks']);
+    });
+
+    test.each([
+      ['twice', ['beforeStart', 'beforeStart'], {}],
+      ['after a start that never was', ['afterStart'], {}],
+      ['in a rehearsal', ['beforeStart'], { rehearse: true }],
+      ['for disks alone', ['beforeStart'], { policy: { memory: 'none' } }],
+    ] as const)('one is called %s', (_, names, attempt) => {
+      const { oracle, rulesOf } = hooked(owns, attempt);
+      for (const name of names) oracle.hookCalled(name);
+      expect(rulesOf()).toEqual(['hooks']);
+    });
+
+    test.each([
+      ['all is told', {}, false],
+      ['one was not called, and it completed', { hooks: { beforeStartMs: 5 } }, true],
+      ['one took too long', { hooks: { beforeStartMs: 101, afterStartMs: 3 } }, true],
+      ['it is not said that one failed', { error: undefined }, true],
+      ['the wrong one is said to have', { error: new MigrationError('hook-failed', 'beforeStart') }, true],
+    ])('%s', (_, changes, broken) => {
+      const { oracle, rulesOf } = hooked(owns);
+      oracle.hookCalled('beforeStart');
+      // Nothing was started in this world.
+      oracle.hookCalled('afterStart');
+      const before = rulesOf().length;
+      const { error, ...rest } = ended(changes as Partial<MigrationReport>);
+      oracle.ended(error === undefined ? rest : { ...rest, error });
+      expect(rulesOf().slice(before).includes('hooks')).toBe(broken);
+    });
   });
 
   test('in which an engine breaks a contract', () => {
@@ -161,7 +324,7 @@ describe('a made-up world', () => {
   /** The guest is stunned, and the destination has its disk as it is then, or not. */
   async function copy(world: ReturnType<typeof made>, isEqual: boolean): Promise<void> {
     const { vm, backend, oracle } = world;
-    oracle.begins({ memory: 'none' });
+    oracle.begins({ ...scenarioOf([]), policy: { memory: 'none' } });
     await vm.guest.writeDisk('disk0', 0, 4096);
     const source = vm.attachSource();
     await source.stun();
@@ -195,7 +358,7 @@ describe('a made-up world', () => {
 
   test('in which disks alone are said to be copied, and nothing was handed over', () => {
     const { oracle, rulesOf } = made(alone);
-    oracle.begins({ memory: 'none' });
+    oracle.begins({ ...scenarioOf([]), policy: { memory: 'none' } });
     oracle.ended(report({ outcome: 'copied' }));
     expect(rulesOf()).toEqual(['truth']);
   });
@@ -206,7 +369,7 @@ describe('a made-up world', () => {
     ['a stun', { kind: 'state', state: 'stunning', before: 'running' }],
   ] as const)('in which a migration was refused, and there was %s', (_, event) => {
     const { oracle, rulesOf } = made({ hosts: { disk: { capacityBytes: 0 } } });
-    oracle.begins({});
+    oracle.begins(scenarioOf([]));
     const refused = () => {
       const where = { owner: 'source', guest: 'running', phase: 'prepare' } as const;
       oracle.ended(report({ error: new MigrationError('disk-full', 'made up', where) }));
@@ -262,7 +425,7 @@ describe('a made-up world', () => {
     ['a link that carries more', { ...slow, kind: 'slow-link', bytesPerSecond: 3 }, {}, ['truth']],
   ] as const)('in which a warning tells of %s', (_, warning, changes, broken) => {
     const { oracle, rulesOf } = made(changes);
-    oracle.begins({});
+    oracle.begins(scenarioOf([]));
     oracle.warned(warning);
     expect(rulesOf()).toEqual(broken);
   });

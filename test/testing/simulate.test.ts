@@ -102,6 +102,29 @@ describe('a destination that dies', () => {
     expect(recoveries.map(({ report }) => report?.action)).toContain(action);
   });
 
+  test('in a hook: starts the guest when it is back, and calls no hook again', async () => {
+    const hooks = { beforeStart: { ms: 10 }, afterStart: { ms: 10 } };
+    const {
+      recoveries,
+      violations,
+      log = [],
+    } = await run(
+      [
+        {
+          at: { end: 'destination', step: 'before-start', afterMs: 5 },
+          do: { kill: 'destination', how: 'process' },
+        },
+        { at: { ms: 1500 }, do: { restart: 'destination' } },
+      ],
+      { hosts: { hooks } },
+    );
+    expect(violations).toEqual([]);
+    expect(recoveries.map(({ report }) => report?.action)).toContain('started');
+    expect(log.filter(({ what }) => what.startsWith('hook')).map(({ what }) => what)).toEqual([
+      'hook beforeStart',
+    ]);
+  });
+
   test('with its host and the guest in it: the guest is lost, and nobody runs a copy of it', async () => {
     const { violations, recoveries, again } = await run([
       { at: { claim: 'owner', afterMs: 1 }, do: { kill: 'destination', how: 'host' } },

@@ -6,8 +6,10 @@ import { outcomeOf, runSeed } from '../../src/testing/sim/swarm.ts';
 const seeds = 200;
 /** Seeds that broke a rule when they were first run ... */
 const kept: readonly number[] = [1931, 5317];
-/** ... and those with disks of every shape. */
-const keptOfStorage: readonly number[] = [24261, 30695];
+/** ... those with disks of every shape ... */
+const keptOfStorage: readonly number[] = [24261, 30695, 34841];
+/** ... and those with switchovers of every kind. */
+const keptOfSwitchover: readonly number[] = [119];
 
 const outcomes = new Map<string, number>();
 const classes = new Set<string>();
@@ -57,10 +59,36 @@ test('seeds 1 to 100, with disks of every shape, and what goes wrong with them',
   );
 });
 
+test('seeds 1 to 100, with switchovers of every kind, and hypervisors that cheat', {
+  timeout: 120_000,
+}, async () => {
+  const seen = { audited: 0, found: 0, inOneFlight: 0, hooks: 0, hooksFailed: 0 };
+  for (let seed = 1; seed <= 100; seed++) {
+    const { result, scenario } = await runSeed(seed, { switchover: true });
+    expect({ seed, violations: result.violations }).toEqual({ seed, violations: [] });
+    const { source, destination } = result.reports;
+    if (source?.audit.missChance === 0) seen.audited++;
+    if ((source?.audit.differing ?? 0) > 0) seen.found++;
+    if (source?.outcome === 'completed' && scenario.policy.handover === 'one-flight') seen.inOneFlight++;
+    if (destination?.hooks !== undefined) seen.hooks++;
+    if (destination?.error?.code === 'hook-failed') seen.hooksFailed++;
+  }
+  expect(seen.audited).toBeGreaterThan(10);
+  expect(seen.found).toBeGreaterThan(2);
+  expect(seen.inOneFlight).toBeGreaterThan(10);
+  expect(seen.hooks).toBeGreaterThan(15);
+  expect(seen.hooksFailed).toBeGreaterThan(3);
+});
+
 test.each(kept)('seed %i', check);
 
 test.each(keptOfStorage)('seed %i, with disks of every shape', async (seed) => {
   const { result } = await runSeed(seed, { storage: true });
+  expect(result.violations).toEqual([]);
+});
+
+test.each(keptOfSwitchover)('seed %i, with switchovers of every kind', async (seed) => {
+  const { result } = await runSeed(seed, { switchover: true });
   expect(result.violations).toEqual([]);
 });
 

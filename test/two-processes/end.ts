@@ -11,7 +11,13 @@ import {
   randomWriter,
   sequentialWriter,
 } from '../../src/backends/memory/index.ts';
-import { createDestination, createSource, type MigrationReport, memoryRegister } from '../../src/index.ts';
+import {
+  createDestination,
+  createSource,
+  type MigrationPolicy,
+  type MigrationReport,
+  memoryRegister,
+} from '../../src/index.ts';
 import { tcp } from '../../src/transports/index.ts';
 
 /** What the parent tells a source. */
@@ -19,6 +25,10 @@ export interface SourceTask {
   readonly port: number;
   readonly memoryBytes: number;
   readonly diskBytes: number;
+  /** Default: none. */
+  readonly policy?: MigrationPolicy;
+  /** Whether its memory is pages that are alike but for their first bytes, rather than noise, and its guest idle. Default false. */
+  readonly alike?: boolean;
 }
 
 /** What an end tells its parent: first, at a destination, where it listens; at the end, how it went. */
@@ -30,6 +40,7 @@ export interface EndResult {
   readonly phases: readonly string[];
   readonly mirrored: number;
   readonly bytes: MigrationReport['bytes'];
+  readonly compression: MigrationReport['compression'] | null;
   readonly totalMs: number;
   readonly downtimeMs: number;
   /** SHA-256 of each memory region and each disk, by name. */
@@ -71,6 +82,7 @@ async function conclude(report: MigrationReport, phases: readonly string[], vm: 
       phases,
       mirrored: report.guestWrites.mirrored,
       bytes: report.bytes,
+      compression: report.compression ?? null,
       totalMs: report.totalMs,
       downtimeMs: report.downtimeMs,
       digests: vm === undefined ? {} : await digests(vm),
@@ -79,18 +91,32 @@ async function conclude(report: MigrationReport, phases: readonly string[], vm: 
   process.disconnect();
 }
 
-async function source({ port, memoryBytes, diskBytes }: SourceTask): Promise<void> {
+function fillAlike(vm: MemoryVm): void {
+  const page = Uint8Array.from({ length: 4096 }, (_, at) => at * 7);
+  for (const [index, { sizeBytes }] of vm.memory.regions.entries()) {
+    for (let offset = 0; offset < sizeBytes; offset += page.byteLength) {
+      new DataView(page.buffer).setUint32(0, offset);
+      vm.memory.write(index, offset, page);
+    }
+  }
+}
+
+async function source({ port, memoryBytes, diskBytes, policy = {}, alike }: SourceTask): Promise<void> {
   const vm = createMemoryVm({
     vmId: 'big',
     memoryBytes,
     disks: [{ id: 'disk0', sizeBytes: diskBytes, allocatedFraction: 0.9 }],
     seed: 7,
   });
-  vm.startWorkload(randomWriter({ disk: 'disk0', writesPerSecond: 500, hotBytes: diskBytes / 4 }));
-  vm.startWorkload(sequentialWriter({ disk: 'disk0', bytes: 65536, bytesPerSecond: 8 * mebibyte }));
-  vm.startWorkload(memoryDirtier({ bytesPerSecond: 20 * mebibyte, hotBytes: memoryBytes / 8 }));
+  if (alike === true) {
+    fillAlike(vm);
+  } else {
+    vm.startWorkload(randomWriter({ disk: 'disk0', writesPerSecond: 500, hotBytes: diskBytes / 4 }));
+    vm.startWorkload(sequentialWriter({ disk: 'disk0', bytes: 65536, bytesPerSecond: 8 * mebibyte }));
+    vm.startWorkload(memoryDirtier({ bytesPerSecond: 20 * mebibyte, hotBytes: memoryBytes / 8 }));
+  }
   const transport = tcp({ connect: { host, port } });
-  const migration = createSource({ vm: vm.source(), transport, register: memoryRegister() });
+  const migration = createSource({ vm: vm.source(), transport, register: memoryRegister(), policy });
   const phases: string[] = [];
   migration.on('phase', (phase) => phases.push(phase));
   await conclude(await migration.run(), phases, vm);

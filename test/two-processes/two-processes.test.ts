@@ -72,3 +72,26 @@ test('1 GiB of memory and 1 GiB of disk move between two processes, and are equa
     `1 GiB + 1 GiB over TCP between two processes: ${Math.round(sent.totalMs)} ms, downtime ${sent.downtimeMs.toFixed(1)} ms\n`,
   );
 });
+
+test('64 MiB of pages that are alike move compressed over a slow link, and are equal at the handover', {
+  timeout: 120_000,
+}, async () => {
+  const destination = start('destination');
+  const listening = await next(destination);
+  if (!('port' in listening)) throw new Error('the destination does not listen');
+  const source = start('source');
+  const policy = { compression: 'auto', rateBytesPerSecondMax: 8e6 } as const;
+  const memoryBytes = gibibyte / 16;
+  const task: SourceTask = { port: listening.port, memoryBytes, diskBytes: 1 << 20, policy, alike: true };
+  source.send(task);
+  const [sent, received] = await Promise.all([result(source), result(destination)]);
+  expect(sent).toMatchObject({ outcome: 'completed', error: null });
+  expect(received).toMatchObject({ outcome: 'completed', error: null });
+  expect(received.digests).toEqual(sent.digests);
+  const { memory, disk, mirror, wire } = sent.bytes;
+  expect(memory).toBeGreaterThanOrEqual(memoryBytes);
+  const { codec, inputBytes, savedBytes = 0 } = sent.compression ?? {};
+  expect(savedBytes).toBeGreaterThan(memoryBytes / 8);
+  expect(wire).toBeLessThan(memory + disk + mirror - 0.9 * savedBytes);
+  expect(received.compression).toMatchObject({ codec, inputBytes, savedBytes });
+});

@@ -7,6 +7,7 @@ import { describe, expect, it } from 'vitest';
 import { MigrationError } from '../../src/errors.ts';
 import { crc32c, crc32cOfChunks } from '../../src/util/checksum.ts';
 import { chunksLength, joinChunks } from '../../src/util/chunks.ts';
+import { encodeDigests, encodeUnits } from '../../src/wire/audit-list.ts';
 import {
   encodeFrameHeader,
   FrameParser,
@@ -319,6 +320,8 @@ describe('control messages', () => {
       disks: { disk0: 'copy' },
       seed: 'compare',
       memory: 'copy',
+      handover: 'one-flight',
+      audit: 'sample',
       highest: 3,
       digestKey: 2 ** 32 - 1,
       decideMsMax: 1000.5,
@@ -334,9 +337,20 @@ describe('control messages', () => {
       run: true,
     },
     { type: 'ready', attempt: 1 },
+    {
+      type: 'audit',
+      attempt: 1,
+      part: 2,
+      last: true,
+      of: 2 ** 40,
+      units: encodeUnits([{ drawn: true, stream: 1, space: 0, unitBytes: 4096, units: [1, 9] }]),
+      digests: encodeDigests([new Uint8Array(8), new Uint8Array(8)], 4),
+    },
+    { type: 'audited', attempt: 1, part: 2, units: 2048, bytes: 2 ** 27, drawn: 0, differing: '' },
     { type: 'notReady', attempt: 2, code: 'device-state', reason: 'no' },
     { type: 'retreat', attempt: 3, stateLast: 0, code: 'stun-timeout', reason: '' },
     { type: 'rehearsed' },
+    { type: 'probe' },
     { type: 'decided', value: 'declined', reason: 'no' },
     { type: 'answer', value: 'pending' },
   ];

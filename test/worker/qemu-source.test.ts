@@ -63,7 +63,7 @@ describe.skipIf(!qemu.available)(suite, { timeout: 120_000 }, () => {
   async function move(
     source: Host,
     config: Partial<Config> = {},
-    destinationVm = (vm: DestinationVm) => vm,
+    destinationVm: (vm: DestinationVm) => DestinationVm | Promise<DestinationVm> = (vm) => vm,
     register = '',
     hypervisor?: HypervisorBackend,
     registering = (own: OwnershipRegister) => own,
@@ -153,6 +153,31 @@ describe.skipIf(!qemu.available)(suite, { timeout: 120_000 }, () => {
     expect(await embedder.ended).toBe(0);
     expect(await received).toMatchObject({ outcome: 'completed' });
     expect(await source.guest.exited).toEqual({ code: 0, signal: null });
+    await expectSound(destination);
+    stage.leaveGuest(destination);
+  });
+
+  test('says what it will take, and goes by what it has seen for that', async () => {
+    const source = await stage.takeGuest();
+    const looked = deferred<void>();
+    const moving = await move(source, { estimate: true }, async (vm) => {
+      await looked.promise;
+      return vm;
+    });
+    const { embedder, destination, received } = moving;
+    const { estimate, frozen } = await embedder.says('estimate');
+    expect(frozen).toBe(true);
+    expect(estimate).toMatchObject({ converges: 'yes', throttle: 0 });
+    expect(estimate.total.highMs).toBeGreaterThan(estimate.downtime.lowMs);
+    expect(estimate.dirtyBytesPerSecond).toBeGreaterThan(0);
+    expect(Object.values(estimate.diskBytesPerSecond).some((rate) => rate > 0)).toBe(true);
+    // Nothing is sent yet, so it is the estimate that tells how fast the link is.
+    const { predicted } = await embedder.says('progress', ({ phase }) => phase === 'prepare');
+    looked.resolve();
+    expect(predicted).toBe(true);
+    expect((await embedder.says('report')).report).toMatchObject({ outcome: 'completed' });
+    expect(embedder.said('opened')).toHaveLength(1);
+    expect(await received).toMatchObject({ outcome: 'completed' });
     await expectSound(destination);
     stage.leaveGuest(destination);
   });

@@ -50,11 +50,13 @@ describe('the built package', () => {
       const register = { directory: '/nowhere' };
       const report = await createQemuSource({ qmp: '/nowhere/qmp', transport, register }).run();
       console.log(report.error.code);
+      const refused = await createQemuSource({ qmp: '/nowhere/qmp', transport, register }).estimate().catch((error) => error);
+      console.log(refused.name, refused.code);
     `;
     const { stdout, stderr } = spawnSync(process.execPath, ['--input-type=module', '--eval', program], {
       encoding: 'utf8',
     });
-    expect([stdout, stderr]).toEqual(['connect-failed\n', '']);
+    expect([stdout, stderr]).toEqual(['connect-failed\nMigrationError connect-failed\n', '']);
   });
 });
 

@@ -7,8 +7,12 @@ import type { ImageFile } from './image-file.ts';
 
 /** Images that are being written, in place of a VM. */
 export class ImageDestinationVm implements DestinationVm {
-  readonly capabilities: DestinationVmCapabilities = { refill: false, disksAlone: true };
-  readonly memory: MemorySink = { regions: [], write: () => diskOnly() };
+  readonly capabilities: DestinationVmCapabilities = {
+    refill: false,
+    disksAlone: true,
+    auditMemory: false,
+  };
+  readonly memory: MemorySink = { regions: [], write: () => diskOnly(), read: () => diskOnly() };
   readonly disks: readonly ImageDisk[];
   readonly #files: readonly ImageFile[];
   readonly #server: ImageServer | undefined;

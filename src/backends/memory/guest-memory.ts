@@ -1,6 +1,7 @@
 import { constants } from 'node:buffer';
 import { MigrationError } from '../../errors.ts';
-import type { MemoryRegion, PageBatch, PageRun } from '../../interfaces/memory.ts';
+import type { Chunks } from '../../interfaces/content.ts';
+import type { MemoryRegion, PageBatch, PageRange, PageRun } from '../../interfaces/memory.ts';
 import { chunksLength } from '../../util/chunks.ts';
 import type { Prng } from '../../util/prng.ts';
 import { isPowerOfTwo, requireArgument, requireRange } from './arguments.ts';
@@ -28,6 +29,12 @@ export interface RoundCursor {
   page: number;
 }
 
+/** Some of the pages: those that are marked in each region's bitmap, or those that are not. */
+export interface Part {
+  readonly of: readonly PageBitmap[];
+  readonly marked: boolean;
+}
+
 /** A run while it is being put together. */
 interface OpenRun {
   readonly region: number;
@@ -49,6 +56,8 @@ export class GuestMemory {
   /** As they were given. */
   readonly regions: readonly MemoryRegion[];
   readonly #regions: Region[];
+  /** Whoever looks at what is written, with a mark for each page that was. */
+  readonly #looks = new Set<readonly PageBitmap[]>();
   #freed = false;
 
   /**
@@ -71,6 +80,25 @@ export class GuestMemory {
     const { bytes, description } = this.#region(region);
     requireRange(`memory region ${description.name}`, offset, length, bytes.sizeBytes);
     return bytes.read(offset, length);
+  }
+
+  /** A copy of each range. Throws `memory` for one that does not lie within its region, and once the bytes were freed. */
+  readRanges(ranges: readonly PageRange[]): readonly Chunks[] {
+    return ranges.map((range) => {
+      this.#requirePlace(range);
+      return [this.read(range.region, range.offset, range.length)];
+    });
+  }
+
+  /** Every page that the ranges touch counts as written. Throws `memory` for one that does not lie within its region. */
+  markDirty(ranges: readonly PageRange[]): void {
+    for (const range of ranges) {
+      this.#requirePlace(range);
+      const { dirty, description } = this.#region(range.region);
+      const first = Math.floor(range.offset / description.pageBytes);
+      const end = Math.ceil((range.offset + range.length) / description.pageBytes);
+      for (let page = first; page < end; page += 1) dirty.set(page);
+    }
   }
 
   /** Fills all pages as `fill` says. Leaves no dirty mark. */
@@ -98,6 +126,7 @@ export class GuestMemory {
     const first = Math.floor(offset / description.pageBytes);
     const last = Math.floor((offset + content.byteLength - 1) / description.pageBytes);
     for (let page = first; page <= last; page += 1) dirty.set(page);
+    for (const looks of this.#looks) for (let page = first; page <= last; page += 1) looks[region]?.set(page);
     return last - first + 1;
   }
 
@@ -133,6 +162,39 @@ export class GuestMemory {
     return total;
   }
 
+  /**
+   * Notes which pages are written from now on, beside the rounds, until the function is called that it returns: it says of how many bytes they are. Throws
+   * `memory` once the bytes were freed.
+   */
+  look(): () => number {
+    const marks = this.newMarks();
+    this.#looks.add(marks);
+    return () => {
+      this.#looks.delete(marks);
+      return this.#regions.reduce(
+        (sum, { description }, index) => sum + (marks[index]?.count ?? 0) * description.pageBytes,
+        0,
+      );
+    };
+  }
+
+  /** About how many bytes of pages hold something other than zeros: by looking at so many of them, evenly spread. */
+  usedBytes(samples: number): number {
+    const totalBytes = this.regions.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+    let used = 0;
+    for (const { bytes, description } of this.#regions) {
+      const { pageBytes, sizeBytes } = description;
+      const pages = sizeBytes / pageBytes;
+      const looks = Math.min(pages, Math.max(1, Math.round((samples * sizeBytes) / totalBytes)));
+      let nonZero = 0;
+      for (let look = 0; look < looks; look += 1) {
+        if (!bytes.isZero(Math.floor(((look + 0.5) * pages) / looks) * pageBytes, pageBytes)) nonZero += 1;
+      }
+      used += (sizeBytes * nonZero) / looks;
+    }
+    return Math.round(used);
+  }
+
   /** Every page counts as written. */
   markAllDirty(): void {
     for (const { dirty } of this.#regions) dirty.setAll();
@@ -154,11 +216,12 @@ export class GuestMemory {
 
   /**
    * Takes dirty pages from `cursor` on, as one batch: clears their marks, notes them in `taken`, and lends their content, adjoining
-   * pages as one run. Moves the cursor. Undefined when no page is dirty from the cursor on.
+   * pages as one run. Moves the cursor. Of all pages, or of those alone that are marked in `part.of`, or are not. Undefined when no such page is dirty
+   * from the cursor on.
    */
-  take(cursor: RoundCursor, taken: readonly PageBitmap[]): PageBatch | undefined {
+  take(cursor: RoundCursor, taken: readonly PageBitmap[], part?: Part): PageBatch | undefined {
     this.#requireThere();
-    const open = this.#open(cursor, taken);
+    const open = this.#open(cursor, taken, part);
     if (open.length === 0) return undefined;
     const loans: Loan[] = [];
     const runs = open.map(({ region, offset, length, zero }): PageRun => {
@@ -177,7 +240,7 @@ export class GuestMemory {
   }
 
   /** The pages of the next batch as runs. */
-  #open(cursor: RoundCursor, taken: readonly PageBitmap[]): readonly OpenRun[] {
+  #open(cursor: RoundCursor, taken: readonly PageBitmap[], part?: Part): readonly OpenRun[] {
     const open: OpenRun[] = [];
     let room = BATCH_BYTES_MAX;
     let zeroRoom = BATCH_ZERO_BYTES_MAX;
@@ -188,6 +251,7 @@ export class GuestMemory {
       const marks = taken[cursor.region];
       for (let page = dirty.nextSet(cursor.page); page !== -1; page = dirty.nextSet(page + 1)) {
         cursor.page = page;
+        if (part !== undefined && part.of[cursor.region]?.has(page) !== part.marked) continue;
         if (room < pageBytes || zeroRoom < pageBytes) return open;
         const offset = page * pageBytes;
         const zero = bytes.isZero(offset, pageBytes);
@@ -218,6 +282,13 @@ export class GuestMemory {
   free(): void {
     this.#freed = true;
     this.#regions.length = 0;
+  }
+
+  #requirePlace({ region, offset, length }: PageRange): void {
+    this.#requireThere();
+    const sizeBytes = this.regions[region]?.sizeBytes ?? 0;
+    if (offset >= 0 && length >= 0 && offset + length <= sizeBytes) return;
+    throw new MigrationError('memory', `memory region ${region} has no ${length} bytes at ${offset}`);
   }
 
   #requireThere(): void {

@@ -2,7 +2,7 @@ import { MigrationError } from '../../errors.ts';
 import type { BlockDevice, Extent } from '../../interfaces/block-device.ts';
 import type { CallOptions, Chunks } from '../../interfaces/content.ts';
 import type { DestinationVm, DestinationVmCapabilities } from '../../interfaces/hypervisor.ts';
-import type { MemoryRegion, MemorySink, PageRun } from '../../interfaces/memory.ts';
+import type { MemoryRegion, MemorySink, PageRange, PageRun } from '../../interfaces/memory.ts';
 import { throwIfAborted } from '../../util/promises.ts';
 import type { MemoryDisk } from './memory-disk.ts';
 import type { MemoryVm } from './memory-vm.ts';
@@ -26,7 +26,7 @@ type State = 'filling' | 'failed' | 'loaded' | 'started' | 'given' | 'discarded'
  * device state or the handing over, either of them before the disks were flushed) is refused with `invalid-state`.
  */
 export class MemoryDestinationVm implements DestinationVm {
-  readonly capabilities: DestinationVmCapabilities = { refill: true, disksAlone: true };
+  readonly capabilities: DestinationVmCapabilities = { refill: true, disksAlone: true, auditMemory: true };
   readonly memory: MemorySink;
   readonly disks: readonly PreparedDisk[];
   readonly #vm: MemoryVm;
@@ -109,6 +109,12 @@ class PreparedMemory implements MemorySink {
         throw new MigrationError('memory', `there is no memory region ${run.region}`);
       this.#vm.memory.put(run);
     }
+  }
+
+  async read(ranges: readonly PageRange[], options?: CallOptions): Promise<readonly Chunks[]> {
+    throwIfAborted(options?.signal);
+    this.#requireFilling();
+    return this.#vm.memory.readRanges(ranges);
   }
 }
 

@@ -1,5 +1,7 @@
 import type { CallOptions, Chunks } from '../../interfaces/content.ts';
 import type {
+  GuestMeasurement,
+  MeasureOptions,
   RunState,
   SourceVm,
   SourceVmCapabilities,
@@ -22,6 +24,7 @@ export interface SourceVmParts {
   readonly disks: readonly TappedDisk[];
   saveState(): Chunks;
   setThrottle(fraction: number): void;
+  measure(options: MeasureOptions): Promise<GuestMeasurement>;
 }
 
 /**
@@ -29,7 +32,12 @@ export interface SourceVmParts {
  * `invalid-state`.
  */
 export class MemorySourceVm implements SourceVm {
-  readonly capabilities: SourceVmCapabilities = { throttle: true, throttleAlone: true };
+  readonly capabilities: SourceVmCapabilities = {
+    throttle: true,
+    throttleAlone: true,
+    measure: true,
+    auditMemory: true,
+  };
   readonly description: VmDescription;
   readonly memory: MemorySource;
   readonly disks: readonly TappedDisk[];
@@ -48,6 +56,10 @@ export class MemorySourceVm implements SourceVm {
 
   onUnexpectedStop(listener: (stop: UnexpectedStop) => void): () => void {
     return this.#parts.lifecycle.onUnexpectedStop(listener);
+  }
+
+  measure(options: MeasureOptions): Promise<GuestMeasurement> {
+    return this.#parts.measure(options);
   }
 
   async setThrottle(fraction: number): Promise<void> {

@@ -16,6 +16,7 @@ import { Guest } from './guest.ts';
 import { GuestGate } from './guest-gate.ts';
 import { GuestMemory, type MemoryFill } from './guest-memory.ts';
 import { GuestMeter } from './guest-statistics.ts';
+import { measureGuest } from './measure-guest.ts';
 import { diskProblems, MemoryDisk, type MemoryDiskOptions } from './memory-disk.ts';
 import { MemoryRounds } from './memory-rounds.ts';
 import { MemorySourceVm } from './memory-source-vm.ts';
@@ -111,6 +112,11 @@ export class MemoryVm {
       disks: this.#tapped,
       saveState: () => encodeDeviceState(this.#state()),
       setThrottle: (fraction) => this.#setThrottle(fraction),
+      measure: (call) =>
+        measureGuest(
+          { memory: this.memory, disks: this.#tapped, environment, state: () => this.state },
+          call,
+        ),
     });
     if (options.paused !== true) lifecycle.run();
   }

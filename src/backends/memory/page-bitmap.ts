@@ -16,6 +16,10 @@ export class PageBitmap {
     return this.#count;
   }
 
+  has(page: number): boolean {
+    return ((this.#words[page >>> 5] ?? 0) & (1 << (page & 31))) !== 0;
+  }
+
   set(page: number): void {
     const word = this.#words[page >>> 5] ?? 0;
     const bit = 1 << (page & 31);

@@ -32,6 +32,7 @@ export class TappedDisk implements SourceDisk {
   #log: DirtyLog | undefined;
   #writes = 0;
   #writesMs = 0;
+  #writtenBytes = 0;
 
   /** `now`: the guest's clock, in ms. */
   constructor(disk: MemoryDisk, now: () => number, isStunned: () => boolean) {
@@ -99,6 +100,11 @@ export class TappedDisk implements SourceDisk {
     return { writes: this.#writes, totalMs: this.#writesMs };
   }
 
+  /** What the guest has written so far, in bytes. */
+  get writtenBytes(): number {
+    return this.#writtenBytes;
+  }
+
   /** The tap, or the dirty log, loses track, as a filter does whose process died. Without either nothing happens. */
   breakTap(reason: string): void {
     this.#tap?.break(`disk ${this.id}: ${reason}`);
@@ -123,6 +129,7 @@ export class TappedDisk implements SourceDisk {
       return content;
     });
     this.#writes += 1;
+    this.#writtenBytes += length;
     this.#writesMs += this.#now() - begun;
   }
 

@@ -1,7 +1,8 @@
 import { asMigrationError, MigrationError } from '../../errors.ts';
-import type { CallOptions } from '../../interfaces/content.ts';
-import type { MemoryRegion, MemorySink, PageRun } from '../../interfaces/memory.ts';
+import type { CallOptions, Chunks } from '../../interfaces/content.ts';
+import type { MemoryRegion, MemorySink, PageRange, PageRun } from '../../interfaces/memory.ts';
 import { chunksLength } from '../../util/chunks.ts';
+import type { GuestMemoryReader } from './guest-memory-reader.ts';
 import type { IncomingMigration } from './incoming-migration.ts';
 import { PAGE_BYTES, PartEncoder } from './migration-stream.ts';
 
@@ -9,22 +10,41 @@ import { PAGE_BYTES, PartEncoder } from './migration-stream.ts';
 export class QemuDestinationMemory implements MemorySink {
   readonly regions: readonly MemoryRegion[];
   readonly #incoming: IncomingMigration;
+  readonly #reader: GuestMemoryReader;
   readonly #encoder: PartEncoder;
+  /** Whether QEMU may have some of what was written still before it. */
+  #written = false;
 
-  constructor(incoming: IncomingMigration, regions: readonly MemoryRegion[]) {
+  constructor(incoming: IncomingMigration, regions: readonly MemoryRegion[], reader: GuestMemoryReader) {
     this.regions = regions;
     this.#incoming = incoming;
+    this.#reader = reader;
     this.#encoder = new PartEncoder(regions);
   }
 
   async write(runs: readonly PageRun[], options: CallOptions = {}): Promise<void> {
     for (const run of runs) this.#check(run);
+    this.#written = true;
     try {
       for (const part of this.#encoder.encode(runs)) await this.#incoming.write(part, options);
     } catch (error) {
       const known = asMigrationError(error, 'memory');
       throw known.code === 'aborted' ? known : new MigrationError('memory', known.message, { cause: error });
     }
+  }
+
+  async read(
+    ranges: readonly PageRange[],
+    options: CallOptions = {},
+  ): Promise<readonly (Chunks | undefined)[]> {
+    try {
+      if (this.#written) await this.#incoming.applied(options);
+      this.#written = false;
+    } catch (error) {
+      const known = asMigrationError(error, 'memory');
+      throw known.code === 'aborted' ? known : new MigrationError('memory', known.message, { cause: error });
+    }
+    return await this.#reader.read(ranges, options);
   }
 
   #check({ region, offset, length, content }: PageRun): void {

@@ -4,6 +4,7 @@ import type { DestinationVm, DestinationVmCapabilities, VmDescription } from '..
 import { joinChunks } from '../../util/chunks.ts';
 import type { QemuDestinationDisk } from './destination-disk.ts';
 import { QemuDestinationMemory } from './destination-memory.ts';
+import { GuestMemoryReader } from './guest-memory-reader.ts';
 import type { IncomingMigration } from './incoming-migration.ts';
 import { explain, pollUntil, queryRunState, within } from './migration-status.ts';
 import { encodeRamEnd } from './migration-stream.ts';
@@ -36,16 +37,22 @@ const ANNOUNCEMENTS = { initial: 50, max: 550, rounds: 5, step: 100 };
  */
 export class QemuDestinationVm implements DestinationVm {
   /** QEMU ends its incoming migration with the device state, and takes no second one in the same process, whatever became of the first. */
-  readonly capabilities: DestinationVmCapabilities = { refill: false, disksAlone: false };
+  readonly capabilities: DestinationVmCapabilities = { refill: false, disksAlone: false, auditMemory: true };
   readonly memory: QemuDestinationMemory;
   readonly disks: readonly QemuDestinationDisk[];
   readonly #parts: DestinationVmParts;
+  readonly #reader: GuestMemoryReader;
   #state: 'prepared' | 'loading' | 'loaded' | 'started' = 'prepared';
   #discarded: Promise<void> | undefined;
 
   constructor(parts: DestinationVmParts) {
     this.#parts = parts;
-    this.memory = new QemuDestinationMemory(parts.incoming, parts.description.memory);
+    const { qmp, directory, incoming } = parts;
+    const regions = parts.description.memory;
+    this.#reader = new GuestMemoryReader({ qmp, directory, regions });
+    // Now, and not while the guest stands still.
+    void this.#reader.way();
+    this.memory = new QemuDestinationMemory(incoming, regions, this.#reader);
     this.disks = parts.disks;
   }
 
@@ -115,6 +122,7 @@ export class QemuDestinationVm implements DestinationVm {
   async #discard(): Promise<void> {
     const { qmp, incoming, exports, directory } = this.#parts;
     incoming.close();
+    this.#reader.close();
     try {
       await takeDown(qmp, [() => exports.close(), () => qmp.close()]);
     } catch (error) {

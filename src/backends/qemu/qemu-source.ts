@@ -1,6 +1,8 @@
 import { asMigrationError, MigrationError } from '../../errors.ts';
 import type { CallOptions } from '../../interfaces/content.ts';
 import type { SourceVm } from '../../interfaces/hypervisor.ts';
+import { Balloon } from './balloon.ts';
+import { GuestMemoryReader } from './guest-memory-reader.ts';
 import { cleanLeftovers } from './leftovers.ts';
 import { MigrationSettings } from './migration-settings.ts';
 import { queryRunState } from './migration-status.ts';
@@ -14,7 +16,7 @@ import { QemuSourceVm } from './source-vm.ts';
 import { takeDown } from './take-down.ts';
 import { serveTap } from './tap-server.ts';
 import { serveTapInThread } from './tap-thread.ts';
-import { type DiskNode, readInventory, regionsOf } from './vm-inventory.ts';
+import { type DiskNode, hintsFreePages, readInventory, regionsOf } from './vm-inventory.ts';
 
 /** How to find a running QEMU, and what of it to offer. */
 export interface QemuSourceOptions extends CallOptions {
@@ -70,6 +72,8 @@ export async function openQemuSource(options: QemuSourceOptions): Promise<Source
   const qmp = await QmpClient.connect(options.qmp, { signal });
   let directory: PrivateDirectory | undefined;
   let exports: NbdExports | undefined;
+  let reader: GuestMemoryReader | undefined;
+  let balloon: Balloon | undefined;
   try {
     await refuseUnsafe(qmp, signal);
     const settings = await MigrationSettings.read(qmp, signal);
@@ -85,6 +89,10 @@ export async function openQemuSource(options: QemuSourceOptions): Promise<Source
     const shared = exports;
     const { machine, cpus, deviceStateFormat } = inventory;
     const regions = regionsOf(inventory.ramBlocks);
+    reader = new GuestMemoryReader({ qmp, directory, regions });
+    // Now, and not while the guest stands still.
+    if (!recovery) await reader.way();
+    balloon = recovery ? undefined : await Balloon.watch(qmp, signal);
     const serve = options.tapThreads === true ? serveTapInThread : serveTap;
     const disks = nodes.map((disk, index) => {
       const tapSocketPath = (attempt: number): string => sockets.socket(`tap-${index}-${attempt}`);
@@ -99,11 +107,15 @@ export async function openQemuSource(options: QemuSourceOptions): Promise<Source
       directory,
       exports,
       disks,
+      reader,
+      auditMemory: balloon !== undefined && !(await hintsFreePages(qmp, signal)),
       memory: new QemuSourceMemory({
         qmp,
         settings,
         machine,
         regions,
+        reader,
+        balloon,
         socketPath: sockets.socket('migrate'),
       }),
       description: {
@@ -126,6 +138,7 @@ export async function openQemuSource(options: QemuSourceOptions): Promise<Source
       quitOnRelease: options.quitOnRelease ?? true,
     });
   } catch (error) {
+    reader?.close();
     await takeDown(qmp, [async () => exports?.close()]).catch(() => undefined);
     await directory?.remove();
     qmp.abort(error);

@@ -1,8 +1,10 @@
 import { type ErrorCode, MigrationError } from '../../errors.ts';
-import type { CallOptions } from '../../interfaces/content.ts';
-import type { MemoryRegion, MemorySource, PageBatch } from '../../interfaces/memory.ts';
+import type { CallOptions, Chunks } from '../../interfaces/content.ts';
+import type { MemoryRegion, MemorySource, PageBatch, PageRange } from '../../interfaces/memory.ts';
 import { nodeEnvironment } from '../../util/node-environment.ts';
 import { delay, throwIfAborted } from '../../util/promises.ts';
+import type { Balloon } from './balloon.ts';
+import type { GuestMemoryReader } from './guest-memory-reader.ts';
 import { MigrationFeed } from './migration-feed.ts';
 import type { MigrationSettings } from './migration-settings.ts';
 import { explain, queryMigration, queryPasses, settledMigration } from './migration-status.ts';
@@ -17,6 +19,10 @@ export interface SourceMemoryOptions {
   readonly socketPath: string;
   readonly machine: string;
   readonly regions: readonly MemoryRegion[];
+  /** Reads the guest's memory as it is. */
+  readonly reader: GuestMemoryReader;
+  /** Undefined: QEMU does not tell of it, and no memory is audited. */
+  readonly balloon: Balloon | undefined;
 }
 
 /**
@@ -49,6 +55,8 @@ export class QemuSourceMemory implements MemorySource {
   #running: Running | undefined;
   #roundOpen = false;
   #pagesLost = false;
+  /** Whether the balloon of the guest that stands still now has not moved; undefined: not asked yet. */
+  #balloonStill: Promise<boolean> | undefined;
 
   constructor(options: SourceMemoryOptions) {
     this.#options = options;
@@ -87,6 +95,22 @@ export class QemuSourceMemory implements MemorySource {
     }
   }
 
+  async read(
+    ranges: readonly PageRange[],
+    options: CallOptions = {},
+  ): Promise<readonly (Chunks | undefined)[]> {
+    const { reader, balloon } = this.#options;
+    this.#balloonStill ??= balloon?.isStill(options.signal) ?? Promise.resolve(false);
+    // Beside the reading, for the guest waits.
+    const [contents, still] = await Promise.all([reader.read(ranges, options), this.#balloonStill]);
+    return still ? contents : ranges.map(() => undefined);
+  }
+
+  /** After a stun every page comes again. */
+  async offer(_ranges: readonly PageRange[], options: CallOptions = {}): Promise<void> {
+    throwIfAborted(options.signal);
+  }
+
   /** As the contract says; but once the switchover has begun it is `resume()` or `release()` of the VM that ends it. */
   async stop(): Promise<void> {
     if (this.#state === 'live') await this.cancel();
@@ -105,6 +129,8 @@ export class QemuSourceMemory implements MemorySource {
       const { feed, migration } = await this.#begin(signal);
       if (stopped !== undefined) await this.#allowSwitchover(signal);
       this.#state = 'switching';
+      this.#options.reader.forget();
+      this.#balloonStill = undefined;
       feed.beginSwitchover();
       migration.acknowledgeSwitchover();
       if (stopped === undefined) while (!feed.ramEnded) await migration.read(signal);

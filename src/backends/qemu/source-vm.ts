@@ -1,14 +1,19 @@
 import { asMigrationError, MigrationError } from '../../errors.ts';
 import type { CallOptions } from '../../interfaces/content.ts';
 import type {
+  GuestMeasurement,
+  MeasureOptions,
   RunState,
   SourceVm,
+  SourceVmCapabilities,
   StunOptions,
   UnexpectedStop,
   VmDescription,
 } from '../../interfaces/hypervisor.ts';
 import { deferred } from '../../util/promises.ts';
+import type { GuestMemoryReader } from './guest-memory-reader.ts';
 import { continueGuest, markToRunOn, runOn } from './leftovers.ts';
+import { measureGuest } from './measure-guest.ts';
 import type { MigrationSettings } from './migration-settings.ts';
 import { pollUntil, queryRunState } from './migration-status.ts';
 import type { NbdExports } from './nbd-exports.ts';
@@ -26,6 +31,10 @@ export interface SourceVmParts {
   readonly exports: NbdExports;
   readonly disks: readonly QemuSourceDisk[];
   readonly memory: QemuSourceMemory;
+  /** Closed with the VM. */
+  readonly reader: GuestMemoryReader;
+  /** Whether its memory is all to be the same at the destination. */
+  readonly auditMemory: boolean;
   readonly description: VmDescription;
   /** QEMU's, when it was opened. */
   readonly runState: string;
@@ -39,7 +48,7 @@ const PASSING_RUN_STATES: ReadonlySet<string> = new Set(['finish-migrate', 'save
 export class QemuSourceVm implements SourceVm {
   readonly description: VmDescription;
   /** QEMU's throttle acts while its migration is read, and there is none where disks move alone. */
-  readonly capabilities = { throttle: true, throttleAlone: false } as const;
+  readonly capabilities: SourceVmCapabilities;
   readonly memory: QemuSourceMemory;
   readonly disks: readonly QemuSourceDisk[];
   readonly #parts: SourceVmParts;
@@ -57,6 +66,8 @@ export class QemuSourceVm implements SourceVm {
   constructor(parts: SourceVmParts) {
     const { qmp, runState } = parts;
     this.#parts = parts;
+    const { auditMemory } = parts;
+    this.capabilities = { throttle: true, throttleAlone: false, measure: true, auditMemory };
     this.description = parts.description;
     this.memory = parts.memory;
     this.disks = parts.disks;
@@ -90,6 +101,12 @@ export class QemuSourceVm implements SourceVm {
     return () => {
       this.#listeners.delete(entry);
     };
+  }
+
+  measure(options: MeasureOptions): Promise<GuestMeasurement> {
+    const memoryBytes = this.memory.regions.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+    const disks = this.disks.map(({ id }) => id);
+    return measureGuest({ qmp: this.#parts.qmp, memoryBytes, disks }, options);
   }
 
   /** The 1 % that QEMU's throttle cannot be below while a migration is under way counts as off. */
@@ -178,6 +195,8 @@ export class QemuSourceVm implements SourceVm {
     const { qmp, quitOnRelease } = this.#parts;
     if (!quitOnRelease) return await this.detach();
     this.#stopTold = true;
+    // Ours of its process would keep the guest's memory from being freed.
+    this.#parts.reader.close();
     const quit = async (): Promise<void> => {
       // Its answer may come or not; that it hangs up is what shows that it has ended.
       await qmp.execute('quit').catch(() => undefined);
@@ -203,6 +222,7 @@ export class QemuSourceVm implements SourceVm {
     } finally {
       for (const off of this.#off) off();
       this.#listeners.clear();
+      this.#parts.reader.close();
       await directory.remove();
     }
   }

@@ -91,6 +91,19 @@ export function regionsOf(blocks: readonly RamBlock[]): readonly MemoryRegion[] 
   return blocks.map(({ name, usedBytes }) => ({ name, sizeBytes: usedBytes, pageBytes: PAGE_BYTES }));
 }
 
+/**
+ * Whether the guest may say of pages that it does not use them: QEMU then does not send them (`free-page-hint`), or discards them here without marking them
+ * dirty (`free-page-reporting`). They differ, and nobody minds. True where QEMU does not tell.
+ */
+export async function hintsFreePages(qmp: QmpClient, signal?: AbortSignal): Promise<boolean> {
+  try {
+    const tree = await qmp.execute('human-monitor-command', { 'command-line': 'info qtree' }, { signal });
+    return /free-page-(?:hint|reporting) = (?:true|on)\b/.test(stringOf(tree, 'device tree'));
+  } catch {
+    return true;
+  }
+}
+
 async function readDisks(
   ask: (command: string, args?: QmpObject) => Promise<unknown>,
 ): Promise<readonly DiskNode[]> {
@@ -163,6 +176,21 @@ export async function readWriteTimes(
   // Nanoseconds of years of writes are no exact number any more, and need not be.
   if (typeof writes !== 'number' || typeof totalNs !== 'number') return undefined;
   return { writes, totalMs: totalNs / 1e6 };
+}
+
+/** What the guest has written to each of the disks so far, in bytes, by its id, as QEMU counts it. Rejects with `hypervisor`. */
+export async function readWrittenBytes(
+  qmp: QmpClient,
+  ids: readonly string[],
+  signal?: AbortSignal,
+): Promise<ReadonlyMap<string, number>> {
+  const written = new Map<string, number>();
+  for (const entry of objectsOf(await qmp.execute('query-blockstats', {}, { signal }), 'block statistics')) {
+    const [id = ''] = namesOf(entry, stringOf(entry['node-name'] ?? '', 'node name'));
+    const bytes = objectOf(entry.stats, 'block statistics').wr_bytes;
+    if (ids.includes(id) && typeof bytes === 'number') written.set(id, bytes);
+  }
+  return written;
 }
 
 /** Firmware flash has no block size, and takes any: what it holds is written in sectors. */

@@ -1,10 +1,16 @@
 import type { ImageBackend, ImageBackendOptions, ImageExportAddress } from '../../backends/images/index.ts';
-import { createDestination, fileRegister, type HypervisorBackend } from '../../index.ts';
+import {
+  createDestination,
+  type DestinationHooks,
+  fileRegister,
+  type HypervisorBackend,
+} from '../../index.ts';
 import type { QemuBackendOptions } from '../../qemu.ts';
-import type { Command } from '../command.ts';
+import type { Command, Context } from '../command.ts';
 import { jsonOption, registerOption, ticketOption, tlsOptions } from '../common-options.ts';
 import { conclude } from '../conclude.ts';
 import { formatEndpoint, isLoopback, parseEndpoint } from '../endpoint.ts';
+import { hookProgram } from '../hook-program.ts';
 import type { Options } from '../options.ts';
 import { runShown } from '../run-shown.ts';
 import { serveExport } from '../serve-export.ts';
@@ -52,6 +58,17 @@ export const receive: Command = {
     'no-space-check': {
       help: 'take a VM or disks also if the file systems here seem to have no room for what the disks hold',
     },
+    'before-start': {
+      value: 'PROGRAM',
+      help:
+        "run when the VM is this host's, before its guest is started, which waits for it; without a shell, with LONGHAUL_VM_ID " +
+        'and LONGHAUL_EPOCH in its environment, its output on stderr. Whatever becomes of it, the guest runs (default: none)',
+    },
+    'after-start': { value: 'PROGRAM', help: 'the same, as soon as the guest runs (default: none)' },
+    'hook-ms': {
+      value: 'N',
+      help: 'how long each of them may take before it is killed, 1 to 60000 (default 5000)',
+    },
     listen: { value: 'HOST:PORT', help: 'where to listen; port 0 takes any that is free' },
     register: registerOption,
     'ticket-file': ticketOption,
@@ -61,6 +78,7 @@ export const receive: Command = {
 
   async run(options, context) {
     const chosen = readBackend(options);
+    const hooks = readHooks(options, context);
     const listen = options.requiredEndpoint('listen', 0);
     const register = fileRegister(options.registerDirectory(context.env));
     const ticket = readTicketFile(options);
@@ -75,7 +93,9 @@ export const receive: Command = {
       try {
         const backend = await makeBackend(chosen);
         screen.log(`listening on ${formatEndpoint(await transport.listening())}`);
-        const destination = createDestination({ backend, transport, register, ticket });
+        const destination = createDestination({ backend, transport, register, ticket, ...hooks });
+        const { yieldToGuests } = await import('../../qemu.ts');
+        yieldToGuests(destination);
         const report = await runShown(destination, 'destination', screen, interruption);
         if ('exported' in backend) served = backend;
         return report;
@@ -100,7 +120,9 @@ function readBackend(options: Options): Chosen {
   const images = options.pairs('image', 'FILE');
   const freeSpace = options.flag('no-space-check') ? 'ignore' : 'check';
   if (Object.keys(images).length > 0) {
-    if (qmp !== undefined) throw new UsageError('--qmp does not go with --image');
+    for (const name of ['qmp', 'before-start', 'after-start', 'hook-ms']) {
+      if (options.text(name) !== undefined) throw new UsageError(`--${name} does not go with --image`);
+    }
     const address = readExport(options);
     return {
       images,
@@ -116,6 +138,22 @@ function readBackend(options: Options): Chosen {
     if (options.text(name) !== undefined) throw new UsageError(`--${name} goes with --image`);
   }
   return { qmp, freeSpace };
+}
+
+/** Programs around the start of the guest. */
+function readHooks(
+  options: Options,
+  { env, screen }: Context,
+): { readonly hooks?: DestinationHooks; readonly hookMsMax?: number } {
+  const hookMsMax = options.number('hook-ms', { min: 1, max: 60_000 });
+  const program = (name: string) => {
+    const path = options.text(name);
+    return path === undefined ? undefined : hookProgram(`--${name}`, path, env, (line) => screen.log(line));
+  };
+  const [beforeStart, afterStart] = [program('before-start'), program('after-start')];
+  if (hookMsMax !== undefined && beforeStart === undefined && afterStart === undefined)
+    throw new UsageError('--hook-ms goes with --before-start or --after-start');
+  return { hooks: { beforeStart, afterStart }, ...(hookMsMax === undefined ? {} : { hookMsMax }) };
 }
 
 /**

@@ -5,6 +5,8 @@ import type { Environment } from '../../interfaces/environment.ts';
 import type { Claim, OwnershipRegister } from '../../interfaces/register.ts';
 import type { Transport } from '../../interfaces/transport.ts';
 import { delay, withTimeout } from '../../util/promises.ts';
+import type { Durations } from '../../wire/messages.ts';
+import type { Stopwatch } from '../downtime.ts';
 import { claimsAt, type Decision, verdictForSource } from './ownership.ts';
 
 export interface CommitOptions {
@@ -16,12 +18,18 @@ export interface CommitOptions {
   readonly register: OwnershipRegister;
   readonly vmId: string;
   readonly epoch: number;
+  /** Sends GO, or FINAL that is GO as well. Called once *given* stands. */
+  readonly give: () => void;
+  /** Where the time goes. */
+  readonly watch: Stopwatch;
   /** How long to wait for the decision, and to ask for it. */
   readonly decideMsMax: number;
 }
 
 /** Between two questions: soon enough to cost an operator nothing, seldom enough for a host that is coming up. */
 const askAgainMs = 250;
+/** How long a destination may take to decline what it was told to. */
+const calledOffMs = 5000;
 /** One question may take this long, then another is asked. */
 const askMsMax = 2000;
 
@@ -38,13 +46,15 @@ export async function commit(options: CommitOptions): Promise<void> {
     const claiming = register.claim(vmId, epoch, 'source', 'given');
     // Should it stand later than that, no harm is done: without GO the destination can only decline.
     await withTimeout(options.environment, options.decideMsMax, claiming, late);
-    channel.send({ type: 'go', epoch });
+    options.watch.lap('claims');
+    options.give();
   } catch (error) {
     // The claim may stand all the same, so only the destination's word counts now. Without GO it can only decline.
     problem = asMigrationError(error, 'register', 'the claim on the source failed');
     channel.send({ type: 'abort', code: problem.code, reason: problem.message });
   }
-  const { decision, reason } = await learnDecision(options);
+  const { decision, reason, durations = {} } = await learnDecision(options);
+  options.watch.lapOfPeer(durations);
   const given: Claim = { epoch, role: 'source', value: 'given' };
   switch (verdictForSource([given], epoch, decision)) {
     case 'released':
@@ -85,16 +95,19 @@ async function reclaim({ register, environment, vmId, epoch, decideMsMax }: Comm
 interface Learned {
   readonly decision: Decision | undefined;
   readonly reason: string;
+  /** What the destination did from when it had GO. */
+  readonly durations?: Durations | undefined;
 }
 
 /** From the channel; while its link is gone also from a shared register; once it has failed, by asking; until `decideMsMax` is over. */
 async function learnDecision(options: CommitOptions): Promise<Learned> {
   const { channel, environment, decideMsMax } = options;
-  const deadlineMs = environment.now() + decideMsMax;
+  let deadlineMs = environment.now() + decideMsMax;
+  let calledOff = false;
   let heard: Learned | undefined;
   const hearing = channel.mailbox.take('decided').then(
-    ({ value, reason }) => {
-      heard = { decision: value, reason };
+    ({ value, reason, durations }) => {
+      heard = { decision: value, reason, durations };
     },
     () => {},
   );
@@ -108,7 +121,13 @@ async function learnDecision(options: CommitOptions): Promise<Learned> {
       if (decision !== undefined) return { decision, reason: 'the connection was lost' };
     }
     if (heard !== undefined) return heard;
-    if (over) return { decision: undefined, reason: '' };
+    if (over && (calledOff || failed || channel.isCut)) return { decision: undefined, reason: '' };
+    if (over) {
+      // It is there, and does not come to an end: what has not decided by now is to decline.
+      calledOff = true;
+      deadlineMs = environment.now() + calledOffMs;
+      channel.send({ type: 'abort', code: 'timeout', reason: 'no decision came in time' });
+    }
     const enough = new AbortController();
     const pause = delay(environment, askAgainMs, enough.signal).catch(() => {});
     await (failed ? pause : Promise.race([hearing, pause]));

@@ -20,6 +20,11 @@ export interface ConvergenceStatistics {
   readonly dirtyBytes: number | undefined;
   /** The rate at which the link takes data; undefined or 0 if nothing was measured yet. */
   readonly bytesPerSecond: number | undefined;
+  /**
+   * How many bytes of pages go by as one, because they are compressed. It counts for what the link carries of them round by round, not for the downtime: the
+   * first that is sent of a guest that stands still goes as it is. Default 1.
+   */
+  readonly gain?: number;
   /** What we took on and the destination has not acknowledged. */
   readonly backlogBytes: number;
   /** Disk content that is not copied. */
@@ -40,22 +45,38 @@ export interface ConvergenceStatistics {
   readonly diskRests?: readonly number[];
   /** Disks that the destination writes slowly. Default none. */
   readonly slowDisks?: readonly DiskFlow[];
+  /** For how long the throttle in force has been so, in ms. Default: for long. */
+  readonly throttleAgeMs?: number;
+  /**
+   * {@link ConvergenceVerdict.restMs} of the rounds that fitted the downtime since both ends were flushed, without this one. Undefined: they were not
+   * flushed just now. That is the first thing to do once it fits, so nothing is waited for before it.
+   */
+  readonly fitted?: readonly number[] | undefined;
+  /** How long it is until the guest has to be stunned; less than 0 if it is late. Undefined: there is all the time in the world. */
+  readonly timeLeftMs?: number | undefined;
 }
 
-/** The part of the caller's policy that decides here. */
+/** The part of the caller's policy that decides here. Without `onTimeout` and `stunMsMax` it is that of a migration that cancels. */
 export type ConvergencePolicy = Required<
   Pick<MigrationPolicy, 'downtimeMsMax' | 'throttleMax' | 'roundsMax'>
->;
+> &
+  Pick<MigrationPolicy, 'onTimeout' | 'stunMsMax'>;
 
 /** What is to be done. */
 export interface ConvergenceVerdict {
   /**
    * `switchover`: stun now. `continue`, `throttle`: set the throttle, wait, do another round; `throttle` if the guest is to be slowed
-   * more than before. `fail`: `not-converging`.
+   * more than before. `fail`: `not-converging`, or, with `late`, `timeout`.
    */
   readonly decision: 'continue' | 'throttle' | 'switchover' | 'fail';
+  /** Whether the rest fits the downtime that is allowed. With `continue`: it does, and will take less after another round. */
+  readonly fits: boolean;
+  /** Whether there is no time for another round. */
+  readonly late: boolean;
   /** How long the guest would stand still if it were stunned now. */
   readonly expectedDowntimeMs: number;
+  /** What of it another round could make less: pages, backlog and disk content. */
+  readonly restMs: number;
   /** The throttle to be in force from now on. */
   readonly throttle: number;
   /** How long to wait before the next round: so long does it take until the downtime could fit at all, pages apart. 0 to 1,000. */
@@ -73,19 +94,34 @@ export interface ConvergenceVerdict {
 
 /** A round that leaves less than 1 / 1.3 of what the best of the last few left is progress; vMotion gives up below this ratio too. */
 const usefulShrink = 1.3;
+/**
+ * A guest that dirties at so much of what the link carries outruns it. One whose pages are all dirty again by each round shows no more than the rate at which
+ * they were sent.
+ */
+const keptUpWith = 0.9;
 /** How many rounds are looked back on: one that was out of line must not make the next look like progress. */
 const lookBackRounds = 3;
 /** The figures are old after so long. */
 const waitMsMax = 1000;
+/** Time between two rounds at least: what a guest dirties in less is not worth a pass over its dirty log. */
+export const roundPauseMs = 5;
+/** A rest that takes no longer is not worth another round: stopping the guest and loading its devices takes more. */
+const restMsMin = 10;
+/** How much of `stunMsMax` a forced stun may be expected to take: one that takes longer than was expected is all in vain. */
+const forcedShare = 0.8;
+/** How long a throttle is let work until it is judged: QEMU's takes up to a second to be in force. */
+export const throttleWorksMs = 1000;
 
 /**
  * Decides after each round what comes next. Pure.
  *
- * 1. What is left, sent at the measured rate, fits the downtime: switch over. An idle guest does so at once.
- * 2. The rounds are used up: fail. Never a longer downtime than was allowed.
- * 3. The guest dirties and writes more slowly than it has to (see {@link nextThrottle}): release the throttle a little.
- * 4. It is faster, and the rest does not shrink by a useful factor: throttle, up to the policy's limit.
- * 5. Otherwise go on. With the throttle at its limit that is the wait for a quiet moment, which rule 1 takes.
+ * 1. What is left, sent at the measured rate, fits the downtime: switch over, as soon as waiting does not pay (see {@link waitingPays}). An idle
+ *    guest does so at once.
+ * 2. The rounds are used up, or the time is, and the policy says `force`: take what can be had, within `stunMsMax`; else fail.
+ * 3. The rounds are used up: fail. Never a longer downtime than was allowed.
+ * 4. The guest dirties and writes more slowly than it has to (see {@link nextThrottle}): release the throttle a little.
+ * 5. It is faster, and the rest does not shrink by a useful factor: throttle, up to the policy's limit.
+ * 6. Otherwise go on. With the throttle at its limit that is the wait for a quiet moment, which rule 1 takes.
  */
 export function convergence(
   statistics: ConvergenceStatistics,
@@ -94,37 +130,98 @@ export function convergence(
   const { round, backlogBytes, diskRestBytes, stateBytes, fixedMs, throttle } = statistics;
   const sendRate = statistics.bytesPerSecond || bytesPerSecondAssumed;
   const pagesMs = (1000 * dirtyBytesAtMost(statistics)) / sendRate;
-  const otherMs = fixedMs + (1000 * (backlogBytes + diskRestBytes + stateBytes)) / sendRate;
+  const queuedMs = (1000 * (backlogBytes + diskRestBytes)) / sendRate;
+  const otherMs = fixedMs + queuedMs + (1000 * stateBytes) / sendRate;
+  const restMs = pagesMs + queuedMs;
   const expectedDowntimeMs = pagesMs + otherMs;
   const reason = explain(statistics, policy, sendRate, expectedDowntimeMs);
-  const { diskBytesPerSecond = 0, slowDisks = [], diskRests = [diskRestBytes] } = statistics;
+  const { diskBytesPerSecond = 0, slowDisks = [], diskRests = [diskRestBytes], gain = 1 } = statistics;
   const dirtyBytesPerSecond = dirtyRate(statistics);
   const shrinking = shrinks(statistics.history) && shrinks(diskRests) && !slowDisks.some(outrun);
   const guestBytesPerSecond = dirtyBytesPerSecond + diskBytesPerSecond;
-  const hardest = { throttle, throttleMax: policy.throttleMax, bytesPerSecond: sendRate };
+  const hardest = { throttle, throttleMax: policy.throttleMax, bytesPerSecond: keptUpWith * sendRate };
   const outruns =
-    Boolean(statistics.bytesPerSecond) && !shrinking && outrunsLink({ ...hardest, guestBytesPerSecond });
+    Boolean(statistics.bytesPerSecond) &&
+    !shrinking &&
+    outrunsLink({ ...hardest, guestBytesPerSecond: dirtyBytesPerSecond / gain + diskBytesPerSecond });
   const figures = { guestBytesPerSecond, sendBytesPerSecond: sendRate, outruns };
   const behind = diskRestBytes > 0 || otherMs > policy.downtimeMsMax;
-  const verdict = { expectedDowntimeMs, throttle, waitMs: 0, reason, behind, ...figures };
-  if (expectedDowntimeMs <= policy.downtimeMsMax) return { ...verdict, decision: 'switchover' };
+  const fits = expectedDowntimeMs <= policy.downtimeMsMax;
+  const next = nextRound(statistics, { restMs, queuedMs, load: guestBytesPerSecond / sendRate });
+  const { timeLeftMs = Number.POSITIVE_INFINITY } = statistics;
+  const late = timeLeftMs < next.durationMs;
+  const last = late || round >= policy.roundsMax;
+  const verdict = { expectedDowntimeMs, restMs, throttle, waitMs: 0, reason, behind, fits, late, ...figures };
+  const goOn = { ...verdict, decision: 'continue', waitMs: Math.min(queuedMs, waitMsMax) } as const;
+  if (fits) {
+    const { fitted } = statistics;
+    const waits = !last && fitted !== undefined && improves(fitted, restMs);
+    return waits && waitingPays(restMs, next, throttle) ? goOn : { ...verdict, decision: 'switchover' };
+  }
+  if (last && policy.onTimeout === 'force') {
+    const { stunMsMax = 0 } = policy;
+    const can = expectedDowntimeMs <= forcedShare * stunMsMax;
+    const may = round < policy.roundsMax && timeLeftMs > -stunMsMax;
+    if (may && (can ? waitingPays(restMs, next, throttle) : shrinking)) return goOn;
+    return { ...verdict, decision: can ? 'switchover' : 'fail' };
+  }
   if (round >= policy.roundsMax) return { ...verdict, decision: 'fail' };
 
   const waitMs = Math.min(Math.max(0, otherMs - policy.downtimeMsMax), waitMsMax);
-  const next = nextThrottle({
+  const { throttleAgeMs = throttleWorksMs } = statistics;
+  if (throttleAgeMs < throttleWorksMs) return { ...verdict, decision: 'continue', waitMs };
+  const needed = nextThrottle({
     throttle,
     throttleMax: policy.throttleMax,
-    dirtyBytesPerSecond,
+    dirtyBytesPerSecond: dirtyBytesPerSecond / gain,
     sendBytesPerSecond: sendRate,
     diskBytesPerSecond,
     behind,
     slowDisks,
   });
-  if (next > throttle) {
-    if (!shrinking) return { ...verdict, decision: 'throttle', throttle: next, waitMs };
+  if (needed > throttle) {
+    if (!shrinking) return { ...verdict, decision: 'throttle', throttle: needed, waitMs };
     return { ...verdict, decision: 'continue', waitMs };
   }
-  return { ...verdict, decision: 'continue', throttle: next, waitMs };
+  return { ...verdict, decision: 'continue', throttle: needed, waitMs };
+}
+
+/** What another round would take, and leave. */
+interface NextRound {
+  readonly durationMs: number;
+  readonly restMs: number;
+}
+
+/**
+ * What is left now is sent, and what the guest makes dirty in that time is left then. `load`: how fast it does, over how fast the link is. Where dirty pages
+ * cannot be told, the next round is what was dirtied since this one began, and that is what is known to be left.
+ */
+function nextRound(
+  { dirtyBytes, roundMs }: ConvergenceStatistics,
+  now: { readonly restMs: number; readonly queuedMs: number; readonly load: number },
+): NextRound {
+  const durationMs = roundPauseMs + now.restMs;
+  const dirtyingMs = dirtyBytes === undefined ? roundMs + roundPauseMs + now.queuedMs : durationMs;
+  return { durationMs, restMs: now.load * dirtyingMs };
+}
+
+/**
+ * Whether the guest is better off with one more round: it makes what it would stand still for less by a useful factor, and by more than the guest would
+ * lose meanwhile for being slowed.
+ */
+function waitingPays(restMs: number, next: NextRound, throttle: number): boolean {
+  if (restMs <= restMsMin || next.restMs * usefulShrink > restMs) return false;
+  return restMs - next.restMs > throttle * next.durationMs;
+}
+
+/**
+ * Whether what was waited for came: in the last few rounds that fitted, this one among them, the least has become less by a useful factor. So there is an end
+ * to it, whatever the guest does: for a limit of 300 ms after some thirty rounds at the most.
+ */
+function improves(fitted: readonly number[], restMs: number): boolean {
+  if (fitted.length < lookBackRounds) return true;
+  const lately = Math.min(restMs, ...fitted.slice(1 - lookBackRounds));
+  return lately * usefulShrink <= Math.min(...fitted.slice(0, 1 - lookBackRounds));
 }
 
 /** Whether what the guest produces with `throttle` is more than the link carries, also once it is slowed as hard as it may be. */

@@ -5,18 +5,27 @@ import { sliceChunks } from '../../util/chunks.ts';
 import { raceAbort } from '../../util/promises.ts';
 import type { ItemRange } from '../../wire/item.ts';
 import { itemContentBytesMax, itemRangesMax } from '../../wire/limits.ts';
+import type { RecentWrites } from '../audit/recent-writes.ts';
+
+export interface RoundOptions extends CallOptions {
+  /** Pages that may wait to be sent when more are read. Default: what a stream holds. */
+  readonly queueBytesMax?: () => number;
+}
 
 /** Sends rounds of dirty pages. */
 export class MemorySender {
   readonly #source: MemorySource;
   readonly #stream: SendStream;
+  readonly #recent: RecentWrites;
   #contentBytes = 0;
   #offeredBytes = 0;
   #rounds = 0;
 
-  constructor(source: MemorySource, stream: SendStream) {
+  /** `recent` is told what was sent last. */
+  constructor(source: MemorySource, stream: SendStream, recent: RecentWrites) {
     this.#source = source;
     this.#stream = stream;
+    this.#recent = recent;
   }
 
   /** Page content sent so far; zero pages do not count. */
@@ -34,17 +43,15 @@ export class MemorySender {
     return this.#rounds;
   }
 
-  /** Sends one round, and resolves to its size in bytes when all of it is queued. */
-  async sendRound(options: CallOptions): Promise<number> {
+  /**
+   * Sends one round, and resolves to its size in bytes when all of it is queued. Pages are read when less than `queueBytesMax` waits, and no earlier: what the guest
+   * writes to them until then is in what is read, and they are sent once.
+   */
+  async sendRound({ queueBytesMax, ...options }: RoundOptions): Promise<number> {
     const before = this.#offeredBytes;
     for await (const batch of this.#source.round(options)) {
-      try {
-        await raceAbort(this.#stream.room(), options.signal);
-      } catch (error) {
-        batch.release();
-        throw error;
-      }
       this.#push(batch);
+      await raceAbort(this.#stream.room(queueBytesMax?.()), options.signal);
     }
     this.#rounds++;
     return this.#offeredBytes - before;
@@ -71,6 +78,8 @@ export class MemorySender {
     for (const item of items) {
       for (const range of item) {
         this.#offeredBytes += range.length;
+        // The first round says nothing of what the guest writes.
+        if (this.#rounds > 0) this.#recent.add(this.#stream.id, range.space, range.offset, range.length);
         if (range.content !== 'zero') this.#contentBytes += range.length;
       }
       this.#stream.push('memory', item, release);

@@ -6,5 +6,7 @@ export const noMemory: MemorySource = {
   keepsUnsentPages: true,
   round: async function* () {},
   dirtyBytes: () => 0,
+  read: async (ranges) => ranges.map(() => undefined),
+  offer: async () => {},
   stop: async () => {},
 };

@@ -3,12 +3,21 @@ import { MigrationError } from '../../errors.ts';
 import type { Environment } from '../../interfaces/environment.ts';
 import type { SourceVm } from '../../interfaces/hypervisor.ts';
 import type { RoundStatistics } from '../../interfaces/migration.ts';
-import { delay, throwIfAborted } from '../../util/promises.ts';
+import { delay, throwIfAborted, withTimeout } from '../../util/promises.ts';
 import { RateMeter } from '../../util/rate-meter.ts';
+import { claimsMsCounted, loadMsExpected, queueBetween, stateBytesExpected } from '../expected.ts';
 import type { GuestPace } from '../guest-pace.ts';
 import type { ResolvedPolicy } from '../policy.ts';
-import { type ConvergencePolicy, type ConvergenceStatistics, convergence } from './convergence.ts';
+import {
+  type ConvergencePolicy,
+  type ConvergenceStatistics,
+  type ConvergenceVerdict,
+  convergence,
+  roundPauseMs,
+  throttleWorksMs,
+} from './convergence.ts';
 import type { MemorySender } from './memory-sender.ts';
+import { ThrottleMeter } from './throttle-meter.ts';
 
 export interface PreCopyOptions {
   readonly vm: SourceVm;
@@ -25,35 +34,62 @@ export interface PreCopyOptions {
   readonly diskRestBytes: () => number;
   /** Flushes both ends; resolves to how long the destination took, in ms. */
   readonly flushBothEnds: () => Promise<number>;
+  /** What the claims of the handover will take, in ms. */
+  readonly claimsMs: () => number;
+  /** How long it is until the guest has to be stunned, in ms; undefined if it is not limited. */
+  readonly timeLeftMs: () => number | undefined;
   readonly onRound: (round: RoundStatistics) => void;
 }
 
-/**
- * Pages that may wait to be sent when the next round begins: the link stays busy, and what the round reads is fresh. What waits of the disks is
- * not for the round to wait for: a guest that outruns the link there would keep it from ever ending.
- */
-const queueBytesMax = 1 << 20;
-/** Time between two rounds at least: what a guest dirties in less is not worth a pass over its dirty log. */
-const pauseMs = 5;
-/** Device state before any was seen: what a small machine model of QEMU has. */
-const stateBytesExpected = 160 << 10;
-/** What the destination needs to load it and start, over its flush, before any was seen: some milliseconds in a hypervisor. */
-const loadMsExpected = 20;
+/** As {@link queueBetween}, when more of a round is read: time enough to compress what waits. In ms, and in bytes however slow or fast the link. */
+const queueWithin = { ms: 20, least: 512 << 10, most: 4 << 20 };
 /** What the verdict may rest on while the link's rate is no more than assumed: so little takes a moment on any link. */
 const unmeasuredBytesMax = 256 << 10;
 /** ... and how long a round waits for a measurement: on a link that carries more than was assumed there may be none. */
 const rateWaitMsMax = 1000;
 /** How many rounds the rule looks back on. */
 const historyRounds = 8;
+/**
+ * While a flush is waited for, rounds go on, so that little is dirty when it is over; less and less often, for a flush may take long. In ms between two
+ * of them: at first, and at most.
+ */
+const flushRoundMs = { first: 20, most: 320 };
+/** For so long it counts that both ends were flushed: what is written meanwhile is flushed within the stun. */
+const flushedMs = 1000;
+/** How long a flush may take that nobody hurries: so much may have gathered in a cache. */
+const flushMsMax = 600_000;
+
+/** A flush of both ends. */
+interface Flush {
+  /** Resolves when it is over; rejects with what ends the migration. */
+  readonly over: Promise<void>;
+  /** How long the destination took, in ms; undefined until it is over. */
+  durationMs: number | undefined;
+  overMs: number;
+  /** From when on it is waited for, the link being there. */
+  waitedSinceMs: number;
+  /** ... and from when on there is no time for that: the guest is to be stunned. */
+  hurriedSinceMs: number | undefined;
+  /** Until the next round, while it is not over. */
+  roundMs: number;
+  /** What it failed with. */
+  failure?: unknown;
+}
 
 /** Rounds of dirty pages until the rest fits the downtime. What to do after each is {@link convergence}'s to say. */
 export class PreCopy {
   readonly #options: PreCopyOptions;
   #history: number[] = [];
   #diskRests: number[] = [];
-  /** The least that there was left to copy of disks, and in how many rounds it became less: those were for the disks, and do not count against the limit. */
+  /** The least that there was left to copy of disks. */
   #diskRestLeast = Number.POSITIVE_INFINITY;
-  #roundsForDisks = 0;
+  /**
+   * Rounds that do not count against the limit: they were for the disks, because less was left of them after each, or while a flush was waited for, or until a
+   * throttle that is harder than any before has had its time to work.
+   */
+  #roundsApart = 0;
+  /** The last of them. */
+  #apart = 0;
   /**
    * Of rounds after the first. A hypervisor that cannot tell what is dirty cuts its rounds as its own passes happen to end: of a short one alone
    * nobody knows in what time it was dirtied.
@@ -62,13 +98,20 @@ export class PreCopy {
   #dirtiedBytes = 0;
   /** Since {@link PreCopy.run} was called. */
   #rounds = 0;
+  /** {@link ConvergenceVerdict.restMs} of the rounds that fitted after a flush. */
+  #fitted: number[] = [];
   #throttle = 0;
+  #throttleSetMs = Number.NEGATIVE_INFINITY;
+  /** The hardest since the rounds began, or since the link was gone. Each is waited for once, so that there is an end to it. */
+  #hardest = 0;
+  #hardestWorksMs = Number.NEGATIVE_INFINITY;
   /** The last of the calls that set it, one after the other. */
   #throttling: Promise<void> = Promise.resolve();
-  #throttleMax = 0;
+  readonly #meter: ThrottleMeter;
 
   constructor(options: PreCopyOptions) {
     this.#options = options;
+    this.#meter = new ThrottleMeter(options.environment.now());
   }
 
   /** The throttle in force, 0 to 1. */
@@ -78,38 +121,50 @@ export class PreCopy {
 
   /** The hardest throttle that was in force. */
   get throttleMax(): number {
-    return this.#throttleMax;
+    return this.#meter.max;
+  }
+
+  /** For how long the guest was slowed, in ms: while it ran. */
+  get throttledMs(): number {
+    return this.#meter.throttledMs(this.#options.environment.now());
+  }
+
+  /** What it lost of its processors' time by that, in ms. */
+  get throttleLostMs(): number {
+    return this.#meter.lostMs(this.#options.environment.now());
   }
 
   /**
-   * Resolves when it is time to stun. Rejects with `not-converging` when that time will not come. May be called again, after a switchover
+   * Resolves when it is time to stun. Rejects with `not-converging` or `timeout` when that time will not come. May be called again, after a switchover
    * that came to nothing: what was seen before says nothing then, for the first round may be one of all pages again.
    */
   async run(): Promise<void> {
-    const { environment, memory, pace, signal } = this.#options;
+    const { environment, channel, memory, pace, signal } = this.#options;
     this.#history = [];
     this.#diskRests = [];
     this.#diskRestLeast = Number.POSITIVE_INFINITY;
-    this.#roundsForDisks = 0;
+    this.#roundsApart = 0;
+    this.#apart = 0;
+    this.#hardest = 0;
     this.#dirtied = new RateMeter();
     this.#rounds = 0;
+    this.#fitted = [];
     pace.begin();
-    let previousStartMs: number | undefined;
-    /** How long the destination took to flush just before this round; undefined if nothing was flushed then. */
-    let flushMs: number | undefined;
+    let previous: Start | undefined;
+    /** Undefined: both ends are to be flushed as soon as the rest fits. */
+    let flush: Flush | undefined;
     for (;;) {
-      const startMs = environment.now();
-      const bytes = await memory.sendRound({ signal });
+      const start = this.#start(previous);
+      const bytes = await memory.sendRound({ signal, queueBytesMax: () => this.#queueBytes(queueWithin) });
       this.#rounds++;
-      await memory.queueBelow(queueBytesMax);
+      await memory.queueBelow(this.#queueBytes(queueBetween));
       await this.#untilRateIsKnown();
       await this.#options.takeDirtyExtents();
-      const durationMs = environment.now() - startMs;
-      const dirtyingMs = previousStartMs === undefined ? undefined : startMs - previousStartMs;
-      if (this.#rounds > 1) this.#dirtiedBytes += bytes;
-      this.#dirtied.look(startMs, this.#dirtiedBytes, 1 - this.#throttle);
-      previousStartMs = startMs;
-      const statistics = this.#statistics(bytes, durationMs, dirtyingMs, flushMs ?? 0);
+      const durationMs = environment.now() - start.ms;
+      previous = start;
+      // Before the round: one that takes longer than that would have it flushed again and again, and never stun.
+      if (flush !== undefined && start.ms - flush.overMs > flushedMs) flush = undefined;
+      const statistics = this.#statistics(bytes, durationMs, start, flush?.durationMs);
       const verdict = convergence(statistics, this.#policy);
       pace.weighed(statistics, verdict);
       this.#options.onRound({
@@ -120,25 +175,113 @@ export class PreCopy {
         throttle: verdict.throttle,
       });
       throwIfAborted(signal);
+      if (flush?.failure !== undefined) throw flush.failure;
       switch (verdict.decision) {
         case 'fail':
-          throw new MigrationError('not-converging', verdict.reason);
+          throw this.#failure(verdict);
         case 'switchover':
-          // Everything that can be flushed is flushed before the stun; what was dirtied meanwhile is the next round's. How
-          // long that took is what the flush within the stun can take, and counts in the next verdict, but no longer:
-          // a destination that was slow once is asked again.
+          // Everything that can be flushed is flushed before the stun. How long that took is what the flush within the stun can take, and counts in
+          // the verdicts for a second, but no longer: a destination that was slow once is asked again.
+          if (flush?.durationMs !== undefined && !channel.isCut) {
+            // A guest that stands still has no more to lose.
+            this.#meter.set(environment.now(), 0);
+            return;
+          }
           // With the link gone it is also what waits for it.
-          if (flushMs !== undefined && !this.#options.channel.isCut) return;
-          flushMs = await this.#options.flushBothEnds();
+          if (flush?.durationMs !== undefined) flush = undefined;
+          flush ??= this.#beginFlush();
+          await this.#untilFlushed(flush, verdict);
           break;
         case 'throttle':
         case 'continue':
-          flushMs = undefined;
+          if (verdict.fits) this.#fitted.push(verdict.restMs);
           await this.#setThrottle(verdict.throttle);
-          await delay(environment, Math.max(pauseMs, verdict.waitMs), signal);
+          await delay(environment, Math.max(roundPauseMs, verdict.waitMs), signal);
           break;
       }
     }
+  }
+
+  #beginFlush(): Flush {
+    const { environment, flushBothEnds } = this.#options;
+    const flush: Flush = {
+      over: flushBothEnds().then((durationMs) => {
+        flush.durationMs = durationMs;
+        flush.overMs = environment.now();
+      }),
+      durationMs: undefined,
+      overMs: Number.POSITIVE_INFINITY,
+      waitedSinceMs: environment.now(),
+      hurriedSinceMs: undefined,
+      roundMs: flushRoundMs.first,
+    };
+    flush.over.catch((error) => {
+      flush.failure = error;
+    });
+    return flush;
+  }
+
+  /** Waits for it, or until it is time for another round: with the link gone that is never. Rejects when it takes too long. */
+  async #untilFlushed(flush: Flush, verdict: ConvergenceVerdict): Promise<void> {
+    const { environment, channel } = this.#options;
+    const notYet = new MigrationError('timeout', 'the flush takes longer');
+    do {
+      try {
+        return await withTimeout(environment, flush.roundMs, flush.over, () => notYet);
+      } catch (error) {
+        if (error !== notYet) throw error;
+      }
+      flush.roundMs = Math.min(2 * flush.roundMs, flushRoundMs.most);
+      if (channel.isCut) {
+        // An outage has a limit of its own.
+        flush.waitedSinceMs = environment.now();
+        flush.hurriedSinceMs = undefined;
+      } else this.#checkPatience(flush, verdict);
+    } while (channel.isCut);
+    this.#countApart();
+  }
+
+  /** A guest that is to be stunned now waits for a flush no longer than it might stand still for it. */
+  #checkPatience(flush: Flush, verdict: ConvergenceVerdict): void {
+    const { environment, policy } = this.#options;
+    const nowMs = environment.now();
+    if (verdict.late || !verdict.fits) flush.hurriedSinceMs ??= nowMs;
+    else flush.hurriedSinceMs = undefined;
+    const waitedMs = nowMs - flush.waitedSinceMs;
+    const hurriedMs = nowMs - (flush.hurriedSinceMs ?? nowMs);
+    if (waitedMs <= flushMsMax && hurriedMs <= policy.stunMsMax) return;
+    const why = `the disks are not flushed after ${Math.round(waitedMs)} ms`;
+    throw new MigrationError(verdict.late ? 'timeout' : 'not-converging', `${why}: ${verdict.reason}`);
+  }
+
+  /** The round that is over does not count. */
+  #countApart(): void {
+    if (this.#apart === this.#rounds) return;
+    this.#apart = this.#rounds;
+    this.#roundsApart++;
+  }
+
+  /** A round begins. */
+  #start(previous: Start | undefined): Start {
+    const ms = this.#options.environment.now();
+    const lostMs = this.#meter.lostMs(ms);
+    if (previous === undefined) return { ms, lostMs, dirtyingMs: undefined, share: 1 };
+    const dirtyingMs = ms - previous.ms;
+    const share = dirtyingMs > 0 ? 1 - (lostMs - previous.lostMs) / dirtyingMs : 1;
+    return { ms, lostMs, dirtyingMs, share };
+  }
+
+  #failure({ reason, late }: ConvergenceVerdict): MigrationError {
+    if (!late) return new MigrationError('not-converging', reason);
+    const { timeoutMs, stunMsMax } = this.#options.policy;
+    const why = `the guest is not stunned within ${timeoutMs} ms, and what is left does not fit ${stunMsMax} ms either`;
+    return new MigrationError('timeout', `${why}: ${reason}`);
+  }
+
+  /** What may wait in the queue. */
+  #queueBytes({ ms, least, most }: typeof queueBetween): number {
+    const { bytesPerSecond = Number.POSITIVE_INFINITY } = this.#options.channel;
+    return Math.min(Math.max((bytesPerSecond * ms) / 1000, least), most);
   }
 
   get #policy(): ConvergencePolicy {
@@ -146,7 +289,7 @@ export class PreCopy {
     return {
       ...policy,
       throttleMax: pace.throttleMax,
-      roundsMax: policy.roundsMax + this.#roundsForDisks,
+      roundsMax: policy.roundsMax + this.#roundsApart,
     };
   }
 
@@ -155,16 +298,17 @@ export class PreCopy {
     const { channel, environment, signal } = this.#options;
     const deadlineMs = environment.now() + rateWaitMsMax;
     while (
-      channel.statistics.bytesPerSecond === undefined &&
+      channel.bytesPerSecond === undefined &&
       channel.backlogBytes > unmeasuredBytesMax &&
       environment.now() < deadlineMs
     ) {
-      await delay(environment, pauseMs, signal);
+      await delay(environment, roundPauseMs, signal);
     }
   }
 
   /** Takes the throttle off, if there is one. */
   async releaseThrottle(): Promise<void> {
+    this.#hardest = 0;
     await this.#setThrottle(0);
   }
 
@@ -180,44 +324,73 @@ export class PreCopy {
     if (fraction === this.#throttle || !vm.capabilities.throttle) return;
     await vm.setThrottle(fraction);
     this.#throttle = fraction;
-    this.#throttleMax = Math.max(this.#throttleMax, fraction);
+    this.#throttleSetMs = this.#options.environment.now();
+    this.#meter.set(this.#throttleSetMs, fraction);
+    if (fraction <= this.#hardest) return;
+    this.#hardest = fraction;
+    this.#hardestWorksMs = this.#throttleSetMs + throttleWorksMs;
   }
 
   #statistics(
     bytes: number,
     durationMs: number,
-    dirtyingMs: number | undefined,
-    flushMs: number,
+    start: Start,
+    flushMs: number | undefined,
   ): ConvergenceStatistics {
-    const { channel, memory, pace } = this.#options;
+    const { environment, channel, memory, pace, policy } = this.#options;
     const diskRestBytes = this.#options.diskRestBytes();
     keepLast(this.#history, bytes);
     keepLast(this.#diskRests, diskRestBytes);
     if (diskRestBytes < this.#diskRestLeast) {
-      if (diskRestBytes > 0 && this.#rounds > 1) this.#roundsForDisks++;
+      if (diskRestBytes > 0 && this.#rounds > 1) this.#countApart();
       this.#diskRestLeast = diskRestBytes;
     }
+    if (environment.now() < this.#hardestWorksMs) this.#countApart();
+    const claimsMs = claimsMsCounted(this.#options.claimsMs(), policy.downtimeMsMax);
     const dirtyBytes = memory.dirtyBytes();
-    const { perSecond } = this.#dirtied;
-    const seen = dirtyBytes === undefined && perSecond !== undefined;
     return {
       round: this.#rounds,
       roundBytes: bytes,
       roundMs: durationMs,
-      dirtyingMs,
+      dirtyingMs: start.dirtyingMs,
       dirtyBytes,
-      ...(seen ? { dirtyBytesPerSecond: perSecond * (1 - this.#throttle) } : {}),
-      bytesPerSecond: channel.statistics.bytesPerSecond,
+      dirtyBytesPerSecond: this.#dirtyRate(bytes, start, dirtyBytes !== undefined),
+      bytesPerSecond: channel.bytesPerSecond,
+      gain: channel.gain,
       backlogBytes: channel.delayingBytes,
       diskRestBytes,
       stateBytes: stateBytesExpected,
-      fixedMs: loadMsExpected + flushMs,
+      fixedMs: loadMsExpected + claimsMs + (flushMs ?? 0),
       throttle: this.#throttle,
+      throttleAgeMs: environment.now() - this.#throttleSetMs,
       history: this.#history,
       diskRests: this.#diskRests,
+      fitted: flushMs === undefined ? undefined : this.#fitted,
+      timeLeftMs: this.#options.timeLeftMs(),
       ...pace.figures(),
     };
   }
+
+  /** How fast the guest dirties memory with the throttle in force; undefined where nothing but the first pass has shown it. */
+  #dirtyRate(bytes: number, { ms, dirtyingMs, share }: Start, told: boolean): number | undefined {
+    if (this.#rounds > 1) this.#dirtiedBytes += bytes;
+    this.#dirtied.look(ms, this.#dirtiedBytes, share);
+    const { perSecond } = this.#dirtied;
+    if (!told && perSecond !== undefined) return perSecond * (1 - this.#throttle);
+    if (dirtyingMs === undefined || dirtyingMs <= 0) return undefined;
+    return ((1000 * bytes) / (dirtyingMs * share)) * (1 - this.#throttle);
+  }
+}
+
+/** When a round began. */
+interface Start {
+  readonly ms: number;
+  /** What the guest had lost for being slowed. */
+  readonly lostMs: number;
+  /** Since the round before began; undefined for the first. */
+  readonly dirtyingMs: number | undefined;
+  /** How much of that time it was given: 0.01 to 1. */
+  readonly share: number;
 }
 
 function keepLast(history: number[], bytes: number): void {

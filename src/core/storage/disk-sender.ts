@@ -22,6 +22,7 @@ import type { Environment } from '../../interfaces/environment.ts';
 import { sliceChunks } from '../../util/chunks.ts';
 import { raceAbort } from '../../util/promises.ts';
 import { itemContentBytesMax } from '../../wire/limits.ts';
+import type { RecentWrites } from '../audit/recent-writes.ts';
 import type { BlockDigests } from './block-digests.ts';
 import { BulkCopy, regionBytes } from './bulk-copy.ts';
 import type { GuestWatch } from './guest-watch.ts';
@@ -47,6 +48,8 @@ export interface DiskSenderOptions {
   readonly environment: Environment;
   /** The VM's: all disks have one. */
   readonly watch: GuestWatch;
+  /** Is told what the guest has written last. */
+  readonly recent: RecentWrites;
   /** Aborted when the migration is over, one way or another. */
   readonly signal: AbortSignal;
   /** Called with the first failure. */
@@ -174,6 +177,7 @@ export class DiskSender {
     for (const range of ranges) {
       this.#setBack++;
       this.#guestBytes += range.length;
+      this.#note(range);
       this.#setRangeBack(range);
     }
   }
@@ -201,6 +205,11 @@ export class DiskSender {
   goOn(): void {
     this.#bulk.guestStands(false);
     if (this.isUnseen) this.#setRangeBack({ offset: 0, length: this.disk.sizeBytes });
+  }
+
+  /** The destination has something else there: it is copied again, whatever the tap has seen. */
+  sendAgain(range: ByteRange): void {
+    this.#setRangeBack(range);
   }
 
   /** Takes the tap away and stops copying; guest writes go on unhindered from the call on. Idempotent. Rejects if the tap could not be removed. */
@@ -231,6 +240,7 @@ export class DiskSender {
       return undefined;
     }
     if (write.content !== 'zero') this.#guestBytes += write.length;
+    this.#note(write);
     if (!this.#options.buffer.take(bufferedBytes(write))) {
       this.#setBack++;
       this.#setRangeBack(write);
@@ -248,6 +258,10 @@ export class DiskSender {
         break;
     }
     return this.#options.buffer.hold();
+  }
+
+  #note({ offset, length }: ByteRange): void {
+    this.#options.recent.add(this.stream.id, 0, offset, length);
   }
 
   #setRangeBack(range: ByteRange): void {

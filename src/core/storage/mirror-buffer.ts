@@ -15,6 +15,7 @@ export class MirrorBuffer {
   #closed = false;
   #holds = true;
   #longestHoldMs = 0;
+  #heldMs = 0;
 
   constructor(environment: Environment, bytesMax: number) {
     this.#environment = environment;
@@ -34,6 +35,11 @@ export class MirrorBuffer {
   /** For how long a guest write was held, the longest one, in ms. */
   get longestHoldMs(): number {
     return this.#longestHoldMs;
+  }
+
+  /** For how long guest writes were held, all of them added up, in ms. */
+  get heldMs(): number {
+    return this.#heldMs;
   }
 
   /** From now on it is full at `bytesMax`. What is in it stays, also where that is more. */
@@ -95,6 +101,8 @@ export class MirrorBuffer {
     });
     while (this.#bytes > this.#bytesMax && !expired && this.#mayHold) await this.#freed.wait();
     cancel();
-    this.#longestHoldMs = Math.max(this.#longestHoldMs, this.#environment.now() - startMs);
+    const heldMs = this.#environment.now() - startMs;
+    this.#heldMs += heldMs;
+    this.#longestHoldMs = Math.max(this.#longestHoldMs, heldMs);
   }
 }

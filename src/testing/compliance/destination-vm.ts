@@ -1,7 +1,9 @@
 import type { DestinationVm, SourceVm, VmDescription } from '../../interfaces/hypervisor.ts';
 import type { PageRun } from '../../interfaces/memory.ts';
+import { joinChunks } from '../../util/chunks.ts';
 import type { BackendFixture, DestinationFixture } from './backend.ts';
-import { check, checkEqual, checkRejects } from './check.ts';
+import { check, checkBytes, checkEqual, checkRejects } from './check.ts';
+import { MemoryReplica, scattered } from './memory-replica.ts';
 import { saveAll } from './mover.ts';
 import type { FixtureTest } from './test-function.ts';
 
@@ -103,6 +105,38 @@ export function destinationVmTests(test: FixtureTest<BackendFixture>): void {
       const signal = AbortSignal.abort();
       const aborted = prepared.memory.write([{ ...stranger, region: 0 }], { signal });
       await checkRejects(aborted, 'aborted', 'writing memory with an aborted signal');
+    }));
+
+  test('memory is read as it was written, or it says that it cannot be', (fixture) =>
+    withPrepared(fixture, async ({ memory, capabilities }, _, vm) => {
+      const { regions } = memory;
+      const ranges = scattered(regions);
+      if (!capabilities.auditMemory) {
+        await checkRejects(memory.read(ranges), 'unsupported', 'read() without the capability');
+        return;
+      }
+      const replica = new MemoryReplica(regions);
+      for (let round = 0; round < 2; round += 1) {
+        for await (const { runs, release } of vm.memory.round()) {
+          await memory.write(runs);
+          replica.apply(runs);
+          release();
+        }
+        const contents = await memory.read(ranges);
+        checkEqual(contents.length, ranges.length, 'how many contents are read');
+        check(
+          contents.some((content) => content !== undefined),
+          'not one range could be read',
+        );
+        for (const [index, { region, offset, length }] of ranges.entries()) {
+          const content = contents[index];
+          if (content === undefined) continue;
+          const expected = replica.bytes(region).subarray(offset, offset + length);
+          checkBytes(joinChunks(content), expected, `what is read of region ${region}, from ${offset}`);
+        }
+      }
+      const signal = AbortSignal.abort();
+      await checkRejects(memory.read(ranges, { signal }), 'aborted', 'read() with an aborted signal');
     }));
 
   test('a VM is not started before its device state is loaded', (fixture) =>

@@ -1,4 +1,4 @@
-import type { MemoryRegion, MemorySource, PageRun } from '../../interfaces/memory.ts';
+import type { MemoryRegion, MemorySource, PageRange, PageRun } from '../../interfaces/memory.ts';
 import { Bitmap } from '../../util/bitmap.ts';
 import { chunksLength } from '../../util/chunks.ts';
 import { check, checkEqual } from './check.ts';
@@ -79,6 +79,15 @@ export async function readRound(
     batch.release();
   }
   return bytes;
+}
+
+/** Pages here and there, in no order, of each region its first and its last: what an audit draws. */
+export function scattered(regions: readonly MemoryRegion[]): readonly PageRange[] {
+  return regions.flatMap(({ sizeBytes, pageBytes }, region) => {
+    const pages = sizeBytes / pageBytes;
+    const chosen = [0, pages - 1, ...Array.from({ length: 40 }, (_, index) => (index * 7919 + 13) % pages)];
+    return [...new Set(chosen)].map((page) => ({ region, offset: page * pageBytes, length: pageBytes }));
+  });
 }
 
 function checkBatch(regions: readonly MemoryRegion[], runs: readonly PageRun[]): void {

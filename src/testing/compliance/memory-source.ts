@@ -2,9 +2,10 @@
 import type { SourceVm } from '../../interfaces/hypervisor.ts';
 import type { PageBatch } from '../../interfaces/memory.ts';
 import { crc32cOfChunks } from '../../util/checksum.ts';
+import { joinChunks } from '../../util/chunks.ts';
 import { check, checkBytes, checkEqual, checkRejects } from './check.ts';
 import type { GuestMemoryControl } from './guest-control.ts';
-import { MemoryReplica, readRound } from './memory-replica.ts';
+import { MemoryReplica, readRound, scattered } from './memory-replica.ts';
 import { eachWith, type Fixture, type FixtureTest, type TestFunction } from './test-function.ts';
 
 /** A running VM with memory, for one test. */
@@ -30,6 +31,7 @@ const heldBatchesMax = 32;
 export function memorySourceCompliance({ test, create }: MemorySourceComplianceOptions): void {
   const withMemory = eachWith(test, create);
   roundTests(withMemory);
+  auditTests(withMemory);
   unfinishedTests(withMemory);
   stopTests(withMemory);
 }
@@ -65,6 +67,23 @@ function roundTests(test: FixtureTest<MemorySourceFixture>): void {
       }
       await guest.dirty();
     }
+    await expectEqualOnceStunned(fixture, replica);
+    await vm.resume();
+  });
+
+  test('measure() sees what the guest dirties, and takes nothing of it from the rounds', async (fixture) => {
+    const { vm, guest } = fixture;
+    if (!vm.capabilities.measure) return;
+    const replica = new MemoryReplica(vm.memory.regions);
+    const measuring = vm.measure({ durationMs: 300 });
+    await guest.dirty();
+    const { dirtiedBytes, durationMs } = await measuring;
+    check(durationMs > 0 && dirtiedBytes >= 0, `${dirtiedBytes} bytes in ${durationMs} ms`);
+    await readRound(vm.memory, replica);
+    checkEqual(replica.firstMissing(), undefined, 'the first page that the first round did not bring');
+    await guest.dirty();
+    await vm.measure({ durationMs: 50 });
+    await readRound(vm.memory, replica);
     await expectEqualOnceStunned(fixture, replica);
     await vm.resume();
   });
@@ -133,6 +152,70 @@ function roundTests(test: FixtureTest<MemorySourceFixture>): void {
     const dirty = vm.memory.dirtyBytes();
     check(dirty === 0 || dirty === undefined, `${String(dirty)} bytes are dirty after an empty round`);
     await vm.resume();
+  });
+}
+
+function auditTests(test: FixtureTest<MemorySourceFixture>): void {
+  test('stunned and clean, any ranges are read as they are, many at once, or it says that they cannot be', async ({
+    vm,
+    guest,
+  }) => {
+    if (!vm.capabilities.auditMemory) {
+      const range = { region: 0, offset: 0, length: 4096 };
+      await checkRejects(vm.memory.read([range]), 'unsupported', 'read() without the capability');
+      await checkRejects(vm.memory.offer([range]), 'unsupported', 'offer() without the capability');
+      return;
+    }
+    const replica = new MemoryReplica(vm.memory.regions);
+    await readRound(vm.memory, replica);
+    await guest.dirty();
+    await vm.stun();
+    await readUntilEmpty(vm, replica);
+    checkEqual(await vm.memory.read([]), [], 'what a read of nothing brings');
+    const ranges = scattered(vm.memory.regions);
+    const contents = await vm.memory.read(ranges);
+    checkEqual(contents.length, ranges.length, 'how many contents are read');
+    let read = 0;
+    for (const [index, { region, offset, length }] of ranges.entries()) {
+      const content = contents[index];
+      if (content === undefined) continue;
+      read += 1;
+      const expected = replica.bytes(region).subarray(offset, offset + length);
+      checkBytes(joinChunks(content), expected, `what is read of region ${region}, from ${offset}`);
+    }
+    check(read > 0, 'not one range could be read');
+    const signal = AbortSignal.abort();
+    await checkRejects(vm.memory.read(ranges, { signal }), 'aborted', 'read() with an aborted signal');
+    for (const [region, { sizeBytes }] of vm.memory.regions.entries()) {
+      const outside = vm.memory.read([{ region, offset: sizeBytes, length: 4096 }]);
+      await checkRejects(outside, 'memory', `reading behind the end of region ${region}`);
+    }
+    await vm.resume();
+  });
+
+  test('pages that are offered again come again once the guest was resumed', async ({ vm }) => {
+    if (!vm.capabilities.auditMemory) return;
+    await readRound(vm.memory);
+    await vm.stun();
+    await readUntilEmpty(vm);
+    const ranges = scattered(vm.memory.regions).filter((_, index) => index % 5 === 0);
+    await vm.memory.offer(ranges);
+    await vm.resume();
+    const missing = new Set(ranges);
+    for (let round = 0; round < 2; round += 1) {
+      for await (const { runs, release } of vm.memory.round()) {
+        for (const range of missing) {
+          const end = range.offset + range.length;
+          const comes = runs.some(
+            (run) =>
+              run.region === range.region && run.offset <= range.offset && end <= run.offset + run.length,
+          );
+          if (comes) missing.delete(range);
+        }
+        release();
+      }
+    }
+    checkEqual([...missing], [], 'pages that were offered again and did not come');
   });
 }
 

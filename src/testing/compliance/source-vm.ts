@@ -42,6 +42,7 @@ function describeTests(test: FixtureTest<BackendFixture>): void {
     }
     checkEqual(new Set(disks.map(({ id }) => id)).size, disks.length, 'different ids of disks');
     checkEqual(typeof capabilities.throttle, 'boolean', 'the type of capabilities.throttle');
+    checkEqual(typeof capabilities.auditMemory, 'boolean', 'the type of capabilities.auditMemory');
     checkEqual(vm.runState(), 'running', 'how the guest is');
     await vm.detach();
   });
@@ -75,6 +76,48 @@ function describeTests(test: FixtureTest<BackendFixture>): void {
     }
     await vm.setThrottle(0);
     checkEqual(vm.runState(), 'running', 'how the guest is');
+    return vm.detach();
+  });
+
+  test('a source VM is measured, or says that it cannot be', async ({ source }) => {
+    const vm = await source();
+    if (!vm.capabilities.measure) {
+      await checkRejects(vm.measure({ durationMs: 50 }), 'unsupported', 'measure() without the capability');
+      return vm.detach();
+    }
+    const { durationMs, dirtiedBytes, writtenBytes, usedBytes = 0 } = await vm.measure({ durationMs: 100 });
+    const memoryBytes = vm.memory.regions.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+    check(durationMs > 0, `it looked for ${durationMs} ms`);
+    check(
+      dirtiedBytes >= 0 && dirtiedBytes <= memoryBytes,
+      `${dirtiedBytes} of ${memoryBytes} bytes were dirtied`,
+    );
+    check(usedBytes >= 0 && usedBytes <= memoryBytes, `${usedBytes} of ${memoryBytes} bytes are used`);
+    const ids = vm.disks.map(({ id }) => id);
+    for (const [id, bytes] of Object.entries(writtenBytes)) {
+      check(ids.includes(id) && bytes >= 0, `${bytes} bytes were written to ${id}`);
+    }
+    for (const tooMuch of [0, 49, 60_001, Number.NaN]) {
+      await checkRejects(
+        vm.measure({ durationMs: tooMuch }),
+        'invalid-argument',
+        `measure() for ${tooMuch} ms`,
+      );
+    }
+    await checkRejects(
+      vm.measure({ durationMs: 50, signal: AbortSignal.abort() }),
+      'aborted',
+      'measure() with an aborted signal',
+    );
+    await vm.measure({ durationMs: 50 });
+    checkEqual(vm.runState(), 'running', 'how the guest is');
+    const replica = new MemoryReplica(vm.memory.regions);
+    await readRound(vm.memory, replica);
+    checkEqual(
+      replica.firstMissing(),
+      undefined,
+      'the first page that the first round after it did not bring',
+    );
     return vm.detach();
   });
 

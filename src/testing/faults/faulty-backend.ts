@@ -6,10 +6,17 @@ import type {
   HypervisorBackend,
   VmDescription,
 } from '../../interfaces/hypervisor.ts';
-import type { MemoryRegion, MemorySink, PageRun } from '../../interfaces/memory.ts';
+import type { MemoryRegion, MemorySink, PageRange, PageRun } from '../../interfaces/memory.ts';
 import { requireDisks } from './disk-plans.ts';
-import { type CallFault, type DropFault, type FaultOptions, FaultSchedule } from './fault-plan.ts';
+import {
+  type CallFault,
+  type DropFault,
+  type FaultOptions,
+  FaultSchedule,
+  type FlipFault,
+} from './fault-plan.ts';
 import { type BlockDeviceFault, faultyBlockDevice } from './faulty-block-device.ts';
+import { flippedContents } from './faulty-memory-source.ts';
 
 /**
  * What can go wrong with a prepared VM itself. A `start` that fails with `fail-afterwards` did start the
@@ -21,9 +28,9 @@ export type DestinationVmCallFault = CallFault<
 
 /**
  * What can go wrong with the memory of a prepared VM. A `write` that is `drop`ped is lost, and nobody
- * notices.
+ * notices; `flip` turns a bit over of what a `read` brings.
  */
-export type MemorySinkFault = CallFault<'write'> | DropFault<'write'>;
+export type MemorySinkFault = CallFault<'write' | 'read'> | DropFault<'write'> | FlipFault<'read'>;
 
 /** What can go wrong with a VM at the destination, part by part. */
 export interface DestinationVmPlan {
@@ -123,7 +130,7 @@ class FaultyMemorySink implements MemorySink {
 
   constructor(inner: MemorySink, plan: readonly MemorySinkFault[], options: FaultOptions | undefined) {
     this.#inner = inner;
-    this.#faults = new FaultSchedule(plan, ['write'], options);
+    this.#faults = new FaultSchedule(plan, ['write', 'read'], options);
   }
 
   get regions(): readonly MemoryRegion[] {
@@ -136,5 +143,12 @@ class FaultyMemorySink implements MemorySink {
     if (met.length === 0) return write();
     const dropped = met.some((fault) => fault.do === 'drop');
     return this.#faults.around(met, options?.signal, dropped ? async () => {} : write);
+  }
+
+  read(ranges: readonly PageRange[], options?: CallOptions): Promise<readonly (Chunks | undefined)[]> {
+    const met = this.#faults.meets('read');
+    const reading = () => this.#inner.read(ranges, options);
+    if (met.length === 0) return reading();
+    return this.#faults.around(met, options?.signal, async () => flippedContents(met, await reading()));
   }
 }

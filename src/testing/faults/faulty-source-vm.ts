@@ -1,6 +1,8 @@
 import type { SourceDisk } from '../../interfaces/block-device.ts';
 import type { CallOptions } from '../../interfaces/content.ts';
 import type {
+  GuestMeasurement,
+  MeasureOptions,
   RunState,
   SourceVm,
   SourceVmCapabilities,
@@ -15,7 +17,16 @@ import { flipped } from './faulty-block-device.ts';
 import { faultyMemorySource, type MemorySourceFault } from './faulty-memory-source.ts';
 import { faultySourceDisk, type SourceDiskFault } from './faulty-source-disk.ts';
 
-const calls = ['setThrottle', 'stun', 'saveDeviceState', 'seal', 'resume', 'release', 'detach'] as const;
+const calls = [
+  'measure',
+  'setThrottle',
+  'stun',
+  'saveDeviceState',
+  'seal',
+  'resume',
+  'release',
+  'detach',
+] as const;
 
 /**
  * What can go wrong with the VM itself. `saveDeviceState` with `fail` fails before its first chunk, with
@@ -69,6 +80,10 @@ class FaultySourceVm implements SourceVm {
 
   onUnexpectedStop(listener: (stop: UnexpectedStop) => void): () => void {
     return this.#inner.onUnexpectedStop(listener);
+  }
+
+  measure(options: MeasureOptions): Promise<GuestMeasurement> {
+    return this.#faults.call('measure', options.signal, () => this.#inner.measure(options));
   }
 
   setThrottle(fraction: number): Promise<void> {

@@ -1,7 +1,7 @@
 import type { BlockDevice, Extent } from '../../interfaces/block-device.ts';
 import type { ByteRange, CallOptions, Chunks } from '../../interfaces/content.ts';
 import type { DestinationVm, DestinationVmCapabilities } from '../../interfaces/hypervisor.ts';
-import type { MemoryRegion, MemorySink, PageRun } from '../../interfaces/memory.ts';
+import type { MemoryRegion, MemorySink, PageRange, PageRun } from '../../interfaces/memory.ts';
 import { chunksLength } from '../../util/chunks.ts';
 import { throwIfAborted } from '../../util/promises.ts';
 import type { SimulatedDisk } from './disk.ts';
@@ -24,7 +24,8 @@ export class SimulatedDestinationVm implements DestinationVm {
   constructor(core: VmCore, tie: ProcessTie) {
     this.#core = core;
     this.#tie = tie;
-    this.capabilities = { refill: core.options.refills, disksAlone: core.options.takesDisksAlone };
+    const { refills: refill, takesDisksAlone: disksAlone } = core.options;
+    this.capabilities = { refill, disksAlone, auditMemory: true };
     this.memory = new PreparedMemory(core, tie);
     this.#prepared = core.disks.map(({ medium }) => new PreparedDisk(core, medium, tie));
     this.disks = this.#prepared;
@@ -93,6 +94,14 @@ class PreparedMemory implements MemorySink {
       } finally {
         this.#writing = false;
       }
+    });
+  }
+
+  read(ranges: readonly PageRange[], options?: CallOptions): Promise<readonly (Chunks | undefined)[]> {
+    return this.#tie.call(() => {
+      this.#core.requireFilling('memory.read');
+      if (this.#writing) throw this.#core.violation('memory.read: a write is in flight');
+      return this.#core.memory.read(ranges, options);
     });
   }
 }

@@ -17,6 +17,11 @@ export function shapeExcuses(scenario: Scenario): ErrorCode[] {
   return excuses;
 }
 
+/** Whether the hypervisor says that something was done, or is not there, and that is not so: what only an audit can find. */
+export function isCheat({ effect }: VmFault): boolean {
+  return effect === 'drop';
+}
+
 /** At which faults an error of each of these codes is the truth. */
 const reasons: Partial<Record<ErrorCode, readonly VmFaultPoint[]>> = {
   'disk-read': ['disk-read', 'disk-extents'],
@@ -30,6 +35,7 @@ const reasons: Partial<Record<ErrorCode, readonly VmFaultPoint[]>> = {
 export function hasReason(scenario: Scenario, code: ErrorCode, struck: readonly VmFault[]): boolean {
   if (code === 'disk-full' || code === 'unsupported' || code === 'invalid-argument')
     return shapeExcuses(scenario).includes(code);
+  if (code === 'audit-mismatch') return struck.some(isCheat);
   const points = reasons[code];
   return (
     points === undefined ||

@@ -34,6 +34,7 @@ export class GuestDisk {
   #longestHoldMs = 0;
   #writes = 0;
   #writeMs = 0;
+  #writtenBytes = 0;
 
   constructor(medium: SimulatedDisk, host: GuestDiskHost) {
     this.medium = medium;
@@ -48,6 +49,11 @@ export class GuestDisk {
   /** For how long a tap's handler kept the guest from being told of a write, the longest one, in ms. */
   get longestHoldMs(): number {
     return this.#longestHoldMs;
+  }
+
+  /** What the guest has written so far, in bytes. */
+  get writtenBytes(): number {
+    return this.#writtenBytes;
   }
 
   /** See `SourceDisk.writeTimes`. */
@@ -134,6 +140,7 @@ export class GuestDisk {
     await told;
     this.#longestHoldMs = Math.max(this.#longestHoldMs, this.#host.now() - toldFrom);
     this.#writes++;
+    this.#writtenBytes += length;
     this.#writeMs += this.#host.now() - issued;
   }
 

@@ -26,16 +26,37 @@ export function runMsMax(scenario: Scenario): number {
   const switchoversMs = switchoverAttemptsMax * (roundsMax * roundMs + stunMsMax + settleMs);
   // Whatever is done to the link may be an outage of its own, and copying then starts slowly once more.
   const outagesMs = (1 + timeline.length) * (resolved.outageMsMax + 2 * resolved.silenceMsMax + copyMs);
-  return (
-    dueMs + acceptMsMax + 2 * connectMsMax + switchoversMs + 4 * decideMsMax + ownMs + copyMs + outagesMs
-  );
+  const hooksMs = 2 * (scenario.hosts?.hooks?.msMax ?? 0);
+  const handoverMs = 4 * decideMsMax + hooksMs;
+  return dueMs + acceptMsMax + 2 * connectMsMax + switchoversMs + handoverMs + ownMs + copyMs + outagesMs;
 }
 
 /** Whether all of the VM could be moved within the time from stun to READY, with much to spare. */
 export function stunIsAmple(scenario: Scenario): boolean {
-  const { stunMsMax, downtimeMsMax } = resolvePolicy(scenario.policy);
+  return resolvePolicy(scenario.policy).stunMsMax >= ampleMs(scenario);
+}
+
+function ampleMs(scenario: Scenario): number {
   const copyMs = sendMs(scenario, vmBytes(scenario)) + diskMs(scenario);
-  return stunMsMax >= 2 * downtimeMsMax + 1000 + 5 * copyMs;
+  return 2 * resolvePolicy(scenario.policy).downtimeMsMax + 1000 + 5 * copyMs;
+}
+
+/**
+ * Whether GO comes while the destination waits for it, and the answer while the source does, also where a packet of READY and one of GO are lost: neither is
+ * followed by anything that would tell of it, so that a timer has to run out.
+ */
+export function decideIsAmple(scenario: Scenario): boolean {
+  const { paths, hosts, policy, registerMs = 1 } = scenario;
+  // In one flight GO comes with the last of the data, and then all of it has to be put in its place, checked and loaded.
+  let needMs = policy.handover === 'one-flight' ? ampleMs(scenario) : 0;
+  for (const { delayMs = 0, jitterMs = 0, lossProbability = 0, back } of paths) {
+    const roundTripMs = delayMs + jitterMs + (back?.delayMs ?? delayMs) + (back?.jitterMs ?? jitterMs);
+    const lost = Math.max(lossProbability, back?.lossProbability ?? 0) > 0;
+    needMs = Math.max(needMs, roundTripMs + (lost ? 2 * Math.max(200, 2 * roundTripMs) : 0));
+  }
+  const { sealMs = 0 } = hosts?.source ?? {};
+  const stepsMs = sealMs + 2 * registerMs + (hosts?.destination?.startMs ?? 0) + (hosts?.hooks?.msMax ?? 0);
+  return resolvePolicy(policy).decideMsMax >= needMs + stepsMs;
 }
 
 /** What a guest that is modest takes of the link, and of each disk, at the most. */
@@ -49,6 +70,8 @@ export function isModest(scenario: Scenario): boolean {
   const there = hosts?.disk ?? {};
   let bytesPerSecond = 0;
   let isSmall = downtimeMsMax >= 1000 && roundsMax >= 15 && (there.latencyMs ?? 0) <= 10;
+  // A flush is a part of every stun.
+  isSmall &&= (there.flushMs ?? 0) <= 0.2 * downtimeMsMax;
   for (const workload of vm.workloads) {
     if (workload.kind === 'idle') continue;
     if (workload.kind === 'memory-dirtier') {

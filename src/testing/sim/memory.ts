@@ -1,7 +1,7 @@
 import { isPowerOfTwo, requireArgument } from '../../backends/memory/arguments.ts';
 import { MigrationError } from '../../errors.ts';
-import type { CallOptions, Content } from '../../interfaces/content.ts';
-import type { MemoryRegion, MemorySource, PageBatch, PageRun } from '../../interfaces/memory.ts';
+import type { CallOptions, Chunks, Content } from '../../interfaces/content.ts';
+import type { MemoryRegion, MemorySource, PageBatch, PageRange, PageRun } from '../../interfaces/memory.ts';
 import { Bitmap } from '../../util/bitmap.ts';
 import { throwIfAborted } from '../../util/promises.ts';
 import { type ContentSource, contentBytesMax } from './content.ts';
@@ -50,6 +50,8 @@ export class SimulatedMemory implements MemorySource {
   readonly keepsUnsentPages: boolean;
   readonly #regions: readonly Region[];
   readonly #faults: VmFaultPlan;
+  /** Whoever looks at what is written, with a mark for each page that was. */
+  readonly #looks = new Set<readonly Bitmap[]>();
   /** The round that is being read; another object, or none, once it was ended. */
   #current: object | undefined;
   #lost = false;
@@ -88,6 +90,33 @@ export class SimulatedMemory implements MemorySource {
     return this.regions.reduce((sum, region) => sum + region.sizeBytes, 0);
   }
 
+  /** Bytes of pages that hold something other than zeros. */
+  get usedBytes(): number {
+    let bytes = 0;
+    for (const { space } of this.#regions) {
+      const { generations, unitBytes } = space;
+      for (let from = 0; from < generations.size; ) {
+        const to = generations.kindEnd(from, generations.size);
+        if (generations.get(from) !== 0) bytes += (to - from) * unitBytes;
+        from = to;
+      }
+    }
+    return bytes;
+  }
+
+  /** Notes which pages are written from now on, beside the rounds, until the function is called that it returns: it says of how many bytes they are. */
+  look(): () => number {
+    const marks = this.#regions.map(({ dirty }) => new Bitmap(dirty.size));
+    this.#looks.add(marks);
+    return () => {
+      this.#looks.delete(marks);
+      return this.#regions.reduce(
+        (sum, { space }, index) => sum + (marks[index]?.count ?? 0) * space.unitBytes,
+        0,
+      );
+    };
+  }
+
   /**
    * A guest's write, from a byte of the memory on, all regions one behind the other. Whole pages become of
    * that generation.
@@ -95,12 +124,13 @@ export class SimulatedMemory implements MemorySource {
   write(address: number, length: number, generation: number): void {
     let start = address;
     let rest = length;
-    for (const { space, dirty } of this.#regions) {
+    for (const [index, { space, dirty }] of this.#regions.entries()) {
       if (rest <= 0) return;
       if (start < space.sizeBytes) {
         const part = Math.min(rest, space.sizeBytes - start);
         space.set(start, part, generation);
         dirty.setRange(...space.unitsOf(start, part));
+        for (const marks of this.#looks) marks[index]?.setRange(...space.unitsOf(start, part));
         rest -= part;
         start = 0;
       } else {
@@ -155,6 +185,23 @@ export class SimulatedMemory implements MemorySource {
 
   dirtyBytes(): number {
     return this.#regions.reduce((sum, { dirty, space }) => sum + dirty.count * space.unitBytes, 0);
+  }
+
+  async read(ranges: readonly PageRange[], options?: CallOptions): Promise<readonly Chunks[]> {
+    throwIfAborted(options?.signal);
+    if (this.#lost) throw new MigrationError('memory', 'the guest and its memory are gone');
+    return ranges.map((range) => {
+      const { space, content } = this.#placeOf(range);
+      return space.read(range.offset, range.length, content);
+    });
+  }
+
+  async offer(ranges: readonly PageRange[], options?: CallOptions): Promise<void> {
+    throwIfAborted(options?.signal);
+    for (const range of ranges) {
+      const { space, dirty } = this.#placeOf(range);
+      dirty.setRange(...space.unitsOf(range.offset, range.length));
+    }
   }
 
   async stop(): Promise<void> {
@@ -260,6 +307,12 @@ export class SimulatedMemory implements MemorySource {
         for (const release of releases.splice(0)) release();
       },
     };
+  }
+
+  #placeOf({ region, offset, length }: PageRange): Region {
+    const found = this.#regions[region];
+    if (found !== undefined && offset >= 0 && offset + length <= found.space.sizeBytes) return found;
+    throw new MigrationError('memory', `region ${region} has no ${length} bytes at ${offset}`);
   }
 
   #regionOf(index: number): Region {

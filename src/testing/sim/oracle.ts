@@ -4,12 +4,14 @@
  */
 import type { RecoveryReport } from '../../core/handover/recover.ts';
 import type { MigrationError } from '../../errors.ts';
-import type { MigrationPolicy, MigrationReport, Warning } from '../../interfaces/migration.ts';
+import type { AuditReport, MigrationReport, Warning } from '../../interfaces/migration.ts';
 import type { Claim } from '../../interfaces/register.ts';
 import { compareSimulatedVms } from './compare.ts';
-import { hasReason } from './excuses.ts';
+import { hasReason, isCheat } from './excuses.ts';
 import { Generations } from './generations.ts';
+import { type HookName, outcomeOfHook } from './hooks.ts';
 import type { SimulatedBackend } from './hypervisor.ts';
+import { decideIsAmple } from './limits.ts';
 import type { NetworkStatistics } from './network.ts';
 import { diskModesOf, type EndName, type Scenario } from './scenario.ts';
 import type { SimulatedVm } from './vm.ts';
@@ -21,7 +23,14 @@ export const rules = {
   'one-runs': 'never do both ends run the guest',
   'owner-runs':
     'a guest starts at the destination only when owner stands there, and never runs at the source then',
-  equal: 'when the destination takes possession, memory, disks and device state are those of the source',
+  equal:
+    'when the destination takes possession, memory, disks and device state are those of the source, but for what a hypervisor hid that cheats',
+  audited:
+    'an audit of everything lets nothing start that is not equal, whoever cheats; no audit finds a difference that is not there; and its report says what it was',
+  hooks:
+    'a hook is called once, in its place, and its time is bounded; only one that fails or is late is said to have',
+  downtime:
+    'a downtime that is reported is the time for which the guest stood still, and its parts sum up to it',
   copied:
     'disks that move alone are handed over as they were at one moment at which the guest was stunned; it stays, and nothing is claimed',
   tapped: 'a guest that runs on after a failed switchover writes nothing that no tap sees',
@@ -31,6 +40,7 @@ export const rules = {
   prompt: 'a guest write waits for its own disk, and for the mirror no longer than the policy allows',
   excused: 'an error of a disk, of memory, or of a capability has its reason in the world',
   truth: 'reports say who owns the VM, how the guest is and how it ended, as it is',
+  timely: 'a migration that is to end when its time is over stuns its guest no more then',
   settles: 'every run comes to its end in a time that follows from the policy',
   recovers: 'when all is mended both ends learn who owns the VM',
   somewhere: 'the guest is somewhere in the end, once, or it was lost with the host that held it',
@@ -75,6 +85,10 @@ export interface OracleView {
 
 /** Violations of each rule that are kept. */
 const keptMax = 3;
+/** What sums of fractions of a millisecond may be off by. */
+const toleranceMs = 1e-3;
+/** For DONE to be sent, beside its way. */
+const doneMsMax = 5;
 
 /** See the top of this file. */
 export class Oracle {
@@ -85,12 +99,22 @@ export class Oracle {
   #untapped: readonly string[] = [];
   /** What was done to the source's VM since the attempt began. */
   #touched: string[] = [];
-  /** Whether the attempt moves disks alone. */
-  #alone = false;
+  /** What the attempt is to be. */
+  #attempt: Scenario;
+  /** What the attempt's destination was started or handed over with, if that was not equal, and a cheat may have been the reason. */
+  #unequal = '';
+  #hooksCalled: HookName[] = [];
+  #beganAtMs = 0;
+  #ended: { source?: MigrationReport; destination?: MigrationReport } = {};
+  /** When the guest was stunned last, and since when it runs where it went. */
+  #stunnedAtMs = 0;
+  #ranAtMs: number | undefined;
   /** What the disks held when the guest was stunned last, by id, of an attempt that moves disks alone. */
   #moment: ReadonlyMap<string, Generations> | undefined;
   #wasHandedOver = false;
   readonly #struck: VmFault[] = [];
+  /** Those of them in which the attempt's hypervisors cheated. */
+  #cheats: VmFault[] = [];
   /** Whether a VM was lost or cut off, and every error may come of that. */
   #lost = false;
   #warned = new Set<string>();
@@ -99,6 +123,12 @@ export class Oracle {
 
   constructor(view: OracleView) {
     this.#view = view;
+    this.#attempt = view.scenario;
+  }
+
+  /** Whether the attempt moves disks alone. */
+  get #alone(): boolean {
+    return this.#attempt.policy.memory === 'none';
   }
 
   report(rule: RuleName, message: string): void {
@@ -107,8 +137,14 @@ export class Oracle {
   }
 
   /** An attempt begins. */
-  begins(policy: MigrationPolicy): void {
-    this.#alone = policy.memory === 'none';
+  begins(attempt: Scenario): void {
+    this.#attempt = attempt;
+    this.#beganAtMs = this.#view.now();
+    this.#cheats = [];
+    this.#unequal = '';
+    this.#hooksCalled = [];
+    this.#ended = {};
+    this.#ranAtMs = undefined;
     this.#touched = [];
     this.#moment = undefined;
     this.#warned = new Set();
@@ -117,7 +153,10 @@ export class Oracle {
   // With every event.
 
   vmEvent(event: VmEvent): void {
-    if (event.kind === 'fault') this.#struck.push(event.fault);
+    if (event.kind === 'fault') {
+      this.#struck.push(event.fault);
+      if (isCheat(event.fault)) this.#cheats.push(event.fault);
+    }
     if (event.host === 'source') this.#noteTouch(event);
     if (event.kind === 'violation') this.report('contract', `${event.host}: ${event.message}`);
     if (event.kind === 'state') this.#stateChanged(event.host, event.state, event.before);
@@ -134,7 +173,15 @@ export class Oracle {
     if (state === 'gone' || state === 'off') this.#lost = true;
     if (host === 'source' && state === 'stunned' && this.#alone) this.#moment = this.#copiedNow();
     if (state === 'handed-over') this.#handedOver();
-    if (host === 'source' && state === 'stunning') this.#tapped = this.#view.vm.tappedDisks;
+    if (host === 'source' && state === 'stunning') {
+      this.#tapped = this.#view.vm.tappedDisks;
+      this.#stunnedAtMs = this.#view.now();
+      const { timeoutMs = Number.POSITIVE_INFINITY, onTimeout = 'cancel' } = this.#attempt.policy;
+      const lateMs = this.#stunnedAtMs - this.#beganAtMs - timeoutMs;
+      if (onTimeout === 'cancel' && lateMs > toleranceMs)
+        this.report('timely', `stunned ${lateMs} ms after it`);
+    }
+    if (host === 'destination' && state === 'running') this.#ranAtMs ??= this.#view.now();
     if (host === 'source' && state === 'running') {
       this.#untapped = this.#tapped.filter((disk) => !this.#view.vm.tappedDisks.includes(disk));
     }
@@ -162,7 +209,24 @@ export class Oracle {
     const runs = scenario.vm.paused !== true && !this.#view.operatorPaused();
     if (run !== runs) this.report('truth', `the guest ${runs ? 'ran' : 'was paused'}, and starts ${run}`);
     const comparison = compareSimulatedVms(vm, there, { exceptDisks: leftDisks });
-    if (!comparison.equal) this.report('equal', comparison.summary);
+    if (!comparison.equal) this.#differs('equal', comparison.summary);
+  }
+
+  /** A cheat is a reason; but not where all was audited, which its report tells. */
+  #differs(rule: RuleName, message: string): void {
+    if (this.#cheats.length === 0) this.report(rule, message);
+    this.#unequal ||= message;
+  }
+
+  /** A hook is about to begin. */
+  hookCalled(name: HookName): void {
+    const say = (what: string) => this.report('hooks', `${name}: ${what}`);
+    if (this.#hooksCalled.includes(name)) say('it was called before');
+    this.#hooksCalled.push(name);
+    if (this.#attempt.rehearse === true || this.#alone) say('nothing is to be started');
+    if (this.#owner() !== 'destination') say('owner does not stand');
+    const started = this.#view.backend.vm !== undefined;
+    if (started !== (name === 'afterStart')) say(`the guest was ${started ? '' : 'not '}started`);
   }
 
   /** What the disks that are copied hold. */
@@ -193,7 +257,8 @@ export class Oracle {
           blocks += to - from;
         });
       }
-      if (blocks > 0) this.report('copied', `disk ${id}: ${blocks} blocks are not as they were at the stun`);
+      if (blocks > 0)
+        this.#differs('copied', `disk ${id}: ${blocks} blocks are not as they were at the stun`);
     }
   }
 
@@ -258,8 +323,70 @@ export class Oracle {
     if (error?.code === 'internal') this.report('sane', `${role}: ${error.message}`);
     const blames = error?.code === 'protocol' || error?.code === 'digest-mismatch';
     if (blames && !this.#view.bytesWereHurt()) this.report('sane', `${role}: ${error.message}`);
+    this.#audited(report);
+    this.#ended[role] = report;
+    this.#wasDown();
     if (role === 'source') this.#sourceEnded(report, say);
     else this.#destinationEnded(report, say);
+  }
+
+  #audited({ role, outcome, audit }: MigrationReport): void {
+    const say = (what: string) =>
+      this.report('audited', `${role}, ${outcome}, ${JSON.stringify(audit)}: ${what}`);
+    const { mode, units, bytes, differing, missChance } = audit;
+    if (!(missChance >= 0 && missChance <= 1)) say('that is no chance');
+    if (mode === 'off' && (units > 0 || missChance !== 1)) say('nothing was to be compared');
+    if (units > 0 !== bytes > 0) say('these do not go together');
+    if (differing > 0 && this.#cheats.length === 0) say('nobody cheats');
+    // What could not be read was not compared, and the chance says so.
+    const well = outcome === 'completed' || outcome === 'copied';
+    if (well && mode === 'full' && missChance === 0 && this.#unequal !== '') say(this.#unequal);
+    if (well && mode === 'full' && missChance > 0 && !this.#isUnreadable(audit))
+      say('all of it could be read');
+  }
+
+  #isUnreadable({ units }: AuditReport): boolean {
+    const failed = this.#struck.some(({ point, effect }) => point === 'disk-read' && effect === 'fail');
+    const { vm, policy } = this.#attempt;
+    const hasMemory = vm.memory.sizeBytes > 0 && policy.memory !== 'none';
+    const hasDisks = [...diskModesOf(this.#attempt).values()].includes('copy');
+    return failed || (units === 0 && !hasMemory && !hasDisks);
+  }
+
+  #stoodStill({ outcome, downtimeMs, downtime, switchoverAttempts }: MigrationReport): void {
+    if (downtime === undefined) {
+      if (outcome === 'completed' && this.#attempt.policy.memory !== 'none')
+        this.report('downtime', 'no parts are told');
+      return;
+    }
+    const { uncertaintyMs, ...parts } = downtime;
+    const sumMs = Object.values(parts).reduce((sum, ms) => sum + ms, 0);
+    const said = `${downtimeMs} ms, ${JSON.stringify(downtime)}, stunned ${switchoverAttempts} times`;
+    // A flight that was less than it is taken to have been counts as none.
+    if (sumMs < downtimeMs - toleranceMs || sumMs > downtimeMs + uncertaintyMs + toleranceMs)
+      this.report('downtime', `${said}: that is ${sumMs} ms`);
+  }
+
+  /** What the source says of the downtime, and what it was; where it did not have to ask who owns the VM, as that is not to ask whether its guest runs. */
+  #wasDown(): void {
+    const { source, destination } = this.#ended;
+    const ended = source?.outcome === 'completed' && destination?.outcome === 'completed';
+    if (!ended || source.downtime === undefined || this.#ranAtMs === undefined) return;
+    const { downtimeMs, downtime, switchoverAttempts } = source;
+    const { uncertaintyMs } = downtime;
+    const stoodMs = this.#ranAtMs - this.#stunnedAtMs;
+    const aboveMs = downtimeMs - stoodMs - uncertaintyMs;
+    const { paths, timeline } = this.#view.scenario;
+    const isHeard = timeline.every(({ do: action }) => 'vm' in action && action.fault.point !== 'start');
+    if (!isHeard || !decideIsAmple(this.#attempt)) return;
+    const { lossProbability = 0, jitterMs = 0 } = paths[0] ?? {};
+    const isCalm = paths.length === 1 && lossProbability + jitterMs === 0 && timeline.length === 0;
+    // DONE is never there sooner. It may be on its way for longer than its part of the smallest round trip.
+    const isWrong = downtimeMs < stoodMs - uncertaintyMs - toleranceMs;
+    if (isWrong || (isCalm && aboveMs > doneMsMax)) {
+      const said = `${downtimeMs} ms, ${JSON.stringify(downtime)}, stunned ${switchoverAttempts} times`;
+      this.report('downtime', `${said}: it stood still for ${stoodMs} ms`);
+    }
   }
 
   #copied(say: (what: string) => void): void {
@@ -267,11 +394,10 @@ export class Oracle {
     if (!this.#wasHandedOver) say('nothing is handed over');
   }
 
-  #sourceEnded(
-    { outcome, owner, error, guestWriteHoldMs }: MigrationReport,
-    say: (what: string) => void,
-  ): void {
+  #sourceEnded(report: MigrationReport, say: (what: string) => void): void {
+    const { outcome, owner, error, guestWriteHoldMs } = report;
     const { vm } = this.#view;
+    this.#stoodStill(report);
     const early = error?.phase === 'connect' || error?.phase === 'prepare';
     if (early && outcome === 'failed') this.#untouched(`failed in ${error.phase}: ${error.code}`);
     if (guestWriteHoldMs > this.#holdMsMax) this.report('prompt', `${guestWriteHoldMs} ms are reported`);
@@ -293,8 +419,10 @@ export class Oracle {
     if (vm.throttle > 0) this.report('restored', `a throttle of ${vm.throttle} stays`);
   }
 
-  #destinationEnded({ outcome, owner, error }: MigrationReport, say: (what: string) => void): void {
+  #destinationEnded(report: MigrationReport, say: (what: string) => void): void {
+    const { outcome, owner, error } = report;
     const there = this.#view.backend.vm;
+    this.#hooksEnded(report);
     const left = this.#view.backend.vms.some(({ state }) => state === 'prepared' || state === 'loaded');
     if (left && owner === 'source') this.report('untouched', `${outcome}; a prepared VM stays`);
     if (outcome === 'completed' && there === undefined) say('nothing was started');
@@ -302,6 +430,32 @@ export class Oracle {
       say('the guest is said to run');
     }
     if (error?.guest === 'paused' && there?.state === 'running') say('the guest is said to be paused');
+  }
+
+  /** Each hook that was called took its time, and no more than it has; and whether it failed is said where the migration did not. */
+  #hooksEnded({ outcome, error, hooks = {} }: MigrationReport): void {
+    const say = (what: string) =>
+      this.report('hooks', `${outcome}, ${error?.code} ${error?.message}, ${JSON.stringify(hooks)}: ${what}`);
+    const all = this.#attempt.hosts?.hooks ?? {};
+    const failing: string[] = [];
+    for (const name of ['beforeStart', 'afterStart'] as const) {
+      const how = all[name];
+      const tookMs = hooks[`${name}Ms`];
+      const called = this.#hooksCalled.includes(name);
+      if (how === undefined || called !== (tookMs !== undefined)) {
+        if (how !== undefined || tookMs !== undefined) say(`${name} was ${called ? '' : 'not '}called`);
+        continue;
+      }
+      if (outcome === 'completed' && !called) say(`${name} was not called`);
+      const { ms, fails } = outcomeOfHook(how, all);
+      if (called && Math.abs((tookMs ?? 0) - ms) > toleranceMs) say(`${name} takes ${ms} ms`);
+      if (called && fails) failing.push(name);
+    }
+    if (outcome !== 'completed') return;
+    if (failing.length === 0 && error !== undefined) say('no hook fails');
+    if (failing.length > 0 && error?.code !== 'hook-failed') say(`${failing.join(' and ')} fails`);
+    if (failing.some((name) => error?.message.includes(name) !== true))
+      say(`not a word of ${failing.join(' and ')}`);
   }
 
   recovered(end: EndName, { action, owner, epoch }: RecoveryReport): void {

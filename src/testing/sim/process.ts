@@ -2,6 +2,7 @@ import type { Environment } from '../../interfaces/environment.ts';
 import { createPrng } from '../../util/prng.ts';
 import { ProcessTie } from './engine-process.ts';
 import type { NetworkTransport } from './network-transport.ts';
+import { repeatCodec } from './repeat-codec.ts';
 import type { OnStep, StepName } from './steps.ts';
 
 /**
@@ -20,11 +21,18 @@ export class SimulatedProcess {
   readonly #timers = new Set<() => void>();
   readonly #onStep: OnStep;
 
-  constructor(environment: Environment, seed: number, transport: NetworkTransport, onStep: OnStep) {
+  /** `codec`: whether there is one. */
+  constructor(
+    environment: Environment,
+    seed: number,
+    transport: NetworkTransport,
+    onStep: OnStep,
+    codec = false,
+  ) {
     this.transport = transport;
     this.#onStep = onStep;
     const prng = createPrng(seed);
-    this.environment = {
+    const own: Environment = {
       now: () => environment.now(),
       setTimer: (delayMs, callback) => {
         if (this.dead) return () => {};
@@ -46,6 +54,7 @@ export class SimulatedProcess {
         return bytes;
       },
     };
+    this.environment = codec ? { ...own, codecs: [repeatCodec(own)] } : own;
   }
 
   get dead(): boolean {

@@ -9,6 +9,7 @@ import type { DestinationVm, SourceVm } from '../../interfaces/hypervisor.ts';
 import type { MigrationPolicy, MigrationReport } from '../../interfaces/migration.ts';
 import type { Claim, OwnershipRegister } from '../../interfaces/register.ts';
 import type { Role } from './end.ts';
+import { type HookName, hooksOf, type ScenarioHooks } from './hooks.ts';
 import type { SimulatedBackend } from './hypervisor.ts';
 import type { SimulatedProcess } from './process.ts';
 import type { EndName } from './scenario.ts';
@@ -33,6 +34,10 @@ export interface RoleOptions {
   readonly claims: (end: EndName) => readonly Claim[];
   /** The attempt that an end recovers; undefined where its own register tells. */
   readonly namedEpoch: (end: EndName) => number | undefined;
+  /** What the caller at the destination does around the start of the guest. */
+  readonly hooks?: ScenarioHooks | undefined;
+  /** Told of each call of a hook. */
+  readonly hookCalled?: (name: HookName) => void;
 }
 
 /** Time for a question, and for its answer. */
@@ -145,6 +150,7 @@ export function destinationRole(options: RoleOptions, backend: SimulatedBackend,
         ...common(options, 'destination', process),
         backend: steppingBackend(backend.attachProcess(), process.step, (vm) => handles.set(process, vm)),
         connectMsMax,
+        ...(options.hooks && hooksOf(options.hooks, process, options.hookCalled ?? (() => {}))),
       }),
     needsRecovery: (process, { outcome, owner, epoch }: MigrationReport) => {
       epochs.set(process, epoch);

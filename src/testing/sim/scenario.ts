@@ -14,6 +14,7 @@ import type { Phase } from '../../errors.ts';
 import type { DiskMode, MigrationPolicy } from '../../interfaces/migration.ts';
 import type { ClaimValue } from '../../interfaces/register.ts';
 import type { DiskLimits, SimulatedDiskOptions } from './disk.ts';
+import type { ScenarioHooks } from './hooks.ts';
 import type { PathOptions } from './network-path.ts';
 import type { WireConditions } from './network-wire.ts';
 import type { StepName } from './steps.ts';
@@ -63,6 +64,10 @@ export interface ScenarioHosts {
   readonly loadsOnce?: boolean;
   /** Whether the destination's hypervisor takes disks alone. Default true. */
   readonly takesDisksAlone?: boolean;
+  /** What the caller at the destination does around the start of the guest, in the first attempt. Default: nothing. */
+  readonly hooks?: ScenarioHooks;
+  /** Whether both hosts have a codec, {@link repeatCodec}, for a policy with `compression`. Default false. */
+  readonly codec?: boolean;
 }
 
 /** When an entry of a timeline is due: once, the first time. Times are virtual, in ms from the start. */

@@ -51,6 +51,14 @@ function* smallerOnes(scenario: Scenario): Generator<Scenario> {
     const { hosts: _, ...rest } = scenario;
     yield rest;
   }
+  if (scenario.hosts?.hooks !== undefined) {
+    const { hooks: _, ...hosts } = scenario.hosts;
+    yield { ...scenario, hosts };
+  }
+  for (const setting of ['handover', 'audit', 'timeoutMs'] as const) {
+    const { [setting]: set, ...policy } = scenario.policy;
+    if (set !== undefined) yield { ...scenario, policy };
+  }
   if (scenario.registers === 'shared') yield { ...scenario, registers: 'own' };
 }
 

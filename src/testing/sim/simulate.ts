@@ -6,7 +6,15 @@ import type { RecoveryRecord } from './end.ts';
 import type { SimulationEvent } from './event-log.ts';
 import { shapeExcuses } from './excuses.ts';
 import type { GuestWindow } from './guest-meter.ts';
-import { guestOutruns, heldBytesMax, isModest, mendMsMax, runMsMax, stunIsAmple } from './limits.ts';
+import {
+  decideIsAmple,
+  guestOutruns,
+  heldBytesMax,
+  isModest,
+  mendMsMax,
+  runMsMax,
+  stunIsAmple,
+} from './limits.ts';
 import type { Violation } from './oracle.ts';
 import { diskModesOf, type EndName, type Scenario, type TimelineEntry } from './scenario.ts';
 import { World } from './world.ts';
@@ -141,6 +149,11 @@ function undisturbed({ ends, oracle, scenario }: World): void {
   const excuses: string[] = shapeExcuses(scenario);
   if (!isModest(scenario)) excuses.push('not-converging');
   if (!stunIsAmple(scenario)) excuses.push('stun-timeout');
+  const { timeoutMs, onTimeout, handover } = scenario.policy;
+  if (!decideIsAmple(scenario))
+    excuses.push('declined', ...(handover === 'one-flight' ? ['owner-undecided'] : []));
+  // Nobody says how long it takes; and what is forced need not fit.
+  if (timeoutMs !== undefined) excuses.push('timeout', ...(onTimeout === 'force' ? ['stun-timeout'] : []));
   // A greeting that is lost is repeated after a second.
   if (scenario.paths.some(({ lossProbability = 0 }) => lossProbability > 0)) excuses.push('timeout');
   if (excuses.includes(report.error?.code ?? '')) return;
@@ -176,7 +189,10 @@ function outlasted({ ends, oracle, scenario }: World): void {
 
 /** The same disks, connections and bounds, with all the time in the world. */
 function easyPolicy(scenario: Scenario): MigrationPolicy {
-  const { policy, hosts } = scenario;
+  const {
+    policy: { timeoutMs: _, ...policy },
+    hosts,
+  } = scenario;
   const mayStay = hosts?.takesDisksAlone !== false && [...diskModesOf(scenario).values()].includes('copy');
   return {
     ...policy,

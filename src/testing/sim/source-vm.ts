@@ -10,20 +10,27 @@ import type {
 } from '../../interfaces/block-device.ts';
 import type { CallOptions, Chunks } from '../../interfaces/content.ts';
 import type {
+  GuestMeasurement,
+  MeasureOptions,
   RunState,
   SourceVm,
   SourceVmCapabilities,
   UnexpectedStop,
   VmDescription,
 } from '../../interfaces/hypervisor.ts';
-import type { MemoryRegion, MemorySource, PageBatch } from '../../interfaces/memory.ts';
+import type { MemoryRegion, MemorySource, PageBatch, PageRange } from '../../interfaces/memory.ts';
 import type { ProcessTie } from './engine-process.ts';
 import type { GuestDisk } from './guest-disk.ts';
 import type { VmCore } from './vm-core.ts';
 
 /** A simulated VM as one engine's process sees it at the source. Of no effect once that process is dead. */
 export class SimulatedSourceVm implements SourceVm {
-  readonly capabilities: SourceVmCapabilities = { throttle: true, throttleAlone: true };
+  readonly capabilities: SourceVmCapabilities = {
+    throttle: true,
+    throttleAlone: true,
+    measure: true,
+    auditMemory: true,
+  };
   readonly description: VmDescription;
   readonly memory: MemorySource;
   readonly disks: readonly SourceDisk[];
@@ -44,6 +51,10 @@ export class SimulatedSourceVm implements SourceVm {
 
   onUnexpectedStop(listener: (stop: UnexpectedStop) => void): () => void {
     return this.#tie.dead ? () => {} : this.#core.onUnexpectedStop(listener);
+  }
+
+  measure(options: MeasureOptions): Promise<GuestMeasurement> {
+    return this.#tie.call(() => this.#core.measure(options));
   }
 
   setThrottle(fraction: number): Promise<void> {
@@ -100,6 +111,14 @@ class TiedMemory implements MemorySource {
 
   dirtyBytes(): number | undefined {
     return this.#memory.dirtyBytes();
+  }
+
+  read(ranges: readonly PageRange[], options?: CallOptions): Promise<readonly (Chunks | undefined)[]> {
+    return this.#tie.call(() => this.#memory.read(ranges, options));
+  }
+
+  offer(ranges: readonly PageRange[], options?: CallOptions): Promise<void> {
+    return this.#tie.call(() => this.#memory.offer(ranges, options));
   }
 
   stop(): Promise<void> {

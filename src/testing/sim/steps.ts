@@ -2,7 +2,7 @@ import type { HypervisorBackend, SourceVm } from '../../interfaces/hypervisor.ts
 import type { OwnershipRegister } from '../../interfaces/register.ts';
 import type { Transport } from '../../interfaces/transport.ts';
 
-/** The calls that an engine makes of its plug points, by name. Each is a point at which its process can die. */
+/** The calls that an engine makes of its plug points and of its caller's hooks, by name. Each is a point at which its process can die. */
 export type StepName =
   | 'open'
   | 'accept'
@@ -11,6 +11,7 @@ export type StepName =
   | 'abort'
   | 'claim'
   | 'register-read'
+  | 'measure'
   | 'throttle'
   | 'stun'
   | 'save'
@@ -34,7 +35,9 @@ export type StepName =
   | 'memory-write'
   | 'load'
   | 'refill'
+  | 'before-start'
   | 'start'
+  | 'after-start'
   | 'hand-over'
   | 'discard';
 
@@ -107,6 +110,7 @@ export function steppingSourceVm(vm: SourceVm, step: OnStep): SourceVm {
     vm,
     step,
     {
+      measure: 'measure',
       setThrottle: 'throttle',
       stun: 'stun',
       saveDeviceState: 'save',

@@ -1,6 +1,7 @@
 import { drawScenario } from './draw.ts';
 import { withOutages } from './draw-outages.ts';
 import { withStorage } from './draw-storage.ts';
+import { withSwitchover } from './draw-switchover.ts';
 import type { RuleName } from './oracle.ts';
 import type { Scenario } from './scenario.ts';
 import { shrink } from './shrink.ts';
@@ -20,16 +21,19 @@ export interface SeedOptions {
   readonly outages?: boolean;
   /** Disks of every shape, and what goes wrong with them. */
   readonly storage?: boolean;
+  /** Switchovers of every kind, hypervisors that cheat, and hooks. */
+  readonly switchover?: boolean;
 }
 
 /** Draws a seed's scenario, and runs it. */
 export async function runSeed(
   seed: number,
-  { log = false, outages = false, storage = false }: SeedOptions = {},
+  { log = false, outages = false, storage = false, switchover = false }: SeedOptions = {},
 ): Promise<SeedResult> {
   const drawn = drawScenario(seed);
   const stored = storage ? withStorage(seed, drawn) : drawn;
-  const scenario = outages ? withOutages(seed, stored) : stored;
+  const switched = switchover ? withSwitchover(seed, stored) : stored;
+  const scenario = outages ? withOutages(seed, switched) : switched;
   return { seed, scenario, result: await simulate({ seed, scenario, log }) };
 }
 

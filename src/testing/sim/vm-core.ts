@@ -2,7 +2,13 @@ import { requireArgument } from '../../backends/memory/arguments.ts';
 import { type ErrorCode, MigrationError } from '../../errors.ts';
 import type { Chunks } from '../../interfaces/content.ts';
 import type { Environment } from '../../interfaces/environment.ts';
-import type { DiskDescription, UnexpectedStop, VmDescription } from '../../interfaces/hypervisor.ts';
+import type {
+  DiskDescription,
+  GuestMeasurement,
+  MeasureOptions,
+  UnexpectedStop,
+  VmDescription,
+} from '../../interfaces/hypervisor.ts';
 import { delay, throwIfAborted } from '../../util/promises.ts';
 import { ContentRing, FreshContent } from './content.ts';
 import { SimulatedDisk, type SimulatedDiskOptions } from './disk.ts';
@@ -250,6 +256,27 @@ export class VmCore {
     if (fraction > 0) this.require('setThrottle', 'running', 'paused');
     await this.step('throttle', 0, 'hypervisor');
     this.#setThrottle(fraction);
+  }
+
+  /** What the guest writes in a while. */
+  async measure({ durationMs, signal }: MeasureOptions): Promise<GuestMeasurement> {
+    requireArgument(durationMs >= 50 && durationMs <= 60_000, `it cannot be looked at for ${durationMs} ms`);
+    this.require('measure', 'running', 'paused');
+    const written = () => this.disks.map((disk) => [disk.medium.id, disk.writtenBytes] as const);
+    const [before, beganMs, dirtied] = [new Map(written()), this.environment.now(), this.memory.look()];
+    try {
+      await this.step('measure', durationMs, 'hypervisor', signal);
+      this.require('measure', 'running', 'paused');
+    } catch (error) {
+      dirtied();
+      throw error;
+    }
+    return {
+      durationMs: this.environment.now() - beganMs,
+      dirtiedBytes: dirtied(),
+      writtenBytes: Object.fromEntries(written().map(([id, bytes]) => [id, bytes - (before.get(id) ?? 0)])),
+      usedBytes: this.memory.usedBytes,
+    };
   }
 
   async stun(signal: AbortSignal | undefined): Promise<void> {

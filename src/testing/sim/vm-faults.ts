@@ -9,7 +9,7 @@ import { delay } from '../../util/promises.ts';
  * - `tap-write`: a guest write is about to be handed to the tap's handler, or to be marked in the dirty log.
  * - `memory-batch`: a round is about to yield pages. `memory-write`: the destination's memory is about to
  *   take some.
- * - `stun`, `save`, `seal`, `resume`, `release`, `throttle`: the source VM's methods of about that name.
+ * - `stun`, `save`, `seal`, `resume`, `release`, `throttle`, `measure`: the source VM's methods of about that name.
  * - `prepare`, `load`, `start`, `hand-over`: the destination's.
  * - `clock`: nowhere; it happens at `fromMs`.
  */
@@ -29,6 +29,7 @@ export type VmFaultPoint =
   | 'resume'
   | 'release'
   | 'throttle'
+  | 'measure'
   | 'prepare'
   | 'load'
   | 'start'

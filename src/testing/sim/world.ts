@@ -100,7 +100,7 @@ export class World {
   /** The first attempt, with its timeline. Resolves once each end's run is over, or its process dead, and no entry is due. */
   async migrate(): Promise<void> {
     this.vm.guest.mark('migration');
-    this.oracle.begins(this.scenario.policy);
+    this.oracle.begins(this.scenario);
     this.ends.destination.begin();
     this.ends.source.begin();
     this.#timeline.start();
@@ -144,7 +144,7 @@ export class World {
   /** A second attempt, between new processes. */
   async migrateAgain(policy: MigrationPolicy): Promise<readonly MigrationReport[]> {
     this.log.add('world', 'a second attempt');
-    this.oracle.begins(policy);
+    this.oracle.begins({ ...this.scenario, policy, rehearse: false, hosts: {} });
     const options = { ...this.#roleOptions('second'), namedEpoch: () => undefined };
     const roles = [destinationRole(options, this.backend, 60_000), sourceRole(options, this.vm, policy)];
     return Promise.all(
@@ -243,7 +243,14 @@ export class World {
   #makeEnds(): Readonly<Record<EndName, SimulatedEnd>> {
     const { scenario, log, oracle, recoveries } = this;
     const witness = { log, oracle, recoveries, timeline: this.#timeline };
-    const options = this.#roleOptions('first', (end, step) => this.#timeline.step(end, step));
+    const options: RoleOptions = {
+      ...this.#roleOptions('first', (end, step) => this.#timeline.step(end, step)),
+      hooks: scenario.hosts?.hooks,
+      hookCalled: (name) => {
+        log.add('destination', `hook ${name}`);
+        oracle.hookCalled(name);
+      },
+    };
     const roles = [
       sourceRole(options, this.vm, scenario.policy, scenario.rehearse),
       destinationRole(options, this.backend, scenario.acceptMsMax ?? 10_000),
@@ -275,7 +282,8 @@ export class World {
             : { connect: { host: 'destination', name: attempt } }),
         });
         const step: ConstructorParameters<typeof SimulatedProcess>[3] = (name) => onStep(end, name);
-        const process = new SimulatedProcess(this.environment, this.#prng.next(), transport, step);
+        const codec = scenario.hosts?.codec === true;
+        const process = new SimulatedProcess(this.environment, this.#prng.next(), transport, step, codec);
         this.#processes.push(process);
         return process;
       },

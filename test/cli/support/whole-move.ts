@@ -24,8 +24,14 @@ export interface WholeMove {
  * Moves the guest to a new host and ends the old one. Throws if anything is not as it was.
  *
  * @param mbit of the link; 0 is none but the machine's own.
+ * @param more options of `send`.
  */
-export async function moveWhole(hosts: QemuHosts, source: Host, mbit = 0): Promise<WholeMove> {
+export async function moveWhole(
+  hosts: QemuHosts,
+  source: Host,
+  mbit = 0,
+  ...more: readonly string[]
+): Promise<WholeMove> {
   const destination = await hosts.boot(true);
   const arrived = destination.disks.map((disk) => ({ ...disk, file: `${disk.file}.arrived` }));
   using gate = await QmpGate.open(hosts.path(`${destination.name}.gate`), destination.guest.qmpPath, () =>
@@ -34,7 +40,9 @@ export async function moveWhole(hosts: QemuHosts, source: Host, mbit = 0): Promi
   const receiving = await hosts.receive(destination, { qmp: gate.path });
   const link = mbit === 0 ? undefined : await hosts.slowLink(receiving.to, mbit);
   const way = { process: receiving.process, to: link?.to ?? receiving.to };
-  const report = await hosts.moveTo(source, destination, way).finally(() => link?.process.child.kill());
+  const report = await hosts
+    .moveTo(source, destination, way, ...more)
+    .finally(() => link?.process.child.kill());
   assert(gate.heldMs > 0, 'the guest was not held');
   assert(report.guestWrites.mirrored > 0, 'the guest did not write meanwhile');
   for (const [index, disk] of source.disks.entries())

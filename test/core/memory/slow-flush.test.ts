@@ -3,21 +3,27 @@
  * that always is ends the migration rather than exceed the downtime. Method: migrations in virtual time whose
  * destination disks flush as slowly as they are told.
  */
-import { expect, test } from 'vitest';
-import type { DestinationVm } from '../../../src/index.ts';
+import { describe, expect, it, test } from 'vitest';
+import type { DestinationVm, MigrationPolicy } from '../../../src/index.ts';
 import { createVirtualEnvironment, type VirtualEnvironment } from '../../support/virtual-environment.ts';
-import { createWorld, withChanges } from '../../support/worlds.ts';
+import { busyVm, createWorld, withChanges } from '../../support/worlds.ts';
+import { runWithin } from '../support/settled-within.ts';
 
 /** More than the downtime that is allowed by default. */
 const slowMs = 400;
 
-function slowFlushes(environment: VirtualEnvironment, vm: DestinationVm, howMany: number): DestinationVm {
+function slowFlushes(
+  environment: VirtualEnvironment,
+  vm: DestinationVm,
+  howMany: number,
+  ms = slowMs,
+): DestinationVm {
   let left = howMany;
   const disks = vm.disks.map((disk) =>
     withChanges(disk, {
       flush: async (options) => {
         left -= 1;
-        if (left >= 0) await new Promise<void>((resolve) => environment.setTimer(slowMs, resolve));
+        if (left >= 0) await new Promise<void>((resolve) => environment.setTimer(ms, resolve));
         await disk.flush(options);
       },
     }),
@@ -48,4 +54,60 @@ test('a disk that is always slow is not waited for with the guest stunned', asyn
   const { source } = await world.run();
   expect(source.error?.code).toBe('not-converging');
   expect(source.downtimeMs).toBe(0);
+});
+
+/** An idle guest, and a destination that never says that it has flushed. */
+function neverFlushed(policy: MigrationPolicy) {
+  const environment = createVirtualEnvironment();
+  return createWorld({
+    environment,
+    idle: true,
+    policy,
+    destinationVm: (vm) => slowFlushes(environment, vm, Number.POSITIVE_INFINITY, 1e9),
+  });
+}
+
+describe('a flush that does not end', () => {
+  it('is waited for no longer than a stun may take once the guest is to be stunned', async () => {
+    const world = neverFlushed({ timeoutMs: 3000, onTimeout: 'force', stunMsMax: 2000 });
+    const { source } = await runWithin(world, 60_000);
+    expect(source).toMatchObject({ outcome: 'failed', downtimeMs: 0, error: { code: 'timeout' } });
+    expect(source.error?.message).toMatch(/^the disks are not flushed after \d+ ms: after round \d+ /);
+    expect(source.totalMs).toBeGreaterThan(5000);
+    expect(source.totalMs).toBeLessThan(6500);
+    expect(world.vm.state).toBe('running');
+  });
+
+  it('nor where the rounds are used up', async () => {
+    const environment = createVirtualEnvironment();
+    const vm = busyVm(environment);
+    const world = createWorld({
+      environment,
+      vm,
+      link: { rateMbit: 100 },
+      policy: { roundsMax: 4, throttleMax: 0, onTimeout: 'force', stunMsMax: 2000, downtimeMsMax: 30 },
+      destinationVm: (inner) => slowFlushes(environment, inner, Number.POSITIVE_INFINITY, 1e9),
+    });
+    const { source } = await runWithin(world, 60_000);
+    expect(source).toMatchObject({ outcome: 'failed', downtimeMs: 0, error: { code: 'not-converging' } });
+    expect(source.error?.message).toMatch(/^the disks are not flushed after /);
+    vm.destroy();
+  });
+
+  it('ends the migration after ten minutes where nothing hurries, and the link was there', async () => {
+    const world = neverFlushed({});
+    const { environment, link } = world;
+    // Nobody who dials in between comes as far as a greeting.
+    const cut = () => {
+      link.cut();
+      if (environment.now() < beganMs + 25_000) environment.setTimer(3, cut);
+    };
+    const beganMs = environment.now();
+    environment.setTimer(5000, cut);
+    const { source } = await runWithin(world, 900_000);
+    expect(source).toMatchObject({ outcome: 'failed', downtimeMs: 0, error: { code: 'not-converging' } });
+    expect(source.outages).toHaveLength(1);
+    expect(source.totalMs).toBeGreaterThan(624_000);
+    expect(source.totalMs).toBeLessThan(640_000);
+  });
 });

@@ -45,7 +45,7 @@ it('a read that stalls keeps its place, and all of the disk is told', { timeout:
   let sequence = 0;
   const pump = (): void => {
     for (let frame = scheduler.next(); frame !== undefined; frame = scheduler.next()) {
-      stream.left(frame.class, frame.payloadBytes);
+      stream.left(frame.class, frame.payloadBytes, frame.itemBytes);
       receive.accept({ ...frame, sequence: ++sequence });
       frame.release();
     }

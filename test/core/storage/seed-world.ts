@@ -1,4 +1,5 @@
 import { SendStream } from '../../../src/channel/send-stream.ts';
+import { RecentWrites } from '../../../src/core/audit/recent-writes.ts';
 import { BlockDigests } from '../../../src/core/storage/block-digests.ts';
 import { DiskSender } from '../../../src/core/storage/disk-sender.ts';
 import { GuestWatch } from '../../../src/core/storage/guest-watch.ts';
@@ -81,6 +82,7 @@ export class SeedWorld {
       digests: this.#digests,
       environment: nodeEnvironment,
       watch: new GuestWatch(nodeEnvironment),
+      recent: new RecentWrites(),
       signal: new AbortController().signal,
       failed,
     });
@@ -206,9 +208,9 @@ export class SeedWorld {
     const stream: SendStream = new SendStream(
       2,
       {
-        enqueue: ({ class: frameClass, number, payload, payloadBytes, release }) => {
+        enqueue: ({ class: frameClass, number, payload, payloadBytes, itemBytes, release }) => {
           this.#items.push({ number, ranges: decodeItem(payload, payloadBytes), release });
-          queueMicrotask(() => stream.left(frameClass, payloadBytes));
+          queueMicrotask(() => stream.left(frameClass, payloadBytes, itemBytes));
         },
         now: () => 0,
         itemBytesMax: () => 1 << 20,

@@ -96,10 +96,23 @@ static void die(const char *format, ...) {
   exit(1);
 }
 
+/*
+ * The latest time that any thread has read, and the largest step back that any has seen: there must be none,
+ * wherever the guest goes. Everybody reads the time here, so some thread has just before the machine is stopped,
+ * and again right after.
+ */
+static _Atomic uint64_t clock_latest_ns, clock_back_ns;
+
 static uint64_t now_ns(void) {
+  /* First, as another thread may read a later time meanwhile. */
+  uint64_t latest = atomic_load(&clock_latest_ns);
   struct timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
-  return now.tv_sec * NS_PER_S + now.tv_nsec;
+  uint64_t ns = now.tv_sec * NS_PER_S + now.tv_nsec;
+  if (ns < latest && latest - ns > atomic_load(&clock_back_ns)) atomic_store(&clock_back_ns, latest - ns);
+  while (ns > latest && !atomic_compare_exchange_weak(&clock_latest_ns, &latest, ns)) {
+  }
+  return ns;
 }
 
 static void sleep_until(uint64_t at_ns) {
@@ -613,10 +626,11 @@ static void command_stats(void) {
     if (started && started < now && now - started > longest) longest = now - started;
   }
   reply("{\"writes\":%llu,\"bytesWritten\":%llu,\"writeErrors\":%llu,\"longestMs\":%.3f,\"p50Ms\":%.3f,"
-        "\"p99Ms\":%.3f,\"pagesDirtied\":%lu,\"tickGapMaxMs\":%.3f,\"uptimeMs\":%llu}",
+        "\"p99Ms\":%.3f,\"pagesDirtied\":%lu,\"tickGapMaxMs\":%.3f,\"uptimeMs\":%llu,\"clockBackNs\":%llu}",
         (unsigned long long)writes, (unsigned long long)bytes_written, (unsigned long long)write_errors,
         (double)longest / NS_PER_MS, percentile_ms(0.5), percentile_ms(0.99), atomic_load(&pages_dirtied),
-        (double)atomic_load(&tick_gap_max_ns) / NS_PER_MS, (unsigned long long)(now / NS_PER_MS));
+        (double)atomic_load(&tick_gap_max_ns) / NS_PER_MS, (unsigned long long)(now / NS_PER_MS),
+        (unsigned long long)atomic_load(&clock_back_ns));
   pthread_mutex_unlock(&statistics_lock);
 }
 

@@ -131,6 +131,8 @@ export interface GuestStats {
    */
   readonly tickGapMaxMs: number;
   readonly uptimeMs: number;
+  /** By how much the guest's monotonic clock ever went back, in ns. It must never. */
+  readonly clockBackNs: number;
 }
 
 /**

@@ -833,8 +833,27 @@ describe('a VM at the source', () => {
       /throttled/,
     ],
     'that cannot be throttled and does not say so when it is': [
-      (vm) => withChanges(vm, { capabilities: { throttle: false, throttleAlone: false } }),
+      (vm) =>
+        withChanges(vm, { capabilities: { ...vm.capabilities, throttle: false, throttleAlone: false } }),
       /throttled, or says that it cannot/,
+    ],
+    'that is measured for any time': [
+      (vm) => withChanges(vm, { measure: () => vm.measure({ durationMs: 50 }) }),
+      /is measured, or says that it cannot/,
+    ],
+    'that takes pages from the rounds when it is measured': [
+      (vm) =>
+        withChanges(vm, {
+          measure: async (call) => {
+            for await (const batch of vm.memory.round()) batch.release();
+            return vm.measure(call);
+          },
+        }),
+      /is measured, or says that it cannot/,
+    ],
+    'that cannot be measured and does not say so when it is': [
+      (vm) => withChanges(vm, { capabilities: { ...vm.capabilities, measure: false } }),
+      /is measured, or says that it cannot/,
     ],
     'that keeps its taps when it is let go of': [
       (vm) => withChanges(vm, { detach: async () => {} }),
@@ -987,7 +1006,7 @@ describe('a backend', () => {
       /is filled again/,
     ],
     'that cannot be filled again, and does not say so': [
-      prepared(() => ({ capabilities: { refill: false, disksAlone: true } })),
+      prepared(() => ({ capabilities: { refill: false, disksAlone: true, auditMemory: true } })),
       /is filled again/,
     ],
     'that hands over what it did not keep': [
@@ -1030,7 +1049,7 @@ describe('a backend', () => {
       /handed over as they were/,
     ],
     'that says it cannot take disks alone, and does': [
-      prepared(() => ({ capabilities: { refill: true, disksAlone: false } })),
+      prepared(() => ({ capabilities: { refill: true, disksAlone: false, auditMemory: true } })),
       /handed over as they were/,
     ],
     'that compares the machine where disks come alone': [

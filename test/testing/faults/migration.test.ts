@@ -293,7 +293,7 @@ describe('what is late, or known not to be known, only takes longer', () => {
   });
 });
 
-describe('what nobody can notice is seen by the comparison alone', () => {
+describe('what nobody can notice is seen by the comparison, and by an audit before it', () => {
   const silent: Readonly<Record<string, Plans>> = {
     'a tap that loses writes': {
       vm: { disks: { root: [{ on: 'guest-write', nth: { from: 2 }, do: 'drop' }] } },
@@ -308,9 +308,21 @@ describe('what nobody can notice is seen by the comparison alone', () => {
   };
   for (const [name, plans] of Object.entries(silent)) {
     it(name, async () => {
-      const { source, comparison } = await migrateWith(newWorld(), plans);
+      const { source, comparison } = await migrateWith(newWorld(), plans, { audit: 'off' });
       expect(source.outcome).toBe('completed');
       expect(comparison).toMatchObject({ equal: false });
+    });
+
+    it(`${name}, and is audited`, async () => {
+      const { source, comparison } = await migrateWith(newWorld(), plans, { audit: 'full' });
+      expect(source.audit.differing).toBeGreaterThan(0);
+      // What goes on going wrong ends it; what went wrong is put right.
+      if (source.outcome === 'completed') expect(comparison).toMatchObject({ equal: true });
+      else
+        expect(source).toMatchObject({
+          owner: 'source',
+          error: { code: 'audit-mismatch', guest: 'running' },
+        });
     });
   }
 });

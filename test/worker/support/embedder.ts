@@ -95,6 +95,13 @@ migration.on('phase', () => {
   throw new Error('from a listener');
 });
 migration.on('phase', (phase) => say({ type: 'phase', phase }));
+if (config.estimate) {
+  const estimate = await migration.estimate({ durationMs: 1000, signal: stop.signal });
+  say({ type: 'estimate', estimate, frozen: Object.isFrozen(estimate) });
+  migration.on('progress', ({ phase, prediction }) =>
+    say({ type: 'progress', phase, predicted: prediction !== undefined }),
+  );
+}
 const report = await migration.run({ signal: stop.signal });
 const again = await migration.run().catch((error) => error.code);
 const { error, ...figures } = report;

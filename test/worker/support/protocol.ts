@@ -1,5 +1,12 @@
 /** What the tests and their embedder say to each other. */
-import type { ClaimRole, ClaimValue, MigrationPolicy, MigrationReport, Phase } from '../../../src/index.ts';
+import type {
+  ClaimRole,
+  ClaimValue,
+  Estimate,
+  MigrationPolicy,
+  MigrationReport,
+  Phase,
+} from '../../../src/index.ts';
 
 export interface Config {
   readonly qmp: string;
@@ -16,6 +23,8 @@ export interface Config {
   readonly register?: 'refuses' | 'hangs' | 'dies' | 'dies reclaimed';
   /** The transport is a module whose thread can be made to die. Default false. */
   readonly mortal?: boolean;
+  /** Estimates first. Default false. */
+  readonly estimate?: boolean;
   /** The engine is in the embedder's main thread. Default false. */
   readonly inThread?: boolean;
 }
@@ -37,7 +46,10 @@ export interface SaidError {
 
 export type Said =
   | { readonly type: 'opened'; readonly name: string }
+  | { readonly type: 'estimate'; readonly estimate: Estimate; readonly frozen: boolean }
   | { readonly type: 'phase'; readonly phase: Phase }
+  /** Of a migration that was estimated. */
+  | { readonly type: 'progress'; readonly phase: Phase; readonly predicted: boolean }
   | { readonly type: 'claim'; readonly claim: readonly [string, number, ClaimRole, ClaimValue] }
   | { readonly type: 'unblocked'; readonly ms: number }
   | {

@@ -1,0 +1,156 @@
+/** Goal: of what a stunned guest waits for, copies go out where they are cheap, and content is let go of when nobody needs it any more. Method: the pure rule. */
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { LastFlight } from '../../src/channel/last-flight.ts';
+import type { QueuedFrame } from '../../src/channel/scheduler.ts';
+
+const kibibyte = 1 << 10;
+/** A quarter of its round trip is 1 MiB. */
+const link = { bytesPerSecond: 40 << 20, roundTripMs: 100, aheadBytes: 0 };
+/** A time at which the link has long had the time for whatever was sent. */
+let clockMs = 0;
+const later = (): number => {
+  clockMs += 10_000;
+  return clockMs;
+};
+
+function frame(number: number, payloadBytes: number, release: () => void = () => {}): QueuedFrame {
+  return {
+    type: 'data',
+    class: 'memory',
+    stream: 1,
+    number,
+    payload: [],
+    payloadBytes,
+    payloadCrc: 0,
+    itemBytes: payloadBytes,
+    queuedMs: 0,
+    release,
+  };
+}
+
+describe('the last flight', () => {
+  it('goes out once more, over another lane than the first', () => {
+    const flight = new LastFlight(link, 0);
+    const [a, b] = [{}, {}];
+    flight.first(frame(1, kibibyte), a, 0);
+    flight.first(frame(2, kibibyte), b, 0);
+    expect(flight.second(a, later())?.frame.number).toBe(2);
+    expect(flight.second(a, later())).toBeUndefined();
+    expect(flight.second(b, later())?.frame.number).toBe(1);
+    expect(flight.second(b, later())).toBeUndefined();
+  });
+
+  it('takes no more copies than the link carries in a quarter of a round trip', () => {
+    const flight = new LastFlight(link, 0);
+    for (let number = 1; number <= 100; number++) flight.first(frame(number, 64 * kibibyte), {}, 0);
+    let copies = 0;
+    while (flight.second({}, later()) !== undefined) copies++;
+    expect(copies).toBe(16);
+  });
+
+  it('has no copies before the link has had the time for what was sent, and then one after the other', () => {
+    const flight = new LastFlight({ ...link, aheadBytes: 4 << 20 }, 0);
+    flight.first(frame(1, 512 * kibibyte), {}, 0);
+    flight.first(frame(2, 512 * kibibyte), {}, 0);
+    expect(flight.second({}, 124)).toBeUndefined();
+    expect(flight.waitMs(100)).toBe(25);
+    expect(flight.second({}, 125)?.frame.number).toBe(1);
+    expect(flight.second({}, 137)).toBeUndefined();
+    expect(flight.second({}, 137.5)?.frame.number).toBe(2);
+    expect(flight.waitMs(137.5)).toBe(0);
+  });
+
+  it('has what was on its way before copied where it is late, the oldest first, however much it is', () => {
+    const flight = new LastFlight(link, 1000);
+    const lane = {};
+    for (const [number, sentMs] of [
+      [1, 960],
+      [2, 940],
+      [3, 950],
+    ] as const)
+      flight.before(frame(number, 1 << 20), lane, sentMs);
+    // 1.25 round trips and 10 ms.
+    expect(flight.second({}, 1074)).toBeUndefined();
+    expect(flight.waitMs(1000)).toBe(75);
+    expect(flight.second(lane, 1200)).toBeUndefined();
+    expect(flight.second({}, 1200)?.frame.number).toBe(2);
+    expect(flight.second({}, 1300)?.frame.number).toBe(3);
+    expect(flight.second({}, 1400)?.frame.number).toBe(1);
+  });
+
+  it('has nothing copied of what was on its way before and has arrived', () => {
+    const flight = new LastFlight(link, 1000);
+    let released = 0;
+    const kept = flight.before(
+      frame(1, kibibyte, () => {
+        released++;
+      }),
+      {},
+      900,
+    );
+    kept.release();
+    expect(released).toBe(1);
+    expect(flight.second({}, 5000)).toBeUndefined();
+  });
+
+  it('is not copied at all where there is no distance', () => {
+    const flight = new LastFlight({ ...link, roundTripMs: 0.01 }, 0);
+    flight.first(frame(1, 64 * kibibyte), {}, 0);
+    expect(flight.second({}, later())).toBeUndefined();
+  });
+
+  it('is not copied once the peer has the first', () => {
+    const flight = new LastFlight(link, 0);
+    flight.first(frame(1, kibibyte), {}, 0).release();
+    expect(flight.second({}, later())).toBeUndefined();
+  });
+
+  it('has control messages copied over any lane', () => {
+    const flight = new LastFlight({ ...link, roundTripMs: 0.01 }, 0);
+    flight.control({ ...frame(7, kibibyte), type: 'control' });
+    expect(flight.second({}, later())?.frame).toMatchObject({ type: 'control', number: 7 });
+  });
+
+  it('lets go of each content once, and not before both its holders have', () => {
+    const step = fc.record({ frame: fc.nat(9), what: fc.constantFrom('copy', 'freed', 'copy freed', 'end') });
+    fc.assert(
+      fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
+        const flight = new LastFlight(link, 0);
+        const released = new Array<number>(10).fill(0);
+        const lanes = released.map(() => ({}));
+        const firsts = released.map((_, number) => {
+          const own = frame(number, kibibyte, () => {
+            released[number] = (released[number] ?? 0) + 1;
+          });
+          return flight.first(own, lanes[number] ?? {}, 0);
+        });
+        const freed = new Set<number>();
+        const copies = new Map<number, () => void>();
+        const free = (number: number): void => {
+          if (freed.has(number)) return;
+          freed.add(number);
+          firsts[number]?.release();
+        };
+        for (const { frame: number, what } of steps) {
+          if (what === 'freed') free(number);
+          if (what === 'end') flight.end();
+          if (what === 'copy') {
+            const copy = flight.second({}, later());
+            if (copy !== undefined) copies.set(copy.frame.number, copy.release);
+          }
+          if (what === 'copy freed') {
+            copies.get(number)?.();
+            copies.delete(number);
+          }
+          for (const [index, count] of released.entries()) {
+            expect(count).toBe(freed.has(index) && !copies.has(index) ? 1 : 0);
+          }
+        }
+        for (const number of released.keys()) free(number);
+        for (const release of copies.values()) release();
+        expect(released).toEqual(released.map(() => 1));
+      }),
+    );
+  });
+});

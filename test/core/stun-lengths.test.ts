@@ -1,0 +1,90 @@
+/**
+ * Goal: how long a guest stands still, and that what is slow elsewhere does not lengthen it. Method: whole migrations in the simulator, in virtual time; the guest's own longest
+ * pause stands beside what the report says.
+ */
+import { describe, expect, it } from 'vitest';
+import type { MigrationPolicy, MigrationReport } from '../../src/index.ts';
+import type { DiskLimits } from '../../src/testing/sim/disk.ts';
+import type { Scenario } from '../../src/testing/sim/scenario.ts';
+import { simulate } from '../../src/testing/sim/simulate.ts';
+import { simulatedDirtier, simulatedWriter } from '../../src/testing/sim/workloads.ts';
+
+const mebibyte = 1 << 20;
+
+interface Move {
+  readonly rttMs: number;
+  readonly policy?: MigrationPolicy;
+  readonly memoryMiB?: number;
+  readonly diskMiB?: number;
+  readonly destinationDisk?: DiskLimits;
+  readonly lossProbability?: number;
+  readonly seed?: number;
+}
+
+/** The laboratory's guest: 3 MB/s of writes over 64 MiB, 8 MB/s of memory, over 400 Mbit/s. */
+async function moved(move: Move) {
+  const { rttMs, policy = {}, memoryMiB = 256, diskMiB = 256, lossProbability = 0, seed = 1 } = move;
+  const scenario: Scenario = {
+    vm: {
+      memory: { sizeBytes: memoryMiB * mebibyte, usedFraction: 0.9 },
+      disks: [{ id: 'disk0', sizeBytes: diskMiB * mebibyte, allocatedFraction: 1 }],
+      workloads: [
+        simulatedWriter({ disk: 'disk0', bytesPerSecond: 3e6, ioBytes: 8192 }),
+        simulatedDirtier({ bytesPerSecond: 8e6, hotBytes: 64 * mebibyte }),
+      ],
+    },
+    paths: [{ name: 'wan', rateMbit: 400, delayMs: rttMs / 2, queueMs: 50, lossProbability }],
+    ...(move.destinationDisk === undefined ? {} : { hosts: { disk: move.destinationDisk } }),
+    policy,
+    registers: 'own',
+    timeline: [],
+  };
+  const { reports, guest, violations } = await simulate({ seed, scenario });
+  expect(violations).toEqual([]);
+  expect(reports.source?.outcome).toBe('completed');
+  const pausedMs = guest.find(({ label }) => label === 'migration')?.longestPauseMs ?? Number.NaN;
+  return { report: reports.source as MigrationReport, pausedMs };
+}
+
+describe('a guest stands still', { timeout: 120_000 }, () => {
+  it.each([
+    ['confirmed', 1, 1.5],
+    ['confirmed', 50, 1.5],
+    ['confirmed', 100, 1.5],
+    ['confirmed', 200, 1.5],
+    ['one-flight', 1, 0.5],
+    ['one-flight', 50, 0.5],
+    ['one-flight', 100, 0.5],
+    ['one-flight', 200, 0.5],
+  ] as const)('%s, %i ms away: for %f round trips, and 150 ms', async (handover, rttMs, trips) => {
+    const { report, pausedMs } = await moved({ rttMs, policy: { handover } });
+    expect(report.downtimeMs).toBeLessThanOrEqual(trips * rttMs + 150);
+    const { uncertaintyMs = Number.NaN, ...parts } = report.downtime ?? {};
+    const sum = Object.values(parts).reduce((total, ms) => total + ms, 0);
+    expect(sum).toBeCloseTo(report.downtimeMs, 6);
+    expect(Math.abs(pausedMs - report.downtimeMs)).toBeLessThanOrEqual(uncertaintyMs + 1);
+  });
+
+  it.each([
+    ['confirmed', 1.5],
+    ['one-flight', 0.5],
+  ] as const)(
+    '%s, 100 ms away, one packet of 1000 lost: for %f round trips, and 250 ms',
+    async (handover, trips) => {
+      const downtimes: number[] = [];
+      for (let seed = 1; seed <= 5; seed++) {
+        const lossy = { rttMs: 100, lossProbability: 0.001, memoryMiB: 96, diskMiB: 16 };
+        const { report } = await moved({ ...lossy, policy: { handover }, seed });
+        downtimes.push(report.downtimeMs);
+      }
+      // The median: what a single loss costs depends on which packet it is.
+      expect(downtimes.sort((one, other) => one - other)[2]).toBeLessThanOrEqual(trips * 100 + 250);
+    },
+  );
+
+  it('no longer for 1 GiB of a disk that the destination writes at 50 MB/s', async () => {
+    const fast = await moved({ rttMs: 20, diskMiB: 1024 });
+    const slow = await moved({ rttMs: 20, diskMiB: 1024, destinationDisk: { bytesPerSecond: 50e6 } });
+    expect(slow.report.downtimeMs - fast.report.downtimeMs).toBeLessThanOrEqual(100);
+  });
+});
