@@ -1,7 +1,7 @@
 // Goal: each fault does what it says, and nothing that the engine cannot see goes unseen by the comparison.
 // Method: whole migrations of a busy VM with one fault each; then the disk's model by itself.
 import { expect, test } from 'vitest';
-import type { ErrorCode } from '../../src/index.ts';
+import type { AuditMode, ErrorCode } from '../../src/index.ts';
 import { createSimulatedDisk } from '../../src/testing/sim/disk.ts';
 import { type VmFault, VmFaultPlan } from '../../src/testing/sim/vm-faults.ts';
 import { idle, oltp, simulatedDirtier } from '../../src/testing/sim/workloads.ts';
@@ -25,9 +25,13 @@ interface Outcome {
   readonly destination: Awaited<ReturnType<VmWorld['migrate']>>['destination'];
 }
 
-async function migrateWith(options: VmWorldOptions, switchoverAttemptsMax = 1): Promise<Outcome> {
+async function migrateWith(
+  options: VmWorldOptions,
+  switchoverAttemptsMax = 1,
+  audit: AuditMode = 'sample',
+): Promise<Outcome> {
   const world = createVmWorld({ link, ...options, vm: { workloads, ...options.vm } });
-  const { source, destination } = await world.migrate({ stunMsMax: 2000, switchoverAttemptsMax });
+  const { source, destination } = await world.migrate({ stunMsMax: 2000, switchoverAttemptsMax, audit });
   return { world, source, destination };
 }
 
@@ -163,7 +167,7 @@ test('a save that dirties memory loses nothing', async () => {
 });
 
 const throttled = {
-  workloads: [simulatedDirtier({ bytesPerSecond: 200 * mebibyte, hotBytes: 12 * mebibyte })],
+  workloads: [simulatedDirtier({ bytesPerSecond: 200 * mebibyte, hotBytes: 15 * mebibyte })],
 };
 
 test('a throttle that is refused fails it; one that is taken slows the guest', async () => {
@@ -213,23 +217,26 @@ test('what no engine can see without an audit, the comparison shows: to the very
     vm: { ...oneWrite, memory: { sizeBytes: 32 * mebibyte }, faults: [lost] },
     onEvent: writing,
   });
-  expect((await world.migrate()).source.outcome).toBe('completed');
+  expect((await world.migrate({ audit: 'off' })).source.outcome).toBe('completed');
   expect(world.comparison()).toMatchObject({
     equal: false,
     spaces: [{ kind: 'disk', name: 'disk0', bytes: 4096, ranges: [{ offset: 8192, length: 4096 }], bad: [] }],
     summary: 'disk disk0: 4096 bytes differ, first 4096 at 8192',
   });
 
-  const page = await migrateWith({
-    vm: { workloads: [], faults: [{ point: 'memory-batch', skip: 2, effect: 'drop' }] },
-  });
+  const page = await migrateWith(
+    { vm: { workloads: [], faults: [{ point: 'memory-batch', skip: 2, effect: 'drop' }] } },
+    1,
+    'off',
+  );
   expect(page.source.outcome).toBe('completed');
   expect(page.world.comparison()).toMatchObject({ equal: false, spaces: [{ kind: 'memory', bytes: 4096 }] });
 
-  const block = await migrateWith({
-    vm: { workloads: [] },
-    backend: { faults: [{ point: 'disk-write', disk: 'disk1', effect: 'drop' }] },
-  });
+  const block = await migrateWith(
+    { vm: { workloads: [] }, backend: { faults: [{ point: 'disk-write', disk: 'disk1', effect: 'drop' }] } },
+    1,
+    'off',
+  );
   expect(block.source.outcome).toBe('completed');
   expect(block.world.comparison()).toMatchObject({ equal: false, spaces: [{ kind: 'disk', name: 'disk1' }] });
 });
