@@ -163,7 +163,7 @@ export const mutants: readonly Mutant[] = [
         'if (this.#gap !== undefined || this.#removed) return undefined;\nif (this.late && !this.#host.stunned()) { this.late = false; return undefined; }',
       ],
     ],
-    seed: 107,
+    seed: 193,
     rules: ['equal', 'audited', 'excused'],
   },
   {
