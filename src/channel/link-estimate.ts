@@ -135,11 +135,13 @@ export class LinkEstimate {
 
   /**
    * Of a link that had room we see what we sent, and no more than that it can do as much. A guest that writes a little all the time must
-   * not make it look slow: it would never have enough to send to show the contrary.
+   * not make it look slow: it would never have enough to send to show the contrary. What was sent in the last round trip cannot have arrived, so over a time
+   * that is much longer that does not count: a link of 200 ms would look slower by a fifth over a second, and never faster again.
    */
   #atLeast(busyMs: number): void {
     const known = this.bytesPerSecond ?? bytesPerSecondAssumed;
-    if ((this.#busyBytes / busyMs) * 1000 > known) this.#carried(this.#busyBytes, busyMs);
+    const sendingMs = busyMs < busyMsMax / 2 ? busyMs : Math.max(busyMs - this.roundTripMs, busyMs / 2);
+    if ((this.#busyBytes / sendingMs) * 1000 > known) this.#carried(this.#busyBytes, sendingMs);
   }
 
   /**

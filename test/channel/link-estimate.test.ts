@@ -69,6 +69,20 @@ describe('the estimate of a link', () => {
     expect(estimate.bytesPerSecond).toBeGreaterThan(900e6);
   });
 
+  it('does not count the round trip in which nothing can have arrived yet', () => {
+    const estimate = new LinkEstimate();
+    estimate.roundTrip(200);
+    // 40 MB/s, sent bit by bit, over a link that carries more.
+    for (let nowMs = 0; nowMs < 4000; nowMs += 10) {
+      estimate.sent(nowMs, 400_000);
+      if (nowMs < 200) continue;
+      estimate.starved();
+      estimate.acknowledged(400_000, nowMs, 8e6);
+    }
+    expect(estimate.bytesPerSecond).toBeGreaterThan(38e6);
+    expect(estimate.bytesPerSecond).toBeLessThan(42e6);
+  });
+
   it('counts the time from sending on after a pause, when frames that shared the link arrive close together', () => {
     const estimate = new LinkEstimate();
     estimate.roundTrip(1);
