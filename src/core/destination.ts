@@ -651,7 +651,8 @@ class Destination extends MigrationEnd {
       if (value !== 'declined') {
         this.#owner = 'undecided';
         error = error.with({ phase, owner: 'undecided', guest: 'paused' });
-        await tidy(this.environment, [() => this.#closeChannel(error)]);
+        // Nothing is written any more: whoever settles it may take the VM away.
+        await tidy(this.environment, [...this.#writersStop, () => this.#closeChannel(error)]);
         return this.#report('undecided', error);
       }
     }
@@ -670,10 +671,13 @@ class Destination extends MigrationEnd {
     return this.#report('failed', error.with({ phase, owner: 'source', guest: this.#guestAtSource() }));
   }
 
+  get #writersStop(): readonly (() => Promise<unknown>)[] {
+    return [...this.#disks.map((disk) => () => disk.stop()), () => this.#memory?.stop() ?? Promise.resolve()];
+  }
+
   async #giveUp(error?: MigrationError): Promise<void> {
     await tidy(this.environment, [
-      ...this.#disks.map((disk) => () => disk.stop()),
-      () => this.#memory?.stop() ?? Promise.resolve(),
+      ...this.#writersStop,
       () => this.#vm?.discard() ?? Promise.resolve(),
       () => this.#closeChannel(error),
     ]);

@@ -345,7 +345,7 @@ export type WarningKind = 'slow-link' | 'slow-disk';
 
 /** A `warning` event: as things are this migration will not end well, or the guest will be slowed for it. Told once for each kind and disk, early. */
 export interface Warning {
-  /** `slow-link`: the guest dirties memory and writes disks faster than the link carries. `slow-disk`: it writes to a disk faster than the destination does. */
+  /** `slow-link`: the guest dirties memory and writes disks faster than the link carries, or nearly (nine tenths of it). `slow-disk`: it writes to a disk faster than the destination does. */
   readonly kind: WarningKind;
   /** Which disk; undefined for the link. */
   readonly disk?: string;
