@@ -8,10 +8,10 @@
  */
 import { availableParallelism, loadavg } from 'node:os';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
 import { runEnd, transfer } from './support/ends.js';
 import { destination, source } from './support/migration-ends.js';
-import { cpuRatio, gibibyte, head, median, number, ratio, row, warmth } from './support/table.js';
+import { cpuRatio, gibibyte, head, median, ratio, row, warmth } from './support/table.js';
+import { readOptions, refuse } from './wan/options.js';
 
 const usage = `Usage: node benchmarks/compression.js [options]
 
@@ -28,40 +28,22 @@ const modes = /** @type {const} */ (['off', 'auto']);
 
 /** @typedef {import('./support/table.js').Measured & { wire: number, memory: number, saved: number, codec: string }} Measured */
 
-function options() {
-  try {
-    return parseArgs({
-      options: {
-        gib: { type: 'string', default: '1' },
-        warm: { type: 'string', default: '0.25' },
-        runs: { type: 'string', default: '3' },
-        'rate-mbit': { type: 'string', default: '200' },
-        content: { type: 'string', default: 'program' },
-        help: { type: 'boolean', default: false },
-      },
-    }).values;
-  } catch (error) {
-    process.stderr.write(`${error instanceof Error ? error.message : error}\n\n${usage}`);
-    process.exit(2);
-  }
-}
-
 async function main() {
-  const given = options();
-  const { content } = given;
-  if (given.help) {
-    process.stdout.write(usage);
-    return;
-  }
-  if (content !== 'program' && content !== 'random') {
-    process.stderr.write(`--content must be program or random\n\n${usage}`);
-    process.exit(2);
-  }
+  const given = readOptions(usage, {
+    gib: '1',
+    warm: '0.25',
+    runs: '3',
+    'rate-mbit': '200',
+    content: 'program',
+  });
+  const content = given.text('content');
+  if (content !== 'program' && content !== 'random')
+    refuse(`--content must be program or random\n\n${usage}`);
   const whole = (/** @type {number} */ gib) => Math.round((gib * gibibyte) / 2 ** 20) * 2 ** 20;
-  const bytes = whole(number('--gib', given.gib, 1 / 16, 64, usage));
-  const warmBytes = whole(number('--warm', given.warm, 0, 64, usage));
-  const runs = Math.floor(number('--runs', given.runs, 1, 99, usage));
-  const rateMbit = number('--rate-mbit', given['rate-mbit'], 0, 1e6, usage);
+  const bytes = whole(given.number('gib', 1 / 16, 64));
+  const warmBytes = whole(given.number('warm', 0, 64));
+  const runs = given.whole('runs', 1, 99);
+  const rateMbit = given.number('rate-mbit', 0, 1e6);
   const load = loadavg()[0] ?? 0;
   const limit = rateMbit === 0 ? {} : { rateBytesPerSecondMax: rateMbit * 125_000 };
   /** @type {Record<'off' | 'auto', Measured[]>} */

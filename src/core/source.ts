@@ -38,6 +38,7 @@ import { Deadline } from './deadline.ts';
 import { diskModes } from './disk-modes.ts';
 import { downtimeParts } from './downtime.ts';
 import { GuestPace } from './guest-pace.ts';
+import { GuestPauses } from './guest-pauses.ts';
 import { commit } from './handover/commit.ts';
 import { checkEpoch, highestEpoch, unsettledAttempt } from './handover/ownership.ts';
 import { MemorySender } from './memory/memory-sender.ts';
@@ -162,12 +163,8 @@ class Source extends MigrationEnd implements MeasuringSource {
   #switchover: Switchover | undefined;
   /** How the guest was stopped, if it was: also when something else had ended the migration by then. */
   #stopKind: UnexpectedStop['kind'] | undefined;
-  /** Since when the guest is stunned, if it is. */
-  #stunStartMs: number | undefined;
+  readonly #pauses = new GuestPauses(this.environment);
   #sealing: Promise<void> | undefined;
-  #downtimeMs = 0;
-  /** For how long the guest stood still before, and then ran on here. */
-  #pausedMs = 0;
   #outcome: Outcome | undefined;
   #downtime: DowntimeParts | undefined;
   /** The destination owns it: whatever fails from here on, it never runs here. */
@@ -362,7 +359,7 @@ class Source extends MigrationEnd implements MeasuringSource {
       outageMsMax: this.#policy.outageMsMax,
       onCut: () => this.#linkGone(),
       onMended: (outage) => {
-        this.#buffer.holds(this.#stunStartMs === undefined);
+        this.#buffer.holds(!this.#pauses.isOn);
         this.mended(outage);
       },
     });
@@ -372,7 +369,7 @@ class Source extends MigrationEnd implements MeasuringSource {
   #linkGone(): void {
     this.#buffer.holds(false);
     // A guest that stands still has no throttle that could be taken off; should it run on, that is seen to then.
-    if (this.#stunStartMs !== undefined) return;
+    if (this.#pauses.isOn) return;
     this.#preCopy?.releaseThrottle().catch((error) => this.stop(asMigrationError(error, 'hypervisor')));
   }
 
@@ -614,13 +611,13 @@ class Source extends MigrationEnd implements MeasuringSource {
       stunMsMax: this.#policy.stunMsMax,
       signal: this.signal,
     });
-    this.#stunStartMs = this.#switchover.startMs;
+    this.#pauses.begin(this.#switchover.startMs);
     return this.#switchover;
   }
 
   /** The guest runs on, and the migration with it, as before the stun. Throws what ends the migration, if this does. */
   async #retreat(switchover: Switchover, error: MigrationError): Promise<void> {
-    const { attempt, startMs } = switchover;
+    const { attempt } = switchover;
     throwIfAborted(this.signal);
     if (attempt >= this.#policy.switchoverAttemptsMax) throw error;
     if (!(await switchover.mayBeFollowed(error))) throw error;
@@ -630,9 +627,7 @@ class Source extends MigrationEnd implements MeasuringSource {
     const again = async () => this.#audit?.sendAgain({ signal: this.signal });
     const problems = await tidy(this.environment, [again, () => this.#vm.resume()]);
     if (problems.length > 0) throw error;
-    this.#stunStartMs = undefined;
-    this.#downtimeMs = this.environment.now() - startMs;
-    this.#pausedMs += this.#downtimeMs;
+    this.#pauses.ranOn();
     const channel = this.#live();
     this.#buffer.holds(!channel.isCut);
     const { code, message } = error;
@@ -641,7 +636,7 @@ class Source extends MigrationEnd implements MeasuringSource {
     this.#state?.startOver();
     channel.endFlight();
     const where = { phase: this.clock.phase, owner: 'source', guest: this.#guestNow([]) } as const;
-    this.emit('retreat', { attempt, error: error.with(where), stunnedMs: this.#downtimeMs });
+    this.emit('retreat', { attempt, error: error.with(where), stunnedMs: this.#pauses.lastMs });
     await this.#preCopy?.releaseThrottle();
   }
 
@@ -681,9 +676,9 @@ class Source extends MigrationEnd implements MeasuringSource {
   }
 
   /** The guest stood still until now, and for so much longer, or less: a word that was on its way, or is not said. */
-  #stoodStill({ watch, startMs }: Switchover, flightMs: number): void {
+  #stoodStill({ watch }: Switchover, flightMs: number): void {
     watch.lessFlight(-flightMs);
-    this.#downtimeMs = this.environment.now() - startMs + flightMs;
+    this.#pauses.end(flightMs);
     this.#downtime = downtimeParts(watch.durations, Math.abs(flightMs));
   }
 
@@ -700,9 +695,7 @@ class Source extends MigrationEnd implements MeasuringSource {
     const [problem] = await tidy(this.environment, [() => this.#vm.resume()]);
     if (problem !== undefined)
       throw asMigrationError(problem, 'hypervisor', 'the guest could not be resumed');
-    this.#downtimeMs = this.environment.now() - (this.#stunStartMs ?? 0);
-    this.#stunStartMs = undefined;
-    this.#pausedMs += this.#downtimeMs;
+    this.#pauses.ranOn();
     const over = new MigrationError('invalid-state', 'the disks are copied');
     const problems = await tidy(this.environment, [
       async () => this.#preCopy?.releaseThrottle(),
@@ -778,7 +771,7 @@ class Source extends MigrationEnd implements MeasuringSource {
     if (error.code === 'declined') {
       this.#channel?.send({ type: 'bye' });
       const problems = await this.#restoreSource(error);
-      this.#downtimeMs = this.environment.now() - (this.#stunStartMs ?? 0);
+      this.#pauses.end();
       return this.#report(
         'failed',
         'source',
@@ -791,7 +784,7 @@ class Source extends MigrationEnd implements MeasuringSource {
       () => this.#stopDisks(error),
       () => this.#closeChannel(error),
     ]);
-    this.#downtimeMs = this.environment.now() - (this.#stunStartMs ?? 0);
+    this.#pauses.end();
     return this.#report('undecided', 'undecided', error.with({ phase, guest: 'paused', owner: 'undecided' }));
   }
 
@@ -810,7 +803,7 @@ class Source extends MigrationEnd implements MeasuringSource {
     this.#channel?.send({ type: 'abort', code, reason: message });
     this.#channel?.send({ type: 'bye' });
     const problems = await this.#restoreSource(error);
-    if (this.#stunStartMs !== undefined) this.#downtimeMs = this.environment.now() - this.#stunStartMs;
+    this.#pauses.end();
     return this.#report(
       'failed',
       'source',
@@ -820,9 +813,8 @@ class Source extends MigrationEnd implements MeasuringSource {
 
   /** Resumes the guest first, then takes everything of ours away. Resolves to what could not be done. */
   #restoreSource(reason: MigrationError): Promise<readonly unknown[]> {
-    const stunned = this.#stunStartMs !== undefined;
     return tidy(this.environment, [
-      ...(stunned ? [() => this.#sealOver(), () => this.#vm.resume()] : []),
+      ...(this.#pauses.isOn ? [() => this.#sealOver(), () => this.#vm.resume()] : []),
       async () => this.#preCopy?.releaseThrottle(),
       async () => this.#buffer.close(),
       () => this.#stopDisks(reason),
@@ -889,12 +881,11 @@ class Source extends MigrationEnd implements MeasuringSource {
 
   protected snapshot(): ProgressSnapshot {
     const { phase, elapsedMs } = this.clock;
-    const stunnedMs = this.#stunnedMs;
     const outlook = this.#outlook.look({
       phase,
       elapsedMs,
-      stunnedMs,
-      downtimeMs: this.#gone ? this.#downtimeMs : undefined,
+      stunnedMs: this.#pauses.nowMs,
+      downtimeMs: this.#gone ? this.#pauses.lastMs : undefined,
       parts: this.#parts,
       claimMs: (this.#claimsMs ?? 0) / 2,
       done: this.#outcome !== undefined && wentWell.has(this.#outcome),
@@ -902,18 +893,11 @@ class Source extends MigrationEnd implements MeasuringSource {
     return { phase, elapsedMs, ...sourceProgress(this.#parts), lost: this.#lost, ...outlook };
   }
 
-  /** For how long the guest stands still, or stood before it ran there. */
-  get #stunnedMs(): number | undefined {
-    if (this.#stunStartMs === undefined) return undefined;
-    const isOver = this.#gone || this.#outcome !== undefined;
-    return isOver ? Math.max(0, this.#downtimeMs) : this.environment.now() - this.#stunStartMs;
-  }
-
   get #lost(): GuestLoss {
     return {
       throttleMs: this.#preCopy?.throttleLostMs ?? 0,
       holdMs: this.#buffer.heldMs,
-      pauseMs: this.#pausedMs + (this.#stunnedMs ?? 0),
+      pauseMs: this.#pauses.allMs,
     };
   }
 
@@ -928,7 +912,7 @@ class Source extends MigrationEnd implements MeasuringSource {
       owner,
       ...(error === undefined ? {} : { error }),
       totalMs: this.clock.elapsedMs,
-      downtimeMs: Math.max(0, this.#downtimeMs),
+      downtimeMs: this.#pauses.lastMs,
       ...(this.#downtime === undefined ? {} : { downtime: this.#downtime }),
       switchoverAttempts: this.#switchover?.attempt ?? 0,
       phases: this.clock.durations,

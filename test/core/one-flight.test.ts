@@ -6,13 +6,13 @@ import { afterEach, describe, expect, it } from 'vitest';
 import {
   type DestinationVm,
   MigrationError,
+  type MigrationReport,
   memoryRegister,
   type OwnershipRegister,
 } from '../../src/index.ts';
-import type { Scenario, TimelineEntry } from '../../src/testing/sim/scenario.ts';
 import { simulate } from '../../src/testing/sim/simulate.ts';
-import { simulatedDirtier, simulatedWriter } from '../../src/testing/sim/workloads.ts';
-import { createWorld, mebibyte, type World, type WorldOptions, withChanges } from '../support/worlds.ts';
+import { createWorld, type World, type WorldOptions, withChanges } from '../support/worlds.ts';
+import { cutLink } from './support/cut-link.ts';
 import { runWithin } from './support/settled-within.ts';
 
 const limitMs = 120_000;
@@ -31,6 +31,16 @@ afterEach(() => {
 
 const claims = async (register: OwnershipRegister) =>
   (await register.read('vm-1')).map(({ role, value }) => `${role} ${value}`);
+
+/** The guest runs on at the source. */
+function expectDeclined(w: World, source: MigrationReport): void {
+  expect(source).toMatchObject({
+    outcome: 'failed',
+    owner: 'source',
+    error: { code: 'declined', guest: 'running' },
+  });
+  expect(w.vm.state).toBe('running');
+}
 
 describe('a handover in one flight', () => {
   it.each([[20], [100], [200]])(
@@ -104,12 +114,7 @@ describe('a handover in one flight', () => {
       },
     });
     const { source } = await runWithin(w, limitMs);
-    expect(source).toMatchObject({
-      outcome: 'failed',
-      owner: 'source',
-      error: { code: 'declined', guest: 'running' },
-    });
-    expect(w.vm.state).toBe('running');
+    expectDeclined(w, source);
     expect(await claims(w.registers.destination)).toEqual(['destination declined']);
   });
 
@@ -176,12 +181,7 @@ describe('a handover in one flight', () => {
         }),
     });
     const { source } = await runWithin(w, limitMs);
-    expect(source).toMatchObject({
-      outcome: 'failed',
-      owner: 'source',
-      error: { code: 'declined', guest: 'running' },
-    });
-    expect(w.vm.state).toBe('running');
+    expectDeclined(w, source);
   });
 
   it('that the destination does not come to an end with is called off, and declined', async () => {
@@ -190,12 +190,7 @@ describe('a handover in one flight', () => {
       destinationVm: (vm) => withChanges<DestinationVm>(vm, { loadDeviceState: () => new Promise(() => {}) }),
     });
     const { source } = await runWithin(w, limitMs);
-    expect(source).toMatchObject({
-      outcome: 'failed',
-      owner: 'source',
-      error: { code: 'declined', guest: 'running' },
-    });
-    expect(w.vm.state).toBe('running');
+    expectDeclined(w, source);
     expect(await claims(w.registers.destination)).toEqual(['destination declined']);
   });
 
@@ -209,26 +204,10 @@ describe('a handover in one flight', () => {
 });
 
 describe('a link that is cut', () => {
-  const scenario = (at: TimelineEntry['at'], forMs: number): Scenario => ({
-    vm: {
-      memory: { sizeBytes: 4 * mebibyte, usedFraction: 1 },
-      disks: [{ id: 'disk0', sizeBytes: 4 * mebibyte, allocatedFraction: 1 }],
-      workloads: [
-        simulatedWriter({ disk: 'disk0', bytesPerSecond: mebibyte / 2, ioBytes: 4096, queueDepth: 1 }),
-        simulatedDirtier({ bytesPerSecond: mebibyte / 2, hotBytes: mebibyte }),
-      ],
-    },
-    paths: [{ name: 'wan', rateMbit: 400, delayMs: 10 }],
-    policy: { handover: 'one-flight', stunMsMax: 1000, decideMsMax: 2000, silenceMsMax: 1000 },
-    registers: 'own',
-    timeline: [
-      { at, do: { cut: 'wan' } },
-      { at: { ...at, afterMs: forMs }, do: { mend: 'wan' } },
-    ],
-  });
+  const oneFlight = { handover: 'one-flight' } as const;
 
   it('as the guest is stunned, costs it no more than that stun', async () => {
-    const cut = scenario({ end: 'source', phase: 'stun' }, 20_000);
+    const cut = cutLink({ end: 'source', phase: 'stun' }, 20_000, oneFlight);
     // It takes longer to stop than the link's end takes to be noticed.
     const hosts = { source: { stunMs: 1500 } };
     const policy = { ...cut.policy, stunMsMax: 3000 };
@@ -238,7 +217,7 @@ describe('a link that is cut', () => {
   });
 
   it('as the VM is given, for long: the destination, which is asked, declines, and the source has it back', async () => {
-    const cut = scenario({ claim: 'given' }, 20_000);
+    const cut = cutLink({ claim: 'given' }, 20_000, oneFlight);
     const { reports, recoveries, violations } = await simulate({ seed: 1, scenario: cut });
     expect(violations).toEqual([]);
     expect(reports.source).toMatchObject({ outcome: 'undecided', owner: 'undecided' });

@@ -5,12 +5,11 @@
  */
 import { afterEach, describe, expect, it } from 'vitest';
 import { type DestinationVm, MigrationError, type Retreat, type SourceVm } from '../../src/index.ts';
-import type { Scenario, TimelineEntry } from '../../src/testing/sim/scenario.ts';
 import { simulate } from '../../src/testing/sim/simulate.ts';
-import { simulatedDirtier, simulatedWriter } from '../../src/testing/sim/workloads.ts';
 import { delay } from '../../src/util/promises.ts';
 import { createVirtualEnvironment } from '../support/virtual-environment.ts';
-import { createWorld, mebibyte, type World, withChanges } from '../support/worlds.ts';
+import { createWorld, type World, withChanges } from '../support/worlds.ts';
+import { cutLink } from './support/cut-link.ts';
 
 const worlds: World[] = [];
 function world(...args: Parameters<typeof createWorld>): World {
@@ -407,24 +406,6 @@ describe('a rehearsal', () => {
 });
 
 describe('a link that is gone in the middle of a switchover', () => {
-  const scenario = (at: TimelineEntry['at'], forMs: number): Scenario => ({
-    vm: {
-      memory: { sizeBytes: 4 * mebibyte, usedFraction: 1 },
-      disks: [{ id: 'disk0', sizeBytes: 4 * mebibyte, allocatedFraction: 1 }],
-      workloads: [
-        simulatedWriter({ disk: 'disk0', bytesPerSecond: mebibyte / 2, ioBytes: 4096, queueDepth: 1 }),
-        simulatedDirtier({ bytesPerSecond: mebibyte / 2, hotBytes: mebibyte }),
-      ],
-    },
-    paths: [{ name: 'wan', rateMbit: 400, delayMs: 10 }],
-    policy: { stunMsMax: 1000, decideMsMax: 2000, silenceMsMax: 1000 },
-    registers: 'own',
-    timeline: [
-      { at, do: { cut: 'wan' } },
-      { at: { ...at, afterMs: forMs }, do: { mend: 'wan' } },
-    ],
-  });
-
   it.each([
     ['as the guest is stunned', { end: 'source', phase: 'stun' }],
     ['as FINAL has come', { end: 'destination', phase: 'verify' }],
@@ -432,7 +413,7 @@ describe('a link that is gone in the middle of a switchover', () => {
   ] as const)(
     '%s, for longer than anybody would wait: the guest runs on until it is there again',
     async (_, at) => {
-      const { reports, guest, violations } = await simulate({ seed: 1, scenario: scenario(at, 20_000) });
+      const { reports, guest, violations } = await simulate({ seed: 1, scenario: cutLink(at, 20_000) });
       expect(violations).toEqual([]);
       for (const report of [reports.source, reports.destination]) {
         expect(report).toMatchObject({ outcome: 'completed', switchoverAttempts: 2, outages: [{}] });
@@ -444,7 +425,7 @@ describe('a link that is gone in the middle of a switchover', () => {
   );
 
   it('as GO is on its way: the destination, which is asked, declines, and the source has it back', async () => {
-    const cut = scenario({ claim: 'given' }, 20_000);
+    const cut = cutLink({ claim: 'given' }, 20_000);
     const { reports, violations } = await simulate({ seed: 1, scenario: cut });
     expect(violations).toEqual([]);
     expect(reports.source?.owner).not.toBe('destination');

@@ -454,12 +454,7 @@ export const mutants: readonly Mutant[] = [
     name: 'the downtime that is told leaves out a part',
     draw: 'switchover',
     file: 'core/source.ts',
-    edits: [
-      [
-        'this.#downtimeMs = this.environment.now() - startMs + flightMs;',
-        'this.#downtimeMs = this.environment.now() - startMs + 5 * flightMs;',
-      ],
-    ],
+    edits: [['this.#pauses.end(flightMs);', 'this.#pauses.end(5 * flightMs);']],
     seed: 1,
     rules: ['downtime'],
   },
