@@ -43,6 +43,10 @@ export class HandedConnection implements Connection, Acceptable {
     this.#connection.abort();
   }
 
+  recycle(chunk: Uint8Array): void {
+    this.#connection.recycle?.(chunk);
+  }
+
   receive(): AsyncIterable<Uint8Array> {
     this.#taken = true;
     const chunks = this.#chunks;

@@ -30,7 +30,7 @@ export class Lane {
   /** How fast it is. */
   readonly window: LaneWindow;
   readonly #greeted: GreetedConnection;
-  readonly #parser = new FrameParser();
+  readonly #parser: FrameParser;
   readonly #silence = new Silence();
   /** Sent and not yet received by the peer, in the order of their sequence numbers. */
   readonly #kept: KeptFrame[] = [];
@@ -46,6 +46,8 @@ export class Lane {
     this.index = index;
     this.window = new LaneWindow(greeted.roundTripMs);
     this.#greeted = greeted;
+    const { connection } = greeted;
+    this.#parser = new FrameParser((chunk) => connection.recycle?.(chunk));
   }
 
   /** For people. */
@@ -129,6 +131,11 @@ export class Lane {
     this.#inFlightBytes -= bytes;
     if (bytes > 0) this.window.acknowledged(bytes, nowMs);
     return bytes;
+  }
+
+  /** Since when the oldest frame has been on its way that the peer may not have; undefined if there is none. */
+  get oldestSentMs(): number | undefined {
+    return this.#kept[0]?.sentMs;
   }
 
   /** Every frame that the peer may not have, copies apart, becomes what `held` makes of it: the same with another release. `sentMs`: when it was sent. */

@@ -17,6 +17,8 @@ export interface ReceivedItem {
   readonly payloadBytes: number;
   /** For the digest of what was applied; also of the payload uncompressed. */
   readonly payloadCrc: number;
+  /** Its content is not looked at any more. {@link ReceiveStream.applied} calls it. */
+  release(): void;
 }
 
 /** Called for each item, once, in whatever order they arrive. Must not throw; fails the channel through its own means. */
@@ -83,7 +85,10 @@ export class ReceiveStream {
   accept(frame: IncomingFrame): void {
     if (frame.class === undefined || frame.number < 1)
       throw new MigrationError('protocol', 'a data frame has no number');
-    if (!this.#received.add(frame.number)) return;
+    if (!this.#received.add(frame.number)) {
+      frame.release();
+      return;
+    }
     const { number } = frame;
     const opened = openItem(frame.payload, frame.payloadBytes);
     this.#highest = Math.max(this.#highest, number);
@@ -93,17 +98,18 @@ export class ReceiveStream {
       throw new MigrationError('protocol', `stream ${this.id} was sent beyond its credit`);
     }
     this.#contentBytes[frame.class] += opened.contentBytes;
-    if (opened.compressed) this.#decompress(number, frame.class, opened);
-    else this.#handOver(number, frame.class, opened, opened.content, frame.payloadCrc);
+    if (opened.compressed) this.#decompress(frame, frame.class, opened);
+    else this.#handOver(number, frame.class, opened, opened.content, frame.payloadCrc, frame.release);
   }
 
-  #decompress(number: number, frameClass: FrameClass, item: OpenedItem): void {
+  #decompress(frame: IncomingFrame, frameClass: FrameClass, item: OpenedItem): void {
     if (this.#decompressor === undefined) {
       throw new MigrationError('protocol', 'an item is compressed, which was not agreed upon');
     }
     const decompressing = this.#decompressor.decompress(item).then(({ content, payloadCrc }) => {
       this.#decompressing.delete(decompressing);
-      this.#handOver(number, frameClass, item, content, payloadCrc);
+      frame.release();
+      this.#handOver(frame.number, frameClass, item, content, payloadCrc, () => {});
     });
     this.#decompressing.add(decompressing);
   }
@@ -114,8 +120,9 @@ export class ReceiveStream {
     { payloadBytes, ranges }: OpenedItem,
     content: Chunks,
     payloadCrc: number,
+    release: () => void,
   ): void {
-    const item = { number, class: frameClass, ranges: ranges(content), payloadBytes, payloadCrc };
+    const item = { number, class: frameClass, ranges: ranges(content), payloadBytes, payloadCrc, release };
     if (number > this.#end) this.#beyond.push(item);
     else this.#handler(item);
   }
@@ -132,8 +139,9 @@ export class ReceiveStream {
     }
   }
 
-  /** The item is where it belongs (or newer content is): its room is free again. */
+  /** The item is where it belongs (or newer content is): its room is free again, and what its content lies in is written over. */
   applied(item: ReceivedItem): void {
+    item.release();
     this.#applied.add(item.number);
     this.#credit.applied(creditOf(item.payloadBytes));
     this.#digest.add(item.number, item.payloadCrc);

@@ -57,7 +57,8 @@ export class StateReceiver {
         this.#failed(new MigrationError('protocol', 'a piece of device state makes no sense'));
         return;
       }
-      this.#pieces.set(offset, { number, length, content });
+      // Copied: with the word that it is here, what it came in is written over.
+      this.#pieces.set(offset, { number, length, content: content.map((chunk) => new Uint8Array(chunk)) });
       this.#bytes += length;
     }
   }

@@ -14,6 +14,11 @@ export interface Connection {
    * While nobody takes the next chunk, the peer is held back.
    */
   receive(): AsyncIterable<Uint8Array>;
+  /**
+   * Takes back a chunk of {@link Connection.receive}, the very one and once: nobody looks at its bytes any more, and what arrives next may be put there. For
+   * connections that read into memory of their own; others need not have it. Who receives may give back late, in any order, or never.
+   */
+  recycle?(chunk: Uint8Array): void;
   /** Sends what was accepted, then ends the stream. Idempotent; resolves when it is gone. */
   close(): Promise<void>;
   /** Drops the connection and what is on its way. Idempotent. */

@@ -4,7 +4,7 @@ import type { Chunks } from '../interfaces/content.ts';
 import type { Connection } from '../interfaces/transport.ts';
 import type { Acceptable } from '../util/accept-queue.ts';
 import { type Deferred, deferred } from '../util/promises.ts';
-import { ReceiveQueue } from './receive-queue.ts';
+import { SocketReader } from './socket-reader.ts';
 
 /**
  * Bytes handed to the socket and not yet to the kernel, above which `send()` waits until there are none.
@@ -12,18 +12,6 @@ import { ReceiveQueue } from './receive-queue.ts';
  * above one frame, so a frame goes out in one system call.
  */
 const sendBytesMax = 1024 * 1024;
-
-/**
- * What may wait for the consumer before the socket is paused: four reads of the 64 KiB that Node takes at
- * once.
- */
-const receiveBytesMax = 256 * 1024;
-
-/**
- * What a chunk costs beside its bytes: a peer who sends byte by byte must not make 256 KiB into 256 Ki
- * objects.
- */
-const chunkOverheadBytes = 256;
 
 /**
  * A {@link Connection} over a connected TCP socket with `allowHalfOpen`, or over TLS on one. When the peer has ended, so has this
@@ -38,7 +26,7 @@ export class SocketConnection implements Connection, Acceptable {
   readonly #socket: Socket;
   /** What is reset: a TLS socket cannot be. */
   readonly #lowest: Socket;
-  readonly #queue = new ReceiveQueue(() => this.#resumeIfRoom());
+  readonly #reader: SocketReader;
   #room: Deferred<void> | undefined;
   /** Why nothing can be sent any more. */
   #stopped: MigrationError | undefined;
@@ -46,14 +34,16 @@ export class SocketConnection implements Connection, Acceptable {
   #ended = false;
   #gone = false;
 
-  /** `lowest`: the TCP socket under a TLS socket. */
-  constructor(socket: Socket, label: string, lowest: Socket = socket) {
+  /** `lowest`: the TCP socket under a TLS socket. `reader`: that of the socket, if it was made with one. */
+  constructor(socket: Socket, label: string, lowest: Socket = socket, reader = new SocketReader()) {
     this.label = label;
     this.#socket = socket;
     this.#lowest = lowest;
+    this.#reader = reader;
     this.gone = new Promise((resolve) => {
       socket.once('close', () => {
         this.#gone = true;
+        reader.end();
         this.#break(this.#lost('it is gone'));
         resolve();
       });
@@ -64,14 +54,11 @@ export class SocketConnection implements Connection, Acceptable {
     });
     socket.on('error', (error) => this.#break(this.#lost(error.message, error)));
     socket.on('end', () => this.#onEnd());
-    socket.on('data', (chunk: Uint8Array) => {
-      this.#queue.push(chunk);
-      if (this.#load() >= receiveBytesMax) socket.pause();
-    });
+    reader.read(socket);
   }
 
   get spent(): boolean {
-    return this.#gone && (!this.#ended || this.#queue.length === 0);
+    return this.#gone && (!this.#ended || this.#reader.queue.length === 0);
   }
 
   send(chunks: Chunks): Promise<void> {
@@ -87,15 +74,19 @@ export class SocketConnection implements Connection, Acceptable {
   }
 
   receive(): AsyncIterable<Uint8Array> {
-    return this.#queue.iterate();
+    return this.#reader.queue.iterate();
+  }
+
+  recycle(chunk: Uint8Array): void {
+    this.#reader.recycle(chunk);
   }
 
   close(): Promise<void> {
     if (this.#closing || this.#gone) return this.gone;
     this.#closing = true;
     this.#stopSending(this.#lost('it was closed here'));
-    this.#queue.end();
-    this.#queue.drop();
+    this.#reader.queue.end();
+    this.#reader.queue.drop();
     this.#socket.end();
     this.#socket.resume();
     return this.gone;
@@ -105,7 +96,7 @@ export class SocketConnection implements Connection, Acceptable {
     const detail = reason === undefined ? '' : `: ${asMigrationError(reason, 'connection-lost').message}`;
     const error = this.#lost(`it was aborted here${detail}`, reason);
     this.#stopSending(error);
-    this.#queue.abort(error);
+    this.#reader.queue.abort(error);
     const socket = this.#socket;
     if (socket.writableEnded && !socket.writableFinished && socket.writableLength === 0) {
       // The end is on its way to the kernel, and there a reset fails and leaves the socket open; it takes a
@@ -126,7 +117,7 @@ export class SocketConnection implements Connection, Acceptable {
     this.#stopSending(this.#lost('the peer closed it'));
     const ended = () => {
       this.#ended = true;
-      this.#queue.end();
+      this.#reader.queue.end();
       this.#socket.end();
     };
     const ask = (socket: Socket, next: () => void) => {
@@ -140,21 +131,13 @@ export class SocketConnection implements Connection, Acceptable {
 
   #break(error: MigrationError): void {
     this.#stopSending(error);
-    this.#queue.end(error);
+    this.#reader.queue.end(error);
   }
 
   #stopSending(error: MigrationError): void {
     this.#stopped ??= error;
     this.#room?.reject(this.#stopped);
     this.#room = undefined;
-  }
-
-  #resumeIfRoom(): void {
-    if (this.#socket.isPaused() && this.#load() <= receiveBytesMax / 2) this.#socket.resume();
-  }
-
-  #load(): number {
-    return this.#queue.bytes + this.#queue.length * chunkOverheadBytes;
   }
 
   #lost(what: string, cause?: unknown): MigrationError {

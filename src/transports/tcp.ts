@@ -1,6 +1,9 @@
-import { checkAddresses, formatAddress, type TcpOptions } from './socket-address.ts';
+import type { Socket } from 'node:net';
+import { BlockPool, ReadBlocks } from './read-blocks.ts';
+import { checkAddresses, formatAddress, type TcpAddress, type TcpOptions } from './socket-address.ts';
 import { SocketConnection } from './socket-connection.ts';
-import { type SocketLayer, SocketTransport, type TcpTransport } from './socket-transport.ts';
+import { SocketReader } from './socket-reader.ts';
+import { type Arrival, type SocketLayer, SocketTransport, type TcpTransport } from './socket-transport.ts';
 
 /**
  * Makes a transport over TCP, which neither encrypts nor authenticates: see {@link tls}. Nothing is opened yet.
@@ -11,17 +14,31 @@ import { type SocketLayer, SocketTransport, type TcpTransport } from './socket-t
  * empty, a port is out of range, or `localAddress` is no IP address.
  */
 export function tcp(options: TcpOptions): TcpTransport {
-  checkAddresses(plain.name, options);
-  return new SocketTransport(options, plain);
+  checkAddresses('tcp', options);
+  return new SocketTransport(options, new PlainLayer());
 }
 
-const plain: SocketLayer = {
-  name: 'tcp',
-  check: () => {},
-  dialled: async (socket, { host, port }) =>
-    new SocketConnection(socket, `tcp to ${formatAddress(host, port)}`),
-  accepted: async (socket, peer) => {
-    const connection = new SocketConnection(socket, `tcp from ${peer}`);
+class PlainLayer implements SocketLayer {
+  readonly name = 'tcp';
+  readonly #blocks = new BlockPool();
+
+  check(): void {}
+
+  reader(): SocketReader {
+    return new SocketReader(new ReadBlocks(this.#blocks));
+  }
+
+  async dialled(
+    socket: Socket,
+    { host, port }: TcpAddress,
+    _signal: AbortSignal | undefined,
+    reader: SocketReader | undefined,
+  ): Promise<SocketConnection> {
+    return new SocketConnection(socket, `tcp to ${formatAddress(host, port)}`, socket, reader);
+  }
+
+  async accepted(socket: Socket, peer: string, reader: SocketReader | undefined): Promise<Arrival> {
+    const connection = new SocketConnection(socket, `tcp from ${peer}`, socket, reader);
     return { connection, welcome: () => {}, turnAway: async () => connection.abort() };
-  },
-};
+  }
+}

@@ -94,6 +94,11 @@ class TlsLayer implements SocketLayer {
     checkValidNow(this.#credentials.own);
   }
 
+  /** TLS reads the TCP socket, and Node hands over what comes out of it in buffers of its own. */
+  reader(): undefined {
+    return undefined;
+  }
+
   dialled(socket: Socket, to: TcpAddress, signal: AbortSignal | undefined): Promise<SocketConnection> {
     const label = `tls to ${formatAddress(to.host, to.port)}`;
     // A zone is this host's own affair, and stands in no certificate.

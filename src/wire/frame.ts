@@ -48,6 +48,8 @@ export type OutgoingFrame = FrameFields;
 /** A frame as it arrived, whole and checked. */
 export interface IncomingFrame extends FrameFields {
   readonly sequence: number;
+  /** Nobody looks at the payload any more: what it lies in may be written over. Who does not call it may keep the payload for ever. */
+  release(): void;
 }
 
 /** A frame's header for its place on a connection. */
@@ -65,7 +67,7 @@ export function encodeFrameHeader(frame: OutgoingFrame, sequence: number): Uint8
   return bytes;
 }
 
-interface Header extends Omit<IncomingFrame, 'payload'> {}
+interface Header extends Omit<IncomingFrame, 'payload' | 'release'> {}
 
 function decodeHeader(bytes: Uint8Array): Header {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
@@ -99,18 +101,53 @@ function decodeHeader(bytes: Uint8Array): Header {
 }
 
 /**
+ * A payload of at most so many bytes is copied out of what arrived, as is all that is not data: one small piece that somebody keeps would keep a whole block
+ * of memory from being used again.
+ */
+const copiedBytesMax = 8 * 1024;
+
+/** A chunk that arrived, held by the frames that have a part of their payload in it. */
+class HeldChunk {
+  readonly #free: () => void;
+  #holders = 1;
+
+  constructor(free: () => void) {
+    this.#free = free;
+  }
+
+  hold(): void {
+    this.#holders++;
+  }
+
+  letGo(): void {
+    this.#holders--;
+    if (this.#holders === 0) this.#free();
+  }
+}
+
+/**
  * Cuts a connection's bytes into frames. Payloads are slices of the chunks that arrived: nothing is copied but a
- * header that straddles two chunks.
+ * header that straddles two chunks, and what is small.
  */
 export class FrameParser {
   readonly #header = new Uint8Array(frameHeaderBytes);
+  readonly #free: (chunk: Uint8Array) => void;
   #headerFilled = 0;
   #current: Header | undefined;
   #payload: Uint8Array[] = [];
+  /** What the payload so far lies in. */
+  #held: HeldChunk[] = [];
+  /** Where a payload is copied to that is not to be a slice. */
+  #copy: Uint8Array | undefined;
   #missing = 0;
   /** Of the payload so far: each piece is summed up while it is still in the processor's cache. */
   #crc = 0;
   #sequence = 0;
+
+  /** `free` is told of each chunk, once, of which the parser has everything and nobody holds a frame. */
+  constructor(free: (chunk: Uint8Array) => void = () => {}) {
+    this.#free = free;
+  }
 
   /** True between frames: a connection that ends here ended cleanly. */
   get atBoundary(): boolean {
@@ -122,20 +159,19 @@ export class FrameParser {
    * connection is of no use after either.
    */
   *push(chunk: Uint8Array): Generator<IncomingFrame> {
+    const held = new HeldChunk(() => this.#free(chunk));
     let at = 0;
     while (at < chunk.byteLength) {
       if (this.#current === undefined) {
         at += this.#takeHeader(chunk, at);
       } else {
         const taken = Math.min(this.#missing, chunk.byteLength - at);
-        const piece = chunk.subarray(at, at + taken);
-        this.#payload.push(piece);
-        this.#crc = crc32c(piece, this.#crc);
-        this.#missing -= taken;
+        this.#takePayload(chunk.subarray(at, at + taken), held);
         at += taken;
       }
       if (this.#current !== undefined && this.#missing === 0) yield this.#finish(this.#current);
     }
+    held.letGo();
   }
 
   #takeHeader(chunk: Uint8Array, at: number): number {
@@ -149,18 +185,38 @@ export class FrameParser {
         throw new MigrationError('protocol', 'a frame is out of sequence');
       this.#current = header;
       this.#missing = header.payloadBytes;
+      const copied = header.type !== 'data' || header.payloadBytes <= copiedBytesMax;
+      this.#copy = copied ? new Uint8Array(header.payloadBytes) : undefined;
       this.#headerFilled = 0;
     }
     return taken;
   }
 
+  #takePayload(piece: Uint8Array, held: HeldChunk): void {
+    this.#crc = crc32c(piece, this.#crc);
+    if (this.#copy !== undefined) {
+      this.#copy.set(piece, this.#copy.byteLength - this.#missing);
+    } else {
+      held.hold();
+      this.#held.push(held);
+      this.#payload.push(piece);
+    }
+    this.#missing -= piece.byteLength;
+  }
+
   #finish(header: Header): IncomingFrame {
-    const payload = this.#payload;
+    const { byteLength = 0 } = this.#copy ?? {};
+    const payload = this.#copy === undefined ? this.#payload : byteLength > 0 ? [this.#copy] : [];
+    const held = this.#held;
     this.#payload = [];
+    this.#held = [];
     this.#current = undefined;
     const crc = this.#crc;
     this.#crc = 0;
     if (crc !== header.payloadCrc) throw new MigrationError('connection-lost', 'a frame arrived damaged');
-    return { ...header, payload };
+    const release = () => {
+      for (const chunk of held.splice(0)) chunk.letGo();
+    };
+    return { ...header, payload, release };
   }
 }

@@ -230,6 +230,7 @@ describe('a receiving stream', () => {
             payloadBytes,
             payloadCrc,
             sequence: 1,
+            release: () => {},
           });
         }
         const distinct = new Set(arrivals);
@@ -257,6 +258,8 @@ describe('a receiving stream', () => {
       payload,
       payloadBytes: chunksLength(payload),
     } as const;
-    expect(() => stream.accept({ ...frame, number: 1, payloadCrc: 0, sequence: 1 })).toThrow(/credit/);
+    expect(() =>
+      stream.accept({ ...frame, number: 1, payloadCrc: 0, sequence: 1, release: () => {} }),
+    ).toThrow(/credit/);
   });
 });

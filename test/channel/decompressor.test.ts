@@ -55,7 +55,16 @@ function compressed(number: number, bytes: number): IncomingFrame {
   const payload = encodeCompressed(encodeItem(ranges(bytes, number)), new Uint8Array(1));
   const payloadBytes = chunksLength(payload);
   const payloadCrc = crc32cOfChunks(payload);
-  return { type: 'data', class: 'memory', stream: 1, number, payload, payloadBytes, payloadCrc, sequence: 1 };
+  const frame = {
+    type: 'data',
+    class: 'memory',
+    stream: 1,
+    number,
+    payload,
+    payloadBytes,
+    payloadCrc,
+  } as const;
+  return { ...frame, sequence: 1, release: () => {} };
 }
 
 const turn = () => new Promise((resolve) => setImmediate(resolve));

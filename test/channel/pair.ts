@@ -117,7 +117,16 @@ export function arriving(
 ): IncomingFrame {
   const payload = encodeItem(ranges);
   const payloadBytes = chunksLength(payload);
-  return { type: 'data', class: kind, stream: 1, number, payload, payloadBytes, payloadCrc: 0, sequence: 1 };
+  const frame = {
+    type: 'data',
+    class: kind,
+    stream: 1,
+    number,
+    payload,
+    payloadBytes,
+    payloadCrc: 0,
+  } as const;
+  return { ...frame, sequence: 1, release: () => {} };
 }
 
 /** How a promise stands once `ms` have passed: what it came to, or `pending`. */

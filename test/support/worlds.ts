@@ -26,6 +26,7 @@ import {
   type OwnershipRegister,
   type SourceMigration,
   type SourceVm,
+  type Transport,
 } from '../../src/index.ts';
 import { createVirtualEnvironment, type VirtualEnvironment } from './virtual-environment.ts';
 
@@ -56,6 +57,8 @@ export interface WorldOptions {
   /** That are there already at the destination. */
   readonly disks?: readonly MemoryDisk[];
   readonly link?: MemoryLinkOptions;
+  /** What each end has of the link. Default: the link itself. */
+  readonly transport?: (transport: Transport) => Transport;
   readonly policy?: MigrationPolicy;
   readonly registers?: { readonly source: OwnershipRegister; readonly destination: OwnershipRegister };
   readonly sourceVm?: (vm: SourceVm) => SourceVm;
@@ -124,14 +127,14 @@ export function createWorld(options: WorldOptions = {}): World {
   });
   const source = createSource({
     vm: options.sourceVm?.(vm.source()) ?? vm.source(),
-    transport: link.source,
+    transport: options.transport?.(link.source) ?? link.source,
     register: registers.source,
     policy: { connectMsMax: 5000, decideMsMax: 1000, ...options.policy },
     environment,
   });
   const destination = createDestination({
     backend: options.wrapBackend?.(comparing) ?? comparing,
-    transport: link.destination,
+    transport: options.transport?.(link.destination) ?? link.destination,
     register: registers.destination,
     environment,
     ...(options.hooks === undefined ? {} : { hooks: options.hooks }),

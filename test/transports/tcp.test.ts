@@ -28,6 +28,35 @@ describe('tcp', () => {
     expect(() => tcp({ connect: { host, port: 1, localAddress: 'eth0' } })).toThrow(invalid);
   });
 
+  test('reads into the same memory again and again when it is given back, at the end that connects and at the one that listens', async () => {
+    const pair = await loopback();
+    const { near, far } = await connect(pair);
+    const bytes = 32 << 20;
+    for (const [from, to] of [
+      [near, far],
+      [far, near],
+    ] as const) {
+      const memory = new Set<ArrayBufferLike>();
+      let received = 0;
+      const sending = (async () => {
+        const part = new Uint8Array(1 << 20);
+        for (let sent = 0; sent < bytes; sent += part.byteLength) await from.send([part]);
+      })();
+      for await (const chunk of to.receive()) {
+        memory.add(chunk.buffer);
+        received += chunk.byteLength;
+        to.recycle?.(chunk);
+        if (received === bytes) break;
+      }
+      await sending;
+      // Reads of 64 KiB would be 512.
+      expect(memory.size).toBeLessThanOrEqual(8);
+    }
+    near.abort();
+    far.abort();
+    await pair.close();
+  });
+
   test('takes the path that it is told to, from the address that is its own', async () => {
     const listener = tcp({ listen: { host: '0.0.0.0', port: 0 } });
     const { port } = await listener.listening();

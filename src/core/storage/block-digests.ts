@@ -127,7 +127,7 @@ export class BlockDigests {
       return;
     }
     // A copy: the frame that it came in is much larger.
-    const own = digests.slice();
+    const own = new Uint8Array(digests);
     for (let index = 0; index < count; index++) {
       const block = first + index;
       const digest = own.subarray(index * digestBytes, (index + 1) * digestBytes);

@@ -35,6 +35,31 @@ export function streamTests(test: FixtureTest<TransportFixture>): void {
     checkBytes(received, expected, 'what was received before the sender used its buffer again');
   });
 
+  test('leaves what was received alone until it is given back', async (pair) => {
+    const { near, far } = await connect(pair);
+    const bytes = randomBytes(3_000_001, 5);
+    const kept: { readonly chunk: Uint8Array; readonly as: Uint8Array }[] = [];
+    const receiveAll = async () => {
+      let received = 0;
+      let count = 0;
+      for await (const chunk of far.receive()) {
+        checkBytes(chunk, bytes.subarray(received, received + chunk.byteLength), 'a chunk as it arrived');
+        received += chunk.byteLength;
+        count++;
+        if (count % 3 === 0) kept.push({ chunk, as: new Uint8Array(chunk) });
+        else far.recycle?.(chunk);
+      }
+      checkEqual(received, bytes.byteLength, 'bytes that arrived');
+    };
+    const sendAll = async () => {
+      for (const part of cut(bytes, 6)) await near.send([part]);
+      await near.close();
+    };
+    await Promise.all([receiveAll(), sendAll()]);
+    for (const { chunk, as } of kept) checkBytes(chunk, as, 'a chunk that was not given back');
+    await far.close();
+  });
+
   test('sends nothing for nothing', async (pair) => {
     const { near, far } = await connect(pair);
     await near.send([]);

@@ -41,6 +41,7 @@ function tenBlocks() {
       stream: 2,
       number,
       sequence: number,
+      release: () => {},
       payload,
       payloadBytes,
       payloadCrc: 0,

@@ -201,7 +201,8 @@ export class SeedWorld {
   #tell(news: BlockNews): void {
     this.#news.splice(this.#news.indexOf(news), 1);
     const ranges = [encodeNews(news)];
-    this.#digests.arrived({ number: 1, class: 'bulk', ranges, payloadBytes: 0, payloadCrc: 0 });
+    const item = { number: 1, class: 'bulk', ranges, payloadBytes: 0, payloadCrc: 0 } as const;
+    this.#digests.arrived({ ...item, release: () => {} });
   }
 
   #stream(): SendStream {

@@ -1,0 +1,98 @@
+/**
+ * Memory that sockets read into, and that comes back. Node's own way is a new buffer of 64 KiB for each read: at a gigabyte a second those cost more to
+ * make and to collect than all else that is done with the bytes, and each is cold in the processor's cache. A block is used again as soon as nobody looks at
+ * what was read into it, the one that came back last first; what does not come back is garbage, and collected.
+ */
+
+const blockBytes = 128 * 1024;
+/** With less room than that left in a block the next is read into. */
+const roomBytesMin = 32 * 1024;
+/** Blocks that wait to be used again, at most: 8 MiB. */
+const spareBlocksMax = 64;
+
+interface Block {
+  readonly bytes: Uint8Array;
+  /** Chunks of it that have not come back. */
+  lent: number;
+  /** A connection reads into it. */
+  inUse: boolean;
+}
+
+/** The blocks of some connections that read in turns. */
+export class BlockPool {
+  readonly #spare: Block[] = [];
+  readonly #blocks = new WeakMap<ArrayBufferLike, Block>();
+
+  /** One that nobody looks at, to be read into. */
+  take(): Block {
+    const block = this.#spare.pop() ?? this.#make();
+    block.inUse = true;
+    return block;
+  }
+
+  /** It is read into no more. */
+  leave(block: Block): void {
+    block.inUse = false;
+    this.#keepIfFree(block);
+  }
+
+  /** A chunk comes back. Of memory that is not of this pool nothing is done. */
+  giveBack(chunk: Uint8Array): void {
+    const block = this.#blocks.get(chunk.buffer);
+    if (block === undefined) return;
+    block.lent--;
+    this.#keepIfFree(block);
+  }
+
+  #make(): Block {
+    // Not of Buffer's own pool: an ArrayBuffer to itself is what a chunk is known by.
+    const bytes = Buffer.allocUnsafeSlow(blockBytes);
+    const block = { bytes, lent: 0, inUse: false };
+    this.#blocks.set(bytes.buffer, block);
+    return block;
+  }
+
+  #keepIfFree(block: Block): void {
+    if (!block.inUse && block.lent === 0 && this.#spare.length < spareBlocksMax) this.#spare.push(block);
+  }
+}
+
+/** Where one connection reads to: block after block, each from its start to its end. */
+export class ReadBlocks {
+  readonly #pool: BlockPool;
+  #block: Block | undefined;
+  #at = 0;
+
+  constructor(pool: BlockPool) {
+    this.#pool = pool;
+  }
+
+  /** Where the next bytes belong; asked anew after each {@link ReadBlocks.filled}. */
+  room(): Uint8Array {
+    if (this.#block === undefined || blockBytes - this.#at < roomBytesMin) {
+      this.end();
+      this.#block = this.#pool.take();
+      this.#at = 0;
+    }
+    return this.#block.bytes.subarray(this.#at);
+  }
+
+  /** So many bytes are in the room that was asked for last: a chunk, to be given back. */
+  filled(bytes: number): Uint8Array {
+    const block = this.#block;
+    if (block === undefined) throw new RangeError('nothing was to be read into');
+    block.lent++;
+    this.#at += bytes;
+    return block.bytes.subarray(this.#at - bytes, this.#at);
+  }
+
+  giveBack(chunk: Uint8Array): void {
+    this.#pool.giveBack(chunk);
+  }
+
+  /** Nothing more is read. */
+  end(): void {
+    if (this.#block !== undefined) this.#pool.leave(this.#block);
+    this.#block = undefined;
+  }
+}
