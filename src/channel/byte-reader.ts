@@ -6,11 +6,15 @@ import { joinChunks } from '../util/chunks.ts';
 export class ByteReader {
   readonly #chunks: AsyncIterator<Uint8Array>;
   readonly #label: string;
+  readonly #connection: Connection;
   #left: Uint8Array = new Uint8Array(0);
+  /** A piece of what was put together here, and no chunk of the connection's. */
+  #restBegins: Uint8Array | undefined;
 
   constructor(connection: Connection) {
     this.#chunks = connection.receive()[Symbol.asyncIterator]();
     this.#label = connection.label;
+    this.#connection = connection;
   }
 
   /** The next `length` bytes. Throws `connection-lost` if the stream ends before. */
@@ -36,8 +40,14 @@ export class ByteReader {
   /** What follows. Iterated once, after which {@link ByteReader.readExactly} must not be called. */
   rest(): AsyncIterable<Uint8Array> {
     const left = this.#left;
+    this.#restBegins = left;
     const chunks = this.#chunks;
     return left.byteLength === 0 ? { [Symbol.asyncIterator]: () => chunks } : following(left, chunks);
+  }
+
+  /** Takes back a chunk of {@link ByteReader.rest}: see {@link Connection.recycle}. */
+  recycle(chunk: Uint8Array): void {
+    if (chunk !== this.#restBegins) this.#connection.recycle?.(chunk);
   }
 }
 

@@ -46,8 +46,7 @@ export class Lane {
     this.index = index;
     this.window = new LaneWindow(greeted.roundTripMs);
     this.#greeted = greeted;
-    const { connection } = greeted;
-    this.#parser = new FrameParser((chunk) => connection.recycle?.(chunk));
+    this.#parser = new FrameParser((chunk) => greeted.reader.recycle(chunk));
   }
 
   /** For people. */
@@ -123,13 +122,16 @@ export class Lane {
       throw new MigrationError('protocol', 'the peer says it received what was never sent');
     }
     let bytes = 0;
+    let copiedBytes = 0;
     for (const kept of this.#kept.splice(0, newly)) {
       bytes += kept.bytes;
+      if (kept.frame === undefined) copiedBytes += kept.bytes;
       kept.release();
     }
     this.#freedSequence = sequence;
     this.#inFlightBytes -= bytes;
-    if (bytes > 0) this.window.acknowledged(bytes, nowMs);
+    // Copies go out now and then, and would make it look slow.
+    if (bytes > copiedBytes) this.window.acknowledged(bytes - copiedBytes, nowMs);
     return bytes;
   }
 

@@ -42,7 +42,7 @@ export interface ReadableDisk {
 export interface BlockDevice extends ReadableDisk {
   /**
    * Writes the chunks one after the other from `offset`. Writes that overlap are never in flight together (the engine
-   * sees to it); others may be. After a rejection (`disk-write`, or `disk-full` where there is no room) the range's content is undefined and the migration fails.
+   * sees to it); others may be. When the promise resolves the content may be written over: a disk that needs it longer copies it. After a rejection (`disk-write`, or `disk-full` where there is no room) the range's content is undefined and the migration fails.
    */
   write(offset: number, content: Chunks, options?: CallOptions): Promise<void>;
   /** Makes a range read as zeros; may deallocate it. Ordering and failure as for {@link BlockDevice.write}. */

@@ -3,6 +3,7 @@
  * make and to collect than all else that is done with the bytes, and each is cold in the processor's cache. A block is used again as soon as nobody looks at
  * what was read into it, the one that came back last first; what does not come back is garbage, and collected.
  */
+import { markAsUntransferable } from 'node:worker_threads';
 
 const blockBytes = 128 * 1024;
 /** With less room than that left in a block the next is read into. */
@@ -18,16 +19,32 @@ interface Block {
   inUse: boolean;
 }
 
+function makeBlock(): Block {
+  const bytes = Buffer.allocUnsafeSlow(blockBytes);
+  // The system writes to where it is, whoever it belongs to by then.
+  markAsUntransferable(bytes.buffer);
+  return { bytes, lent: 0, inUse: false };
+}
+
 /** The blocks of some connections that read in turns. */
 export class BlockPool {
   readonly #spare: Block[] = [];
-  readonly #blocks = new WeakMap<ArrayBufferLike, Block>();
+  /** The block of each chunk that has not come back. By the chunk itself: a part of one, or one that comes twice, must free nothing. */
+  readonly #lent = new WeakMap<Uint8Array, Block>();
 
   /** One that nobody looks at, to be read into. */
   take(): Block {
-    const block = this.#spare.pop() ?? this.#make();
+    const block = this.#spare.pop() ?? makeBlock();
     block.inUse = true;
     return block;
+  }
+
+  /** A chunk of it, to be given back. */
+  lend(block: Block, start: number, end: number): Uint8Array {
+    const chunk = block.bytes.subarray(start, end);
+    block.lent++;
+    this.#lent.set(chunk, block);
+    return chunk;
   }
 
   /** It is read into no more. */
@@ -36,20 +53,13 @@ export class BlockPool {
     this.#keepIfFree(block);
   }
 
-  /** A chunk comes back. Of memory that is not of this pool nothing is done. */
+  /** A chunk comes back. With anything else nothing is done. */
   giveBack(chunk: Uint8Array): void {
-    const block = this.#blocks.get(chunk.buffer);
+    const block = this.#lent.get(chunk);
     if (block === undefined) return;
+    this.#lent.delete(chunk);
     block.lent--;
     this.#keepIfFree(block);
-  }
-
-  #make(): Block {
-    // Not of Buffer's own pool: an ArrayBuffer to itself is what a chunk is known by.
-    const bytes = Buffer.allocUnsafeSlow(blockBytes);
-    const block = { bytes, lent: 0, inUse: false };
-    this.#blocks.set(bytes.buffer, block);
-    return block;
   }
 
   #keepIfFree(block: Block): void {
@@ -81,9 +91,8 @@ export class ReadBlocks {
   filled(bytes: number): Uint8Array {
     const block = this.#block;
     if (block === undefined) throw new RangeError('nothing was to be read into');
-    block.lent++;
     this.#at += bytes;
-    return block.bytes.subarray(this.#at - bytes, this.#at);
+    return this.#pool.lend(block, this.#at - bytes, this.#at);
   }
 
   giveBack(chunk: Uint8Array): void {

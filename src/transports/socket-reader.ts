@@ -34,8 +34,10 @@ export class SocketReader {
   /** Reads the socket from now on. */
   read(socket: Socket): void {
     this.#socket = socket;
-    // A socket that reads into blocks emits none of these.
+    // A socket that reads into blocks emits none of these, and comes to its end only if it flows all the same.
     socket.on('data', (chunk: Uint8Array) => this.#arrived(chunk));
+    // What a server has accepted may be paused, and then listening does not make it flow.
+    socket.resume();
   }
 
   /** Takes back a chunk that left the queue; of one that Node made nothing is done. */

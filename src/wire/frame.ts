@@ -137,8 +137,7 @@ export class FrameParser {
   #payload: Uint8Array[] = [];
   /** What the payload so far lies in. */
   #held: HeldChunk[] = [];
-  /** Where a payload is copied to that is not to be a slice. */
-  #copy: Uint8Array | undefined;
+  #copied = false;
   #missing = 0;
   /** Of the payload so far: each piece is summed up while it is still in the processor's cache. */
   #crc = 0;
@@ -185,8 +184,7 @@ export class FrameParser {
         throw new MigrationError('protocol', 'a frame is out of sequence');
       this.#current = header;
       this.#missing = header.payloadBytes;
-      const copied = header.type !== 'data' || header.payloadBytes <= copiedBytesMax;
-      this.#copy = copied ? new Uint8Array(header.payloadBytes) : undefined;
+      this.#copied = header.type !== 'data' || header.payloadBytes <= copiedBytesMax;
       this.#headerFilled = 0;
     }
     return taken;
@@ -194,8 +192,8 @@ export class FrameParser {
 
   #takePayload(piece: Uint8Array, held: HeldChunk): void {
     this.#crc = crc32c(piece, this.#crc);
-    if (this.#copy !== undefined) {
-      this.#copy.set(piece, this.#copy.byteLength - this.#missing);
+    if (this.#copied) {
+      this.#payload.push(new Uint8Array(piece));
     } else {
       held.hold();
       this.#held.push(held);
@@ -205,8 +203,7 @@ export class FrameParser {
   }
 
   #finish(header: Header): IncomingFrame {
-    const { byteLength = 0 } = this.#copy ?? {};
-    const payload = this.#copy === undefined ? this.#payload : byteLength > 0 ? [this.#copy] : [];
+    const payload = this.#payload;
     const held = this.#held;
     this.#payload = [];
     this.#held = [];

@@ -126,11 +126,9 @@ export class BlockDigests {
       this.#zero.setRange(first, first + count);
       return;
     }
-    // A copy: the frame that it came in is much larger.
-    const own = new Uint8Array(digests);
     for (let index = 0; index < count; index++) {
       const block = first + index;
-      const digest = own.subarray(index * digestBytes, (index + 1) * digestBytes);
+      const digest = digests.subarray(index * digestBytes, (index + 1) * digestBytes);
       if (isZero(digest)) this.#zero.set(block);
       else if (!this.#over.has(block)) {
         held.left++;

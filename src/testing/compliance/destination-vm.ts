@@ -1,5 +1,5 @@
 import type { DestinationVm, SourceVm, VmDescription } from '../../interfaces/hypervisor.ts';
-import type { PageRun } from '../../interfaces/memory.ts';
+import type { MemorySink, PageRun } from '../../interfaces/memory.ts';
 import { joinChunks } from '../../util/chunks.ts';
 import type { BackendFixture, DestinationFixture } from './backend.ts';
 import { check, checkBytes, checkEqual, checkRejects } from './check.ts';
@@ -118,7 +118,7 @@ export function destinationVmTests(test: FixtureTest<BackendFixture>): void {
       const replica = new MemoryReplica(regions);
       for (let round = 0; round < 2; round += 1) {
         for await (const { runs, release } of vm.memory.round()) {
-          await memory.write(runs);
+          await writeOver(memory, runs);
           replica.apply(runs);
           release();
         }
@@ -266,5 +266,17 @@ async function expectRefusal(
   const error = await checkRejects(backend.prepare(description), 'incompatible', `preparing with ${named}`);
   for (const word of named) {
     check(error.message.includes(word), `the refusal '${error.message}' does not name ${word}`);
+  }
+}
+
+/** Writes copies, which change as soon as that is done. */
+async function writeOver(memory: MemorySink, runs: readonly PageRun[]): Promise<void> {
+  const copies = runs.map(({ content, ...range }) => ({
+    ...range,
+    content: content === 'zero' ? content : content.map((chunk) => new Uint8Array(chunk)),
+  }));
+  await memory.write(copies);
+  for (const { content } of copies) {
+    if (content !== 'zero') for (const chunk of content) chunk.fill(0xa5);
   }
 }

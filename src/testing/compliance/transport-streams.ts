@@ -83,7 +83,10 @@ export function streamTests(test: FixtureTest<TransportFixture>): void {
     const seeds = Array.from({ length: 40 }, (_, index) => index + 1);
     const echo = async () => {
       const far = await pair.destination.accept();
-      for await (const chunk of far.receive()) await far.send([chunk]);
+      for await (const chunk of far.receive()) {
+        await far.send([new Uint8Array(chunk)]);
+        far.recycle?.(chunk);
+      }
       await far.close();
     };
     const ask = async (seed: number) => {
