@@ -8,4 +8,4 @@
 export * from './backends/qemu/index.ts';
 export type { WorkerModule, WorkerRegister, WorkerTransport } from './worker/plug-points.ts';
 export { createQemuSource, type QemuMigrationOptions } from './worker/qemu-source.ts';
-export { type TellsPhases, yieldToGuests } from './worker/yield-to-guests.ts';
+export { type TellsPhases, type YieldingThreads, yieldToGuests } from './worker/yield-to-guests.ts';

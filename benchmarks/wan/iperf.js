@@ -16,13 +16,14 @@ import { once } from 'node:events';
  * One transfer from `a` to `b`, which takes `omit` + `seconds`. Rejects if iperf3 fails.
  *
  * @param {Laboratory} laboratory
- * @param {{ path?: number, streams: number, seconds: number, omit: number }} options Path 0 by default; whole
- *   seconds.
+ * @param {{ path?: number, streams: number, seconds: number, omit: number, niceness?: number }} options Path 0
+ *   and niceness 0 by default; whole seconds.
  * @returns {Promise<Transfer>}
  */
-export async function iperf(laboratory, { path = 0, streams, seconds, omit }) {
+export async function iperf(laboratory, { path = 0, streams, seconds, omit, niceness = 0 }) {
   const { a, b } = laboratory.addresses[path] ?? { a: '', b: '' };
-  const server = laboratory.spawn('b', 'iperf3', ['-s', '-1', '-J', '-B', b], {
+  const nicely = ['-n', String(niceness), 'iperf3'];
+  const server = laboratory.spawn('b', 'nice', [...nicely, '-s', '-1', '-J', '-B', b], {
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   try {
@@ -33,7 +34,7 @@ export async function iperf(laboratory, { path = 0, streams, seconds, omit }) {
     const closed = once(server, 'close');
     await listening(laboratory, b);
     const time = ['-t', String(omit + seconds), '-P', String(streams)];
-    const client = await laboratory.output('a', 'iperf3', ['-c', b, '-B', a, '-J', ...time]);
+    const client = await laboratory.output('a', 'nice', [...nicely, '-c', b, '-B', a, '-J', ...time]);
     await closed;
     const sums = JSON.parse(text).intervals.map((/** @type {{ sum: Interval }} */ each) => each.sum);
     return {

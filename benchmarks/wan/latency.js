@@ -138,16 +138,19 @@ async function main() {
         intervalMs,
         count,
       };
+      const before = (await laboratory.stats()).paths[0]?.ab;
       const [{ source, destination }, full] = await Promise.all([
         measure(laboratory, task),
         laboratory.ping({ count: Math.ceil((omit * 1000 + count * intervalMs) / 20) }),
       ]);
+      const after = (await laboratory.stats()).paths[0]?.ab;
+      const lost = (after?.droppedByQueue ?? 0) - (before?.droppedByQueue ?? 0);
       const mbit = (source.bytes * 8) / 1000 / source.ms;
       const p99 = percentile(source.roundTripsMs, 0.99);
       process.stderr.write(
-        `run ${run} of ${runs}: ping ${idle.p99Ms} ms, control ${p99.toFixed(1)} ms, ${mbit.toFixed(0)} Mbit/s\n`,
+        `run ${run} of ${runs}: ping ${idle.p99Ms} ms, control ${p99.toFixed(1)} ms, ${mbit.toFixed(0)} Mbit/s, ${lost} packets met a full queue\n`,
       );
-      measured.push({ idle, full, source, destination, mbit, trips: source.roundTripsMs });
+      measured.push({ idle, full, source, destination, mbit, lost, trips: source.roundTripsMs });
     }
   } finally {
     await laboratory.close();
@@ -180,6 +183,7 @@ async function main() {
   console.log(
     `goodput ${median(measured, ({ mbit }) => mbit).toFixed(0)} Mbit/s; CPU s/GiB ${cpuText(measured, gib)}; RSS GiB ${rssText(measured)}`,
   );
+  console.log(`packets that met a full queue: ${median(measured, ({ lost }) => lost)}`);
 }
 
 const [end, task] = process.argv.slice(2);

@@ -8,7 +8,7 @@
  *             timed outside, because its clock stands still with it
  *   p99       of the latency of the same writes; the guest's own, as is the longest; that also shortly after
  *             the stun. `iperf3`: of the guest as it is not moved, while iperf3 fills the same link: what the
- *             machine makes of that alone
+ *             machine makes of that alone; with --beside-nice 19 of little more than the link itself
  *   total     of the whole migration, over the least that it can take: the bytes of the first pass
  *             (disk and pages that are not zero), the mirrored and the re-dirtied ones at the rate that
  *             iperf3 had in the same run, and 12 round trips
@@ -72,6 +72,7 @@ const usage = `Usage: node benchmarks/wan/storage.js [options]
   --stamped N       memory that it fills, MiB: 16 to 4000 (default 232)
   --before N        seconds to measure before the migration: 1 to 600 (default 10)
   --streams LIST    of iperf3, of which the best counts: 1 to 128 (default 4,64)
+  --beside-nice N   how nice iperf3 is beside a guest that is not moved: 0 to 19 (default 0)
   --iperf N         seconds of iperf3, after 3 that do not count: 1 to 60 (default 5)
   --seed N          of the losses (default 1)
   --handover HOW    confirmed or one-flight (default confirmed)
@@ -116,6 +117,7 @@ const given = readOptions(usage, {
   stamped: '232',
   before: '10',
   streams: '4,64',
+  'beside-nice': '0',
   iperf: '5',
   seed: '1',
   handover: 'confirmed',
@@ -134,6 +136,7 @@ const rateMbit = given.number('mbit', 1, 10_000);
 const seed = given.whole('seed', 0, 2 ** 31);
 const streamCounts = given.numbers('streams', 1, 128);
 const iperfSeconds = given.whole('iperf', 1, 60);
+const besideNice = given.whole('beside-nice', 0, 19);
 const jsonFile = given.text('json');
 /** @type {import('./guest-moves.js').Settings} */
 const settings = {
@@ -168,7 +171,12 @@ async function measure(name, support) {
   });
   /** @param {number} seconds */
   const fill = (seconds) =>
-    iperf(laboratory, { streams: besideStreams, seconds: Math.ceil(seconds), omit: 0 });
+    iperf(laboratory, {
+      streams: besideStreams,
+      seconds: Math.ceil(seconds),
+      omit: 0,
+      niceness: besideNice,
+    });
   try {
     for (let run = 1; run <= Math.max(runs, peerRuns); run++) {
       /** @type {number | undefined} */

@@ -17,6 +17,7 @@ import { asMigrationError, MigrationError } from '../errors.ts';
 import type { CancelTimer, Codec, Environment } from '../interfaces/environment.ts';
 import type { CompressionStatistics, LinkStatistics, Outage } from '../interfaces/migration.ts';
 import { delay, Signalled } from '../util/promises.ts';
+import type { OutgoingFrame } from '../wire/frame.ts';
 import { type Message, stateStream } from '../wire/messages.ts';
 import type { Positions } from '../wire/positions.ts';
 import { Compressor } from './compressor.ts';
@@ -27,7 +28,7 @@ import { end, type GreetedConnection } from './handshake.ts';
 import { Lane } from './lane.ts';
 import { LaneCount, openMax } from './lane-count.ts';
 import { LaneSet } from './lane-set.ts';
-import { LastFlight } from './last-flight.ts';
+import { LastFlight, lateAfterMs } from './last-flight.ts';
 import { bytesPerSecondAssumed, LinkEstimate } from './link-estimate.ts';
 import { Mailbox } from './mailbox.ts';
 import { Pacer } from './pacer.ts';
@@ -114,6 +115,8 @@ interface Cut {
   refusals: number;
 }
 
+/** Control messages are copied up to this size: two packets. */
+const copiedBytesMax = 2048;
 /** What a lane is compared by that is to send a copy: about what an item has. */
 const copyBytes = 64 << 10;
 
@@ -133,6 +136,8 @@ export class Channel {
   readonly #rateBytesPerSecondMax: number | undefined;
   #pacer: Pacer | undefined;
   #flight: LastFlight | undefined;
+  /** Messages that are to go over a lane as well. */
+  #copies: { readonly frame: OutgoingFrame; readonly lane: Lane }[] = [];
   /** Undefined where compression is off, or it is the other end that compresses. */
   #compressor: Compressor | undefined;
   #decompressor: Decompressor | undefined;
@@ -218,6 +223,15 @@ export class Channel {
   /** What of the backlog delays whatever is sent next. What is on the link already does not: it arrives while the next is on its way. */
   get delayingBytes(): number {
     return this.#queuedBytes + this.#estimate.aheadBytes(this.#environment.now(), this.#lanes.inFlightBytes);
+  }
+
+  /**
+   * Whether something that was sent should have been acknowledged by now: a packet of it was lost, or its lane has become slow. It takes about a round trip until all is well
+   * again, for it and for what is sent behind it.
+   */
+  get isLate(): boolean {
+    const beforeMs = this.#environment.now() - lateAfterMs(this.roundTripMs);
+    return this.#lanes.all.some(({ oldestSentMs = Number.POSITIVE_INFINITY }) => oldestSentMs < beforeMs);
   }
 
   /** Whether there is more to send than the lanes take at this moment. */
@@ -359,8 +373,30 @@ export class Channel {
   send(message: Message): void {
     if (this.#ended) return;
     const frame = this.#control.send(message);
-    this.#flight?.control(frame);
-    if (this.#flight !== undefined) this.#dataWake.notify();
+    if (this.#flight !== undefined) this.#flight.control(frame);
+    else this.#copy(frame);
+    this.#dataWake.notify();
+  }
+
+  /**
+   * A small message goes out over a lane as well, at once: then it takes two lost packets to make it late. The lane is the one that has the least to do before it, and is
+   * not late itself.
+   */
+  #copy(frame: OutgoingFrame): void {
+    if (frame.payloadBytes > copiedBytesMax) return;
+    const beforeMs = this.#environment.now() - lateAfterMs(this.roundTripMs);
+    let best: Lane | undefined;
+    for (const lane of this.#lanes.open) {
+      if ((lane.oldestSentMs ?? beforeMs) < beforeMs) continue;
+      if (best === undefined || lane.inFlightBytes < best.inFlightBytes) best = lane;
+    }
+    if (best !== undefined) this.#copies.push({ frame, lane: best });
+  }
+
+  /** The next copy that is to go over this lane, taken out. */
+  #takeCopy(lane: Lane): OutgoingFrame | undefined {
+    const index = this.#copies.findIndex((copy) => copy.lane === lane);
+    return index < 0 ? undefined : this.#copies.splice(index, 1)[0]?.frame;
   }
 
   /**
@@ -491,6 +527,11 @@ export class Channel {
   /** Sends a frame if this lane is the one to send it, or waits for something to change. Frames of lost lanes go first: streams wait for them. */
   async #sendNext(lane: Lane): Promise<void> {
     const nowMs = this.#environment.now();
+    const control = this.#takeCopy(lane);
+    if (control !== undefined) {
+      await this.#sent(lane.sendCopy({ frame: control, release: () => {} }, nowMs));
+      return;
+    }
     const room = lane.inFlightBytes < this.#lanes.windowOf(lane);
     const takes = room && !this.#isPaced() && !this.#lanes.isSlow(lane, this.#queuedBytes, nowMs);
     const again = takes ? this.#lanes.nextAgain() : undefined;
@@ -505,7 +546,7 @@ export class Channel {
       }
       this.#wakeIn(this.#flight?.waitMs(nowMs) ?? 0);
       // What waits for credit is work all the same: then the rate is that of the peer, and counts.
-      if (room && this.#queuedBytes === 0) this.#estimate.starved();
+      if (room && this.#queuedBytes === 0) this.#estimate.starved(this.#lanes.inFlightBytes);
       await this.#dataWake.wait();
       return;
     }
@@ -659,6 +700,7 @@ export class Channel {
 
   #dropLane(lane: Lane, error: MigrationError | undefined): void {
     this.#lanes.remove(lane);
+    this.#copies = this.#copies.filter((copy) => copy.lane !== lane);
     if (error === undefined) this.#start(lane.end(this.#environment));
     else lane.abort(error);
     this.#dataWake.notify();

@@ -86,6 +86,10 @@ export interface DialOptions extends Credentials {
   readonly environment: Environment;
   readonly limitMs: number;
   readonly signal: AbortSignal | undefined;
+  /** Called once the acceptor has proved itself, with the round trip in ms; the dialler has yet to do so. Must not throw. */
+  readonly onProved?: ((roundTripMs: number) => void) | undefined;
+  /** The dialler proves itself, and so asks to be let in, once this has resolved. Default: at once. */
+  readonly after?: Promise<unknown> | undefined;
 }
 
 /** How long a peer may take to end a connection that was ended here, before it is dropped: several round trips of any real link. */
@@ -205,6 +209,8 @@ async function proveTo(
       `${label}: the peer could not prove that it has this migration's ticket`,
     );
   }
+  options.onProved?.(roundTripMs);
+  await options.after;
   await connection.send([prove(options, 'dialler', [greeting, said, challenge])]);
   checkAnswer(decodeAnswer(await reader.readExactly(answerBytes)), 'welcome', label, session);
   return { roundTripMs, version: answer.version };
@@ -231,7 +237,7 @@ function checkAnswer(
 
 /**
  * Reads the greeting of an accepted connection. Whoever says more than that, before it is challenged, is dropped: so a stranger costs no
- * more than the longest greeting and one chunk. Rejects as {@link dial} does; then the connection is gone.
+ * more than the longest greeting and what the transport reads at once. Rejects as {@link dial} does; then the connection is gone.
  */
 export async function readGreeting(
   connection: Connection,

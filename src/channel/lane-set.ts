@@ -12,6 +12,8 @@ const indexMax = 0xffff;
  * would need as much memory.
  */
 const frameMs = 100;
+/** And where little waits: the other lanes would have nothing meanwhile. */
+const frameMsFew = 2;
 /** Items are not made smaller than this, which costs little more than larger ones do. */
 const itemBytesMin = 128 << 10;
 /** With less that waits items are small: half of what a stream lets wait (`queueBytesMax` in send-stream.ts). */
@@ -187,15 +189,15 @@ export class LaneSet {
   }
 
   /**
-   * What an item should carry at the most, with `queuedBytes` waiting: 128 KiB, 256, 512 or 1024, by what a lane carries in a tenth of a second; where little waits
-   * 128 KiB, for what is sent then would keep one lane for that tenth, and the others nothing.
+   * What an item should carry at the most, with `queuedBytes` waiting: 128 KiB, 256, 512 or 1024, by what a lane carries in a tenth of a second, or, where little
+   * waits, in 2 ms.
    */
   itemBytesMax(queuedBytes: number): number {
-    if (queuedBytes < queuedBytesLarge) return itemBytesMin;
+    const keepsMs = queuedBytes < queuedBytesLarge ? frameMsFew : frameMs;
     const { open } = this;
     let bytesPerSecond = 0;
     for (const { window } of open) bytesPerSecond += window.bytesPerSecond;
-    const laneBytes = (bytesPerSecond * frameMs) / 1000 / Math.max(1, open.length);
+    const laneBytes = (bytesPerSecond * keepsMs) / 1000 / Math.max(1, open.length);
     let bytes = itemBytesMin;
     while (2 * bytes <= Math.min(laneBytes, itemContentBytesMax)) bytes *= 2;
     return bytes;
@@ -211,7 +213,7 @@ export class LaneSet {
   }
 
   /**
-   * Whether another lane would have delivered all that waits, `queuedBytes`, before this one delivers what is on its way already. Then what waits is
+   * Whether another lane would have delivered all that waits, `queuedBytes`, before this one delivers what is on its way already and one small item. Then what waits is
    * left to it. The lane that is the first to deliver is never slow, so there is always one that takes it. One of which nothing
    * was heard for long is slow wherever another one is alive.
    */
@@ -224,7 +226,8 @@ export class LaneSet {
     const { window, inFlightBytes } = lane;
     const silent = window.bytesPerSecond > 0 && inFlightBytes > 0;
     const unknownMs = silent ? Number.POSITIVE_INFINITY : window.roundTripMs / 2;
-    const mineMs = window.deliveryMs(inFlightBytes, nowMs) ?? unknownMs;
+    const next = Math.min(queuedBytes, itemBytesMin);
+    const mineMs = window.deliveryMs(inFlightBytes + next, nowMs) ?? unknownMs;
     return (lane === outlook.first ? outlook.secondMs : outlook.firstMs) < mineMs;
   }
 

@@ -15,6 +15,11 @@ const share = 1 / 4;
 /** What was sent before is late when it was not acknowledged for so many round trips, and so many ms: by then a link that loses nothing has brought it. */
 const late = { roundTrips: 1.25, ms: 10 };
 
+/** For how long a frame may be on its way until it is late, in ms. */
+export function lateAfterMs(roundTripMs: number): number {
+  return late.ms + late.roundTrips * roundTripMs;
+}
+
 /** A frame of which a copy may go out. */
 export interface Copy {
   readonly frame: OutgoingFrame;
@@ -49,7 +54,7 @@ export class LastFlight {
   constructor(link: FlightLink, nowMs: number) {
     this.#bytesPerMs = link.bytesPerSecond / 1000;
     this.#leftBytes = share * this.#bytesPerMs * link.roundTripMs;
-    this.#lateMs = late.ms + late.roundTrips * link.roundTripMs;
+    this.#lateMs = lateAfterMs(link.roundTripMs);
     this.#freeMs = nowMs + link.aheadBytes / this.#bytesPerMs;
   }
 

@@ -5,13 +5,13 @@ export const stateBytesExpected = 160 << 10;
 /** What the destination needs to load it and start, over its flush: some milliseconds in a hypervisor. */
 export const loadMsExpected = 20;
 /** Stopping, saving, sealing, loading and starting: what a small machine takes of each, together. */
-export const hypervisorMsExpected = 24;
+export const hypervisorMsExpected = 20;
 /** Preparing a VM at the destination. */
 export const prepareMsExpected = 50;
 /** The destination's flush. */
 export const flushMsExpected = 3;
 /** What a last flight takes beyond the handover's round trips, more often than not. */
-export const slowRoundTripsExpected = 0.5;
+export const slowRoundTripsExpected = 0.75;
 
 /**
  * Pages that may wait to be sent when the next round begins, as long as they take the link: it stays busy, and what the round reads is fresh. What waits of

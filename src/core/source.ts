@@ -1,6 +1,6 @@
 /** The source's end of a migration: `migrate()` reads as the list of phases. */
 import type { Channel } from '../channel/channel.ts';
-import { connectChannel } from '../channel/connect.ts';
+import { type ConnectOptions, connectChannel, openChannel } from '../channel/connect.ts';
 import { CreditPool } from '../channel/credit-pool.ts';
 import type { SendStream } from '../channel/send-stream.ts';
 import { secretOf, type Ticket } from '../channel/ticket.ts';
@@ -150,6 +150,8 @@ class Source extends MigrationEnd implements MeasuringSource {
   readonly #disks: DiskSender[] = [];
   readonly #outlook: Outlook;
   #channel: Channel | undefined;
+  /** The destination was asked to prepare: resolves to what stood in the register here. */
+  #preparing: Promise<readonly Claim[]> | undefined;
   #memory: MemorySender | undefined;
   #memoryStream: SendStream | undefined;
   #state: StateSender | undefined;
@@ -214,7 +216,7 @@ class Source extends MigrationEnd implements MeasuringSource {
         disks: this.#vm.disks.filter(({ id }) => this.#modes.get(id) === 'copy'),
         register: this.#register,
         environment: this.environment,
-        connect: (call) => this.#dial(call),
+        connect: (call) => connectChannel(this.#connecting(call)),
         durationMs,
         signal,
       });
@@ -276,8 +278,8 @@ class Source extends MigrationEnd implements MeasuringSource {
   async #untilReady(gives: boolean): Promise<Switchover> {
     const deadline = this.#newDeadline();
     try {
-      await this.#connect();
-      await this.#prepare(gives);
+      await this.#connect(gives);
+      await this.#prepare();
       await this.#copyDisks();
       for (;;) {
         await this.#copyMemory(deadline);
@@ -328,8 +330,8 @@ class Source extends MigrationEnd implements MeasuringSource {
     }
   }
 
-  #dial(signal: AbortSignal): Promise<Channel> {
-    return connectChannel({
+  #connecting(signal: AbortSignal): ConnectOptions {
+    return {
       transport: this.#transport,
       vmId: this.#description.vmId,
       secret: this.#secret,
@@ -339,13 +341,13 @@ class Source extends MigrationEnd implements MeasuringSource {
       rateBytesPerSecondMax: this.#policy.rateBytesPerSecondMax,
       limitMs: this.#policy.connectMsMax,
       signal,
-    });
+    };
   }
 
-  async #connect(): Promise<void> {
+  async #connect(gives: boolean): Promise<void> {
     this.enter('connect');
     throwIfAborted(this.signal);
-    const channel = await this.#dial(this.signal);
+    const { channel, lanes } = await openChannel(this.#connecting(this.signal));
     this.#channel = channel;
     // Whatever ends the migration ends what it sends: everybody who waits for room is told.
     this.signal.addEventListener('abort', () => channel.stopSending(this.signal.reason), { once: true });
@@ -354,6 +356,10 @@ class Source extends MigrationEnd implements MeasuringSource {
       ({ code, reason }) => this.stop(peerFailed(code, reason)),
       () => {},
     );
+    // The destination has its work before it, and the lanes two round trips.
+    this.#preparing = this.#askToPrepare(channel, gives);
+    this.#preparing.catch(() => {});
+    await lanes;
     channel.outlast({
       silenceMsMax: this.#policy.silenceMsMax,
       outageMsMax: this.#policy.outageMsMax,
@@ -373,9 +379,8 @@ class Source extends MigrationEnd implements MeasuringSource {
     this.#preCopy?.releaseThrottle().catch((error) => this.stop(asMigrationError(error, 'hypervisor')));
   }
 
-  async #prepare(gives: boolean): Promise<void> {
-    this.enter('prepare');
-    const channel = this.#live();
+  /** Goes out as soon as control is there. */
+  async #askToPrepare(channel: Channel, gives: boolean): Promise<readonly Claim[]> {
     const { vmId } = this.#description;
     const claims = await raceAbort(this.#readRegister(), this.signal);
     const unsettled = unsettledAttempt(claims);
@@ -386,7 +391,6 @@ class Source extends MigrationEnd implements MeasuringSource {
         { owner: 'undecided' },
       );
     }
-    const highest = highestEpoch(claims);
     this.#openStreams(channel);
     channel.send({
       type: 'prepare',
@@ -396,13 +400,21 @@ class Source extends MigrationEnd implements MeasuringSource {
       memory: this.#policy.memory,
       handover: gives && this.#inOneFlight ? 'one-flight' : 'confirmed',
       audit: this.#policy.audit,
-      highest,
+      highest: highestEpoch(claims),
       digestKey: this.#digestKey,
       decideMsMax: this.#policy.decideMsMax,
       silenceMsMax: this.#policy.silenceMsMax,
       outageMsMax: this.#policy.outageMsMax,
       ...offeredCodecs(this.environment, this.#policy),
     });
+    return claims;
+  }
+
+  async #prepare(): Promise<void> {
+    this.enter('prepare');
+    const channel = this.#live();
+    const claims = (await this.#preparing) ?? [];
+    const highest = highestEpoch(claims);
     const prepared = await withTimeout(
       this.environment,
       this.#policy.connectMsMax,
@@ -609,9 +621,9 @@ class Source extends MigrationEnd implements MeasuringSource {
       audit,
       environment: this.environment,
       stunMsMax: this.#policy.stunMsMax,
+      onStunned: (sinceMs) => this.#pauses.begin(sinceMs),
       signal: this.signal,
     });
-    this.#pauses.begin(this.#switchover.startMs);
     return this.#switchover;
   }
 

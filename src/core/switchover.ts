@@ -40,6 +40,8 @@ export interface SwitchoverOptions {
   readonly audit: AuditSender;
   readonly environment: Environment;
   readonly stunMsMax: number;
+  /** The guest stands still since then, on the environment's clock. Called again if that turns out to be later. */
+  readonly onStunned: (sinceMs: number) => void;
   /** The migration's. */
   readonly signal: AbortSignal;
 }
@@ -52,12 +54,11 @@ const settleMsMax = 1000;
 /** See the top of this file. */
 export class Switchover {
   readonly attempt: number;
-  /** When the guest was stunned. */
-  readonly startMs: number;
   /** Whether the guest ran then. */
   readonly wasRunning: boolean;
-  /** Where the time goes, from the stun on. */
-  readonly watch: Stopwatch;
+  #watch: Stopwatch;
+  /** When the stun began. */
+  readonly #startMs: number;
   readonly #options: SwitchoverOptions;
   readonly #scope = new AbortController();
   readonly #begun: Promise<unknown>[] = [];
@@ -65,17 +66,31 @@ export class Switchover {
   constructor(options: SwitchoverOptions) {
     this.#options = options;
     this.attempt = options.attempt;
-    this.startMs = options.environment.now();
-    this.watch = new Stopwatch(options.environment, this.startMs);
+    this.#startMs = options.environment.now();
+    this.#watch = this.#stunnedNow();
     this.wasRunning = options.vm.runState() === 'running';
     onAbort(options.signal, () => this.#fail(options.signal.reason));
+  }
+
+  /** Where the time goes, from when the guest stands still on. */
+  get watch(): Stopwatch {
+    return this.#watch;
+  }
+
+  #stunnedNow(): Stopwatch {
+    const nowMs = this.#options.environment.now();
+    this.#options.onStunned(nowMs);
+    return new Stopwatch(this.#options.environment, nowMs);
   }
 
   /** Pauses the guest and sends what is left: the last pages, the mirror's rest and the device state. What is missing then is FINAL. */
   stun(): Promise<void> {
     return this.within(async (signal) => {
       const { vm, disks, disksAlone } = this.#options;
-      await vm.stun({ signal, memory: disksAlone ? 'none' : 'copy' });
+      const onStopping = () => {
+        this.#watch = this.#stunnedNow();
+      };
+      await vm.stun({ signal, memory: disksAlone ? 'none' : 'copy', onStopping });
       throwIfAborted(signal);
       this.watch.lap('quiesce');
       const finished = Promise.all(disks.map((disk) => this.#begin(disk.finish({ signal }), 'tap-gap')));
@@ -128,7 +143,7 @@ export class Switchover {
   async within<T>(work: (signal: AbortSignal) => Promise<T>): Promise<T> {
     const { environment, stunMsMax } = this.#options;
     const { signal } = this.#scope;
-    const elapsedMs = environment.now() - this.startMs;
+    const elapsedMs = environment.now() - this.#startMs;
     const cancel = environment.setTimer(Math.max(0, stunMsMax - elapsedMs), () => {
       this.#fail(new MigrationError('stun-timeout', `from stun to READY took more than ${stunMsMax} ms`));
     });

@@ -80,6 +80,11 @@ export interface GuestMeasurement {
 export interface StunOptions extends CallOptions {
   /** `none`: disks move alone, so no round was read, and no device state will be, and only {@link SourceVm.resume} follows. Default `copy`. */
   readonly memory?: MemoryMode;
+  /**
+   * To be called, once at the most, when the guest may stand still from then on: what the hypervisor does before, such as a flush, is no part of its downtime. A
+   * backend that does not call it is taken to stop the guest at once.
+   */
+  readonly onStopping?: () => void;
 }
 
 /**

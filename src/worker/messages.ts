@@ -6,6 +6,7 @@ import type { Estimate, MigrationPolicy } from '../interfaces/migration.ts';
 import type { OwnershipRegister } from '../interfaces/register.ts';
 import type { Packed } from './pack.ts';
 import type { WorkerRegister, WorkerTransport } from './plug-points.ts';
+import type { YieldingThreads } from './yield-to-guests.ts';
 
 /** What an engine's thread is started with. */
 export interface Order {
@@ -16,6 +17,7 @@ export interface Order {
   /** Its text. */
   readonly ticket?: string | undefined;
   readonly policy?: MigrationPolicy | undefined;
+  readonly yielding?: YieldingThreads | undefined;
 }
 
 /** What a source's thread is for. */

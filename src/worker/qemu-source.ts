@@ -27,6 +27,7 @@ import {
   type WorkerRegister,
   type WorkerTransport,
 } from './plug-points.ts';
+import type { YieldingThreads } from './yield-to-guests.ts';
 
 /**
  * What {@link createQemuSource} needs: which VM, as {@link openQemuSource} takes it, and the rest of a
@@ -45,6 +46,11 @@ export interface QemuMigrationOptions extends Omit<QemuSourceOptions, 'signal' |
   readonly ticket?: Ticket | string | undefined;
   /** How it is to go. Every setting has a default. */
   readonly policy?: MigrationPolicy | undefined;
+  /**
+   * Which threads yield to guests while it copies, see `yieldToGuests`: `own`, the engine's, or, where this process does nothing
+   * else, `all` that it has when the engine's begins. Default: `own`.
+   */
+  readonly yielding?: YieldingThreads | undefined;
   /** Told once what the VM is, before anything of it is sent. What it throws is ignored. */
   readonly onOpened?: ((vm: VmDescription) => void) | undefined;
 }
@@ -90,7 +96,8 @@ class QemuSource implements SourceMigration {
   #told = false;
   #measured: Measured | undefined;
 
-  constructor({ transport, register, ticket, policy, onOpened = () => {}, ...vm }: QemuMigrationOptions) {
+  constructor(options: QemuMigrationOptions) {
+    const { transport, register, ticket, policy, yielding, onOpened = () => {}, ...vm } = options;
     resolvePolicy(policy);
     secretOf(ticket);
     checkTransport(transport);
@@ -103,6 +110,7 @@ class QemuSource implements SourceMigration {
       register: 'claim' in register ? 'asked' : placed(register),
       ticket: ticket instanceof Ticket ? ticket.reveal() : ticket,
       policy,
+      yielding,
     });
   }
 

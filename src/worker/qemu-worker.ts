@@ -107,7 +107,7 @@ async function moveAway(
   listen = (event) =>
     source.on(event as keyof MigrationEvents, (...args: unknown[]) => outlet.emit(event, args));
   for (const event of wanted) listen(event);
-  yieldToGuests(source);
+  yieldToGuests(source, order.yielding);
   return source[how]({ signal });
 }
 

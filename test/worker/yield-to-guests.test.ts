@@ -1,6 +1,8 @@
 /** Goal: while a migration copies its thread goes behind the guests, and from the stun on it does not. Method: the thread of this test, as the kernel has it. */
+import { once } from 'node:events';
 import { readlinkSync } from 'node:fs';
 import { getPriority, setPriority } from 'node:os';
+import { Worker } from 'node:worker_threads';
 import { describe, expect, it } from 'vitest';
 import type { Phase } from '../../src/index.ts';
 import { yieldToGuests } from '../../src/qemu.ts';
@@ -27,11 +29,12 @@ const suite = 'the thread of a migration';
 describe.skipIf(why !== undefined)(why === undefined ? suite : `${suite} (skipped: ${why})`, () => {
   it('yields while disks and memory are copied, and in no other phase', () => {
     const usual = niceness();
+    const yielding = Math.min(19, usual + 19);
     const listeners: ((phase: Phase) => void)[] = [];
     expect(yieldToGuests({ on: (_event, listener) => listeners.push(listener) })).toBe(true);
     const seen = (phase: Phase): number => {
       for (const listener of listeners) listener(phase);
-      return niceness() - usual;
+      return niceness();
     };
     const phases = [
       'connect',
@@ -43,6 +46,35 @@ describe.skipIf(why !== undefined)(why === undefined ? suite : `${suite} (skippe
       'verify',
       'done',
     ] as const;
-    expect(phases.map(seen)).toEqual([0, 10, 10, 0, 10, 0, 0, 0]);
+    expect(phases.map(seen)).toEqual([usual, yielding, yielding, usual, yielding, usual, usual, usual]);
+  });
+
+  it('takes all threads of the process along where it is told to, but those that differ in niceness', async () => {
+    const usual = niceness();
+    const yielding = Math.min(19, usual + 19);
+    const [alike, ahead] = [await thread(usual), await thread(usual - 1)];
+    const listeners: ((phase: Phase) => void)[] = [];
+    yieldToGuests({ on: (_event, listener) => listeners.push(listener) }, 'all');
+    const tell = (phase: Phase): void => {
+      for (const listener of listeners) listener(phase);
+    };
+    tell('copyDisks');
+    expect([alike, ahead].map(({ id }) => getPriority(id))).toEqual([yielding, usual - 1]);
+    tell('done');
+    expect([alike, ahead].map(({ id }) => getPriority(id))).toEqual([usual, usual - 1]);
+    for (const { worker } of [alike, ahead]) await worker.terminate();
   });
 });
+
+/** A thread that waits, at such a niceness. */
+async function thread(at: number): Promise<{ readonly worker: Worker; readonly id: number }> {
+  const program = `
+    const { parentPort } = require('node:worker_threads');
+    parentPort.postMessage(Number(require('node:fs').readlinkSync('/proc/thread-self').split('/').at(-1)));
+    parentPort.on('message', () => {});
+  `;
+  const worker = new Worker(program, { eval: true });
+  const [id] = (await once(worker, 'message')) as [number];
+  setPriority(id, at);
+  return { worker, id };
+}

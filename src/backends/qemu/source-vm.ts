@@ -127,6 +127,7 @@ export class QemuSourceVm implements SourceVm {
       const clients = guestRuns ? await this.#parts.exports.clients() : [];
       await Promise.all(clients.map((client) => client.flush(options)));
       for (const disk of this.disks) disk.expectDrain(guestRuns);
+      options.onStopping?.();
       this.#stunning = true;
       if (options.memory === 'none') await this.#stop(guestRuns, options);
       else await this.memory.beginSwitchover(guestRuns ? stopped.promise : undefined, options.signal);

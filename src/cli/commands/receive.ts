@@ -95,7 +95,7 @@ export const receive: Command = {
         screen.log(`listening on ${formatEndpoint(await transport.listening())}`);
         const destination = createDestination({ backend, transport, register, ticket, ...hooks });
         const { yieldToGuests } = await import('../../qemu.ts');
-        yieldToGuests(destination);
+        yieldToGuests(destination, 'all');
         const report = await runShown(destination, 'destination', screen, interruption);
         if ('exported' in backend) served = backend;
         return report;

@@ -132,6 +132,7 @@ export const send: Command = {
           register: { directory },
           policy,
           ticket,
+          yielding: 'all',
           onOpened: ({ name }) => screen.log(`${how} ${name} to ${formatEndpoint(to)}`),
           ...(vmId === undefined ? {} : { vmId }),
         });

@@ -3,7 +3,7 @@ import type { Channel } from '../../channel/channel.ts';
 import { MigrationError } from '../../errors.ts';
 import type { SourceDisk } from '../../interfaces/block-device.ts';
 import type { Environment } from '../../interfaces/environment.ts';
-import type { SourceVm } from '../../interfaces/hypervisor.ts';
+import type { GuestMeasurement, SourceVm } from '../../interfaces/hypervisor.ts';
 import type { Estimate } from '../../interfaces/migration.ts';
 import type { OwnershipRegister } from '../../interfaces/register.ts';
 import { onAbort } from '../../util/on-abort.ts';
@@ -21,7 +21,7 @@ import type { DiskForecast, ForecastInputs } from './forecast.ts';
 import { lookAtDisk } from './look-at-disk.ts';
 import { type Doubts, predict } from './predict.ts';
 import { type LinkLook, probeLink } from './probe-link.ts';
-import { type DirtyLook, type WorkingSet, workingSetOf } from './working-set.ts';
+import { type WorkingSet, workingSetOf } from './working-set.ts';
 
 export interface EstimateParts {
   readonly vm: SourceVm;
@@ -66,14 +66,24 @@ export interface Measured {
 
 /** For how long guest and link are looked at, if nobody says so. */
 export const measuringMsDefault = 3000;
-/** Of the time, so much is for the first look at what the guest dirties: the shorter one. */
-const shortPart = 1 / 6;
+/**
+ * Looks at what the guest dirties, as parts of the time: what it writes again and again shows in a moment, what it comes back to in seconds.
+ */
+const lookParts = [1 / 30, 1 / 6, 4 / 5] as const;
 /** Reads that the audit has in flight on a disk. */
 const auditReadsAtOnce = 8;
 /** An audit of everything reads and compares no more in a second. */
 const auditBytesPerSecond = 1 << 30;
 
-const doubts: Doubts = { link: 1.25, guest: 1.25, content: 1.1, steps: 2, rest: 1.25, downtime: 1.4 };
+const doubts: Doubts = {
+  link: 1.15,
+  guest: 1.15,
+  content: 1.1,
+  steps: 1.6,
+  state: 1.4,
+  rest: 1.25,
+  downtime: 1.6,
+};
 
 /** Memory of which nobody knows how much is zeros: from a third of it to all. */
 const usedShareExpected = 0.6;
@@ -126,7 +136,7 @@ async function measure(parts: EstimateParts, over: AbortController): Promise<Mea
     channel.send({ type: 'bye' });
     const memoryBytes = vm.memory.regions.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
     return {
-      workingSet: workingSetOf(...looks, memoryBytes),
+      workingSet: workingSetOf(looks, memoryBytes),
       memoryBytes,
       auditedBytes: vm.capabilities.auditMemory ? memoryBytes : 0,
       usedBytes,
@@ -142,17 +152,17 @@ async function measure(parts: EstimateParts, over: AbortController): Promise<Mea
 }
 
 async function lookAtGuest(vm: SourceVm, durationMs: number, signal: AbortSignal) {
-  const shorter = await vm.measure({ durationMs: Math.max(50, durationMs * shortPart), signal });
-  const longer = await vm.measure({ durationMs: Math.max(50, durationMs * (1 - shortPart)), signal });
-  const looks: [DirtyLook, DirtyLook] = [shorter, longer];
-  const bothMs = shorter.durationMs + longer.durationMs;
+  const looks: GuestMeasurement[] = [];
+  for (const part of lookParts)
+    looks.push(await vm.measure({ durationMs: Math.max(50, durationMs * part), signal }));
+  const allMs = looks.reduce((sum, look) => sum + look.durationMs, 0);
   const writtenPerSecond = new Map(
-    Object.entries(longer.writtenBytes).map(([id, bytes]) => {
-      const all = bytes + (shorter.writtenBytes[id] ?? 0);
-      return [id, bothMs > 0 ? (1000 * all) / bothMs : 0] as const;
+    Object.keys(looks.at(-1)?.writtenBytes ?? {}).map((id) => {
+      const all = looks.reduce((sum, { writtenBytes }) => sum + (writtenBytes[id] ?? 0), 0);
+      return [id, allMs > 0 ? (1000 * all) / allMs : 0] as const;
     }),
   );
-  return { looks, usedBytes: longer.usedBytes, writtenPerSecond };
+  return { looks, usedBytes: looks.at(-1)?.usedBytes, writtenPerSecond };
 }
 
 /** What was said is sent first, if the peer takes it within a second. */

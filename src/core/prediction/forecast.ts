@@ -165,14 +165,14 @@ function copyMemory(inputs: ForecastInputs): MemoryForecast {
   let { throttle } = inputs;
   let hardest = throttle;
   let roundBytes = inputs.passRestBytes;
-  let ms = (1000 * roundBytes) / (gain * rate);
+  /** What of a round is queued still when the next one begins, compressed. */
+  const queueBytes = Math.max(queueBetween.least, (link * queueBetween.ms) / 1000);
+  let backlogBytes = Math.min(roundBytes / gain, queueBytes);
+  let ms = (1000 * (roundBytes / gain - backlogBytes)) / rate;
   let bytes = roundBytes;
   let dirtyingMs = Math.max(1, inputs.passedMs + ms);
   /** In how long this round's pages were dirtied; undefined of the first pass, which sends all. */
   let dirtiedMs: number | undefined;
-  /** What of a round is queued still when the next one begins, compressed. */
-  const queueBytes = Math.max(queueBetween.least, (link * queueBetween.ms) / 1000);
-  let backlogBytes = Math.min(roundBytes / gain, queueBytes);
   let throttleAgeMs: number | undefined;
   /** Rounds in which a throttle that is harder than any before has not had its time to work: they do not count. */
   let apart = 0;

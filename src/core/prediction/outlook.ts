@@ -39,14 +39,22 @@ export interface Outlooked {
 }
 
 /** By how much a prediction may be off, the figures being those of the migration itself. */
-const doubts: Doubts = { link: 1.15, guest: 1.25, content: 1.1, steps: 2, rest: 1.25, downtime: 1.3 };
+const doubts: Doubts = {
+  link: 1.15,
+  guest: 1.15,
+  content: 1.1,
+  steps: 1.6,
+  state: 1.4,
+  rest: 1.25,
+  downtime: 1.6,
+};
 /** What is done shows what is left to be like once it is so much of the whole. */
 const partSeenMin = 0.05;
 /** What a guest was never seen to dirty it is taken to: so much of the link. */
 const dirtyShareAssumed = 0.1;
 
-/** By then a link has shown what it carries. */
-const linkSeenMs = 3000;
+/** By then a link has shown what it carries, and what disks can be copied at: from when content is sent on, in ms and round trips. */
+const linkSeen = { ms: 2000, roundTrips: 10 };
 /** A guest that dirties so many times as much, or as little, has become another one. */
 const scaleMax = 10;
 
@@ -70,6 +78,8 @@ export class Outlook {
   readonly #fraction = new Fraction();
   #lastRound: LastRound | undefined;
   #memoryStartMs: number | undefined;
+  /** Since when content has been sent. */
+  #sendingSinceMs: number | undefined;
   /** What the guest dirties, as it was seen before the migration, or in its first round. */
   #base: WorkingSet | undefined;
   /** How many times as much it dirties now. */
@@ -148,6 +158,8 @@ export class Outlook {
     const { parts, phase } = view;
     const { channel, preCopy, disks } = parts;
     const measured = this.#measured;
+    const before = phase === 'idle' || phase === 'connect' || phase === 'prepare';
+    if (!before) this.#sendingSinceMs ??= this.#environment.now();
     const link = this.#link(view);
     if (link === undefined) return undefined;
     const roundTripMs = channel?.roundTripMs ?? measured?.link.roundTripMs ?? 0;
@@ -156,8 +168,7 @@ export class Outlook {
     const backlogBytes = channel?.backlogBytes ?? 0;
     /** Before it was compressed. */
     const queuedBytes = gain * backlogBytes;
-    const inDisks = phase === 'idle' || phase === 'connect' || phase === 'prepare' || phase === 'copyDisks';
-    const before = phase === 'idle' || phase === 'connect' || phase === 'prepare';
+    const inDisks = before || phase === 'copyDisks';
     const memory = this.#memory(view, inDisks);
     const disksAlone = this.#policy.memory === 'none';
     return {
@@ -167,7 +178,7 @@ export class Outlook {
           ? disksExpected(measured?.disks ?? [])
           : disks.map((disk) => this.#disk(disk, throttle, inDisks ? queuedBytes / disks.length : 0)),
       stunBytes: disks.reduce((sum, disk) => sum + (disk.isUnseen ? disk.disk.sizeBytes : 0), 0),
-      copyBytesPerSecond: this.#copyRate(disks, backlogBytes),
+      copyBytesPerSecond: this.#copyRate(parts, backlogBytes),
       passRestBytes: disksAlone ? 0 : memory.restBytes + (inDisks ? 0 : queuedBytes),
       passedMs: memory.passedMs,
       workingSet: this.#workingSet ?? {
@@ -193,11 +204,18 @@ export class Outlook {
   }
 
   /** Undefined while nothing is known. Disks may be what limits the copy of disks; and at first a link carries less than it can. */
-  #link({ phase, elapsedMs, parts }: OutlookView): number | undefined {
+  #link({ phase, parts }: OutlookView): number | undefined {
     const before = this.#measured?.link.bytesPerSecond;
     const now = parts.channel?.bytesPerSecond;
     if (before === undefined || now === undefined) return before ?? now;
-    return phase === 'copyDisks' || elapsedMs < linkSeenMs ? Math.max(before, now) : now;
+    return phase === 'copyDisks' || !this.#isSeen(parts) ? Math.max(before, now) : now;
+  }
+
+  /** Whether content has been sent for long enough to show how fast that is. */
+  #isSeen({ channel }: SourceParts): boolean {
+    const { ms, roundTrips } = linkSeen;
+    const sinceMs = this.#sendingSinceMs ?? Number.POSITIVE_INFINITY;
+    return this.#environment.now() - sinceMs >= ms + roundTrips * (channel?.roundTripMs ?? 0);
   }
 
   #setupMs({ elapsedMs }: OutlookView): number {
@@ -248,13 +266,14 @@ export class Outlook {
   }
 
   /** Of all disks together, in the last two seconds, what has arrived. */
-  #copyRate(disks: readonly DiskSender[], backlogBytes: number): number | undefined {
+  #copyRate(parts: SourceParts, backlogBytes: number): number | undefined {
+    const { disks } = parts;
     const bulkBytes = disks.reduce((sum, disk) => sum + disk.bulkBytes, 0);
     const restBytes = disks.reduce((sum, disk) => sum + disk.restBytes, 0);
     if (restBytes === 0) return undefined;
     this.#copied.look(this.#environment.now(), Math.max(0, bulkBytes - backlogBytes));
     const { perSecond } = this.#copied;
-    return perSecond !== undefined && perSecond > 0 ? perSecond : undefined;
+    return perSecond !== undefined && perSecond > 0 && this.#isSeen(parts) ? perSecond : undefined;
   }
 
   #memory(

@@ -12,6 +12,8 @@ export interface Doubts {
   readonly content: number;
   /** What hypervisors take for their steps, and registers. */
   readonly steps: number;
+  /** How much device state there is. */
+  readonly state: number;
   /** Whatever else: of the rest as a whole, and of the downtime. */
   readonly rest: number;
   readonly downtime: number;
@@ -26,8 +28,10 @@ export interface Predicted extends Omit<Prediction, 'total'> {
 
 /** No interval is wider: what may be ten times as long says nothing to anybody. */
 const widthMax = 3;
-/** The last flight after a lost packet, or over connections that begin slowly. */
-const slowRoundTripsMax = 2.5;
+/** Of one that would be wider, so much of what is too much is left out at the lower end, the rest at the upper one: little that can be late is. */
+const leftOutBelow = 1 / 3;
+/** The last flight after lost packets, or over connections that begin slowly. */
+const slowRoundTripsMax = 2;
 /** What a migration that is as good as over may still take. */
 const leastMs = 1;
 
@@ -39,8 +43,10 @@ export function predict(inputs: ForecastInputs, doubts: Doubts): Predicted {
   const likely = forecast(inputs);
   const quick = forecast(withDoubts(inputs, doubts, -1));
   const slow = forecast(withDoubts(inputs, doubts, 1));
+  // How long it takes until it fails is of no use to anybody where it may well end.
+  const expected = likely.converges || !quick.converges ? likely : quick;
   const around = (of: (result: Forecast) => number, doubt: number) =>
-    interval(of(quick) / doubt, of(likely), of(slow) * doubt);
+    interval(of(quick) / doubt, of(expected), of(slow) * doubt);
   return {
     rest: around(({ restMs }) => restMs, doubts.rest),
     downtime: around(({ downtimeMs }) => downtimeMs, doubts.downtime),
@@ -55,16 +61,14 @@ export function later({ lowMs, highMs }: Interval, ms: number): Interval {
   return { lowMs: lowMs + ms, highMs: highMs + ms };
 }
 
-/** From `low` to `high`, both put right by `likely`; and if that is too wide, what is nearest to `likely` of it. */
+/** From `low` to `high`, both put right by `likely`; and if that is too wide, a part of it that holds `likely`. */
 function interval(low: number, likely: number, high: number): Interval {
-  const lowMs = Math.max(leastMs, Math.min(low, likely));
-  const highMs = Math.max(lowMs, likely, high);
+  // What would never end if all went badly says no more than that it may take long.
+  const lowMs = Math.max(leastMs, Math.min(likely, Math.max(low, likely / widthMax)));
+  const highMs = Math.max(lowMs, likely, Math.min(high, likely * widthMax));
   if (highMs <= widthMax * lowMs) return { lowMs, highMs };
-  const middle = Math.sqrt(lowMs * highMs);
-  const half = Math.sqrt(widthMax);
-  // The middle of a short interval that holds what is likely, too.
-  const centre = Math.min(Math.max(middle, likely / half), likely * half);
-  return { lowMs: centre / half, highMs: centre * half };
+  const leastLowMs = lowMs + leftOutBelow * (highMs / widthMax - lowMs);
+  return { lowMs: leastLowMs, highMs: widthMax * leastLowMs };
 }
 
 /** Everything better (-1) or worse (1) than it looks. */
@@ -86,6 +90,7 @@ function withDoubts(inputs: ForecastInputs, doubts: Doubts, sign: -1 | 1): Forec
     flushMs: more(inputs.flushMs, doubts.steps),
     hypervisorMs: more(inputs.hypervisorMs, doubts.steps),
     auditMs: more(inputs.auditMs, doubts.steps),
+    stateBytes: more(inputs.stateBytes, doubts.state),
     slowRoundTrips: sign > 0 ? slowRoundTripsMax : 0,
   };
 }

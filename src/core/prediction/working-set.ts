@@ -4,6 +4,8 @@ export interface WorkingSet {
   readonly bytesPerSecond: number;
   /** What it dirties in all the time in the world, in bytes; Infinity: nothing shows that there is an end of it. */
   readonly sizeBytes: number;
+  /** How it goes on after so long, if otherwise: what is written ever again is dirty by then, and what comes now is colder. */
+  readonly later?: { readonly fromMs: number; readonly set: WorkingSet };
 }
 
 /** The first look is short enough to show the rate to within this factor; more than that is the noise of a small difference. */
@@ -19,32 +21,65 @@ export interface DirtyLook {
  * The bytes that are dirty after so long. With rate *r* and size *W* it is *r t W / (W + r t)*: begins with the rate, and comes up to the size. (Pages chosen
  * evenly at random come a little closer a little sooner; guests have hot pages and cold ones, and do not.) Grows with each argument.
  */
-export function dirtiedIn({ bytesPerSecond, sizeBytes }: WorkingSet, durationMs: number): number {
+export function dirtiedIn({ bytesPerSecond, sizeBytes, later }: WorkingSet, durationMs: number): number {
+  if (later !== undefined && durationMs > later.fromMs) return dirtiedIn(later.set, durationMs);
   const touched = (bytesPerSecond * Math.max(0, durationMs)) / 1000;
   if (touched === 0 || sizeBytes === 0) return 0;
+  if (!Number.isFinite(touched)) return sizeBytes;
   return Number.isFinite(sizeBytes) ? (touched * sizeBytes) / (sizeBytes + touched) : touched;
 }
 
 /**
- * What two looks of different lengths say, the shorter first: the reciprocal of what is dirtied is a straight line over the reciprocal of the time. `memoryBytes`: of
- * the VM, the most that it can be. Where the longer look shows as much in proportion, or more, there is no end to be seen below that.
+ * What looks of different lengths say, the shortest first: from one to the next the reciprocal of what is dirtied is a straight line over the reciprocal of the time.
+ * `memoryBytes`: of the VM, the most that it can be. Where a longer look shows as much in proportion, or more, there is no end to be seen below that.
  */
-export function workingSetOf(shorter: DirtyLook, longer: DirtyLook, memoryBytes: number): WorkingSet {
-  if (longer.dirtiedBytes <= 0) return { bytesPerSecond: rateOf(shorter), sizeBytes: memoryBytes };
-  const [short, long] = [shorter.durationMs / 1000, longer.durationMs / 1000];
-  const rate = Math.max(rateOf(shorter), rateOf(longer));
-  const unbent = { bytesPerSecond: rate, sizeBytes: memoryBytes };
-  if (shorter.dirtiedBytes <= 0 || short >= long) return unbent;
-  const slope = (1 / shorter.dirtiedBytes - 1 / longer.dirtiedBytes) / (1 / short - 1 / long);
-  const size = 1 / Math.max(1 / memoryBytes, 1 / longer.dirtiedBytes - slope / long);
-  // All of it was dirty before the first look was over: then the rate is at least that of the look.
-  const bytesPerSecond = slope > 0 ? Math.min(Math.max(rate, 1 / slope), steepMax * rate) : rate;
-  return { bytesPerSecond, sizeBytes: Math.max(size, longer.dirtiedBytes) };
+export function workingSetOf(looks: readonly DirtyLook[], memoryBytes: number): WorkingSet {
+  const [first, ...others] = evened(looks);
+  if (first === undefined) return { bytesPerSecond: 0, sizeBytes: memoryBytes };
+  const set = goingOn(first, others, memoryBytes);
+  const rate = rateOf(first);
+  // All of it may have been dirty before the first look was over: then the rate is at least that of the look.
+  return { ...set, bytesPerSecond: Math.min(Math.max(rate, set.bytesPerSecond), steepMax * rate) };
+}
+
+/** From a look on, through the longer ones. */
+function goingOn(from: DirtyLook, longer: readonly DirtyLook[], memoryBytes: number): WorkingSet {
+  const [to, ...others] = longer;
+  if (to === undefined) return { bytesPerSecond: rateOf(from), sizeBytes: memoryBytes };
+  const [short, long] = [from.durationMs / 1000, to.durationMs / 1000];
+  const slope = (1 / from.dirtiedBytes - 1 / to.dirtiedBytes) / (1 / short - 1 / long);
+  const most = others.length > 0 ? Number.POSITIVE_INFINITY : memoryBytes;
+  const sizeBytes = 1 / Math.max(1 / most, 1 / to.dirtiedBytes - slope / long);
+  return {
+    bytesPerSecond: 1 / (long * Math.max(0, 1 / to.dirtiedBytes - 1 / sizeBytes)),
+    sizeBytes,
+    ...(others.length > 0 && {
+      later: { fromMs: to.durationMs, set: goingOn(to, others, memoryBytes) },
+    }),
+  };
+}
+
+/** As it can have been: what a longer time shows no less of, in all, and no more of for its length. Those that saw something, and each longer than the one before. */
+function evened(looks: readonly DirtyLook[]): readonly DirtyLook[] {
+  const even: DirtyLook[] = [];
+  for (const { durationMs, dirtiedBytes } of looks.toReversed()) {
+    const longer = even[0];
+    if (longer !== undefined && durationMs >= longer.durationMs) continue;
+    const least = longer === undefined ? 0 : (rateOf(longer) * durationMs) / 1000;
+    const most = longer?.dirtiedBytes ?? Number.POSITIVE_INFINITY;
+    const bytes = Math.min(most, Math.max(least, dirtiedBytes));
+    if (bytes > 0) even.unshift({ durationMs, dirtiedBytes: bytes });
+  }
+  return even;
 }
 
 /** The same guest, were it to dirty so many times as much. */
-export function scaled({ bytesPerSecond, sizeBytes }: WorkingSet, factor: number): WorkingSet {
-  return { bytesPerSecond: factor * bytesPerSecond, sizeBytes: factor * sizeBytes };
+export function scaled({ bytesPerSecond, sizeBytes, later }: WorkingSet, factor: number): WorkingSet {
+  return {
+    bytesPerSecond: factor * bytesPerSecond,
+    sizeBytes: factor * sizeBytes,
+    ...(later && { later: { fromMs: later.fromMs, set: scaled(later.set, factor) } }),
+  };
 }
 
 function rateOf({ durationMs, dirtiedBytes }: DirtyLook): number {

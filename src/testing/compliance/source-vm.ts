@@ -142,7 +142,13 @@ function stunTests(test: FixtureTest<BackendFixture>): void {
     const vm = await source();
     for (let turn = 0; turn < 3; turn += 1) {
       if (turn === 1) await readRound(vm.memory);
-      await vm.stun();
+      let told = 0;
+      const onStopping = () => {
+        told += 1;
+        checkEqual(vm.runState(), 'running', 'how the guest is when it is said to be about to stop');
+      };
+      await vm.stun({ onStopping });
+      check(told <= 1, 'that the guest is about to stop is said once');
       checkEqual(vm.runState(), 'paused', 'how the guest is after stun()');
       await vm.resume();
       await vm.resume();

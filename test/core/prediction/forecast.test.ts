@@ -12,7 +12,7 @@ import { predict } from '../../../src/core/prediction/predict.ts';
 import { dirtiedIn, workingSetOf } from '../../../src/core/prediction/working-set.ts';
 
 const mebibyte = 1 << 20;
-const doubts = { link: 1.2, guest: 1.3, content: 1.1, steps: 2, rest: 1.1, downtime: 1.1 };
+const doubts = { link: 1.2, guest: 1.3, content: 1.1, steps: 2, state: 1.4, rest: 1.1, downtime: 1.1 };
 
 const bytes = fc.integer({ min: 0, max: 2 ** 40 });
 const milliseconds = fc.double({ min: 0, max: 1000, noNaN: true });
@@ -183,6 +183,7 @@ describe('an interval', () => {
     fc.assert(
       fc.property(inputsArbitrary, (inputs) => {
         const { rest, downtime, likely } = predict(inputs, doubts);
+        fc.pre(likely.converges);
         const pairs = [
           [rest, likely.restMs],
           [downtime, likely.downtimeMs],
@@ -212,19 +213,51 @@ describe('the working set', () => {
   it('is what two looks showed', () => {
     const set = { bytesPerSecond: 20 * mebibyte, sizeBytes: 16 * mebibyte };
     const look = (durationMs: number) => ({ durationMs, dirtiedBytes: dirtiedIn(set, durationMs) });
-    const found = workingSetOf(look(500), look(2500), 1024 * mebibyte);
+    const found = workingSetOf([look(500), look(2500)], 1024 * mebibyte);
     expect(found.bytesPerSecond).toBeCloseTo(set.bytesPerSecond, -3);
     expect(found.sizeBytes).toBeCloseTo(set.sizeBytes, -3);
   });
 
   it('has no end that was not seen, but that of the memory', () => {
     const steady = (durationMs: number) => ({ durationMs, dirtiedBytes: 1000 * durationMs });
-    expect(workingSetOf(steady(500), steady(2500), 64 * mebibyte)).toEqual({
-      bytesPerSecond: 1e6,
-      sizeBytes: 64 * mebibyte,
-    });
+    const { bytesPerSecond, sizeBytes } = workingSetOf([steady(500), steady(2500)], 64 * mebibyte);
+    expect(sizeBytes).toBeCloseTo(64 * mebibyte, 0);
+    expect(bytesPerSecond / 1e6).toBeCloseTo(1, 1);
     const nothing = { durationMs: 500, dirtiedBytes: 0 };
-    expect(workingSetOf(nothing, nothing, mebibyte)).toEqual({ bytesPerSecond: 0, sizeBytes: mebibyte });
+    expect(workingSetOf([nothing, nothing], mebibyte)).toEqual({ bytesPerSecond: 0, sizeBytes: mebibyte });
+  });
+
+  it('has hot pages and cold ones: what is written again and again is dirty in a moment, the rest comes on', () => {
+    const hot = { bytesPerSecond: 1000 * mebibyte, sizeBytes: mebibyte };
+    const cold = { bytesPerSecond: mebibyte, sizeBytes: 64 * mebibyte };
+    const both = (durationMs: number) => dirtiedIn(hot, durationMs) + dirtiedIn(cold, durationMs);
+    const look = (durationMs: number) => ({ durationMs, dirtiedBytes: both(durationMs) });
+    const found = workingSetOf([look(100), look(500), look(2400)], 64 * mebibyte);
+    for (const ms of [100, 500, 2400]) expect(dirtiedIn(found, ms) / both(ms)).toBeCloseTo(1, 6);
+    // Two looks alone take the hot pages for a slow beginning of the cold ones.
+    const two = workingSetOf([look(500), look(2400)], 64 * mebibyte);
+    const error = (set: typeof found) => Math.abs(dirtiedIn(set, 50) / both(50) - 1);
+    expect(error(found)).toBeLessThan(error(two));
+  });
+
+  it('grows with time, is no more than the memory, and is no less than the longest look, whatever was seen', () => {
+    const look = fc.record({
+      durationMs: fc.double({ min: 1, max: 10_000, noNaN: true }),
+      dirtiedBytes: fc.integer({ min: 0, max: 2 ** 34 }),
+    });
+    const time = fc.double({ min: 0, max: 1e6, noNaN: true });
+    fc.assert(
+      fc.property(fc.array(look, { maxLength: 4 }), time, time, (seen, aMs, bMs) => {
+        const looks = [...seen].sort((a, b) => a.durationMs - b.durationMs);
+        const set = workingSetOf(looks, 2 ** 34);
+        const [less, more] = [dirtiedIn(set, Math.min(aMs, bMs)), dirtiedIn(set, Math.max(aMs, bMs))];
+        expect(less).toBeLessThanOrEqual(more * (1 + 1e-9));
+        expect(more).toBeLessThanOrEqual(2 ** 34 * (1 + 1e-9));
+        const longest = looks.at(-1);
+        if (longest !== undefined && longest.dirtiedBytes > 0)
+          expect(dirtiedIn(set, longest.durationMs)).toBeGreaterThanOrEqual(longest.dirtiedBytes / 4);
+      }),
+    );
   });
 });
 

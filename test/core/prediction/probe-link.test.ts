@@ -5,10 +5,41 @@
 import { describe, expect, it } from 'vitest';
 import { createMemoryBackend } from '../../../src/backends/memory/index.ts';
 import type { Channel } from '../../../src/channel/channel.ts';
-import { takeProbe } from '../../../src/core/prediction/probe-link.ts';
+import { Arrivals, takeProbe } from '../../../src/core/prediction/probe-link.ts';
 import { createDestination, createSource, memoryLink, memoryRegister } from '../../../src/index.ts';
 import { createVirtualEnvironment } from '../../support/virtual-environment.ts';
 import { busyVm } from '../../support/worlds.ts';
+
+describe('what has arrived', () => {
+  it('shows a rate over the later half of the time, as connections begin slowly', () => {
+    const arrived = new Arrivals();
+    expect(arrived.bytesPerSecond).toBeUndefined();
+    for (const [atMs, bytes] of [
+      [200, 100],
+      [300, 200],
+      [400, 1000],
+      [500, 1000],
+      [600, 1000],
+    ] as const) {
+      arrived.add(bytes);
+      expect(arrived.look(atMs)).toBe(true);
+    }
+    expect(arrived.seenMs).toBe(400);
+    expect(arrived.bytesPerSecond).toBe(10_000);
+  });
+
+  it('says nothing by looks in which nothing came', () => {
+    const arrived = new Arrivals();
+    expect(arrived.look(100)).toBe(false);
+    arrived.add(1000);
+    expect(arrived.look(200)).toBe(true);
+    expect(arrived.look(300)).toBe(false);
+    expect(arrived.bytesPerSecond).toBeUndefined();
+    arrived.add(1000);
+    expect(arrived.look(400)).toBe(true);
+    expect(arrived.bytesPerSecond).toBe(5000);
+  });
+});
 
 describe('the end of a measurement', () => {
   const probe = async (bye: () => Promise<unknown>, close: () => Promise<void>) => {
