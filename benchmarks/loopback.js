@@ -1,11 +1,13 @@
 /**
- * How much the channel by itself carries, without an engine or a VM, beside plain sockets that do the least that a mover of pages has to do as well: TCP on the
+ * How much the channel by itself carries, without an engine or a VM, and how much a migration of as much memory, with its digest and its audit, beside plain sockets that do the least that a mover of pages has to do as well: TCP on the
  * loopback interface, each end a process of its own. The channel sends items of 1 MiB, which are applied as soon as they have arrived; the
  * plain socket is written to in pieces of 256 KiB, and CRC-32C is computed over all of it at both ends, with the package that the channel uses. Then the
  * same over TLS 1.3, where the plain sockets do without: TLS has its own. All take turns, so that whatever else the machine does falls on all.
  *
  * Rates are payload bytes over wall time, from the first write until the sender knows that the receiver has the last byte. What is sent is 64 MiB of
- * random bytes over and over, the same for all. CPU time is that of the process during the transfer, user and system; peak RSS is that of the process's life.
+ * random bytes over and over, the same for all but the migration, which has a VM full of them; its time is that of its whole run. CPU time is that of the process during the transfer, user and system; peak RSS is that of the process's life, the VM's memory included.
+ *
+ * The migration uses the built library: `npm run build` first.
  */
 import { execFileSync } from 'node:child_process';
 import { randomFillSync } from 'node:crypto';
@@ -16,6 +18,7 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 import { parseArgs } from 'node:util';
 import { bundle } from './support/bundle.js';
 import { runEnd, sizes, startMeter, tell, told, transfer } from './support/ends.js';
+import { destination, source } from './support/migration-ends.js';
 import { plainReceiver, plainSender, writeBytes } from './support/plain-ends.js';
 import { cpuRatio, gibibyte, head, number, ratio, row, warmth } from './support/table.js';
 
@@ -47,6 +50,9 @@ const content = () => randomFillSync(Buffer.alloc(64 * mebibyte));
 
 /** The ends, by the name that the process is started with. @type {Record<string, (task: Task) => Promise<void>>} */
 const ends = {
+  'engine-sender': (task) => source(task),
+  'engine-receiver': (task) => destination(task),
+
   'channel-sender': async (task) => {
     const { transportOf, openSender } = await bundled(task);
     const { port, lanes, credentials } = task;
@@ -97,7 +103,7 @@ async function measure(kind, task) {
   const names = { sender: `${kind}-sender`, receiver: `${kind}-receiver` };
   const { sender, receiver } = await transfer(script, names, task);
   if (sender.sum !== receiver.sum) throw new Error('what arrived is not what was sent');
-  return { ms: sender.ms, sender, receiver };
+  return { ms: sender.ms ?? sender.totalMs, sender, receiver };
 }
 
 /** A certificate that is its own CA, for this machine; undefined where there is no openssl. */
@@ -155,6 +161,7 @@ async function main() {
   const secure = credentials && { ...task, credentials };
   /** @type {[name: string, kind: string, task: Task | undefined, runs: Measured[]][]} */
   const contestants = [
+    ['engine, total', 'engine', task, []],
     ['channel', 'channel', task, []],
     ['plain sockets, CRC-32C', 'plain', task, []],
     ['channel, TLS 1.3', 'channel', secure, []],
@@ -193,11 +200,12 @@ function print(contestants, { bytes, warmBytes = 0, lanes }, runs, load, checksu
   console.log(`CRC-32C by ${checksums}; TLS off and on, as it says; figures are medians of ${runs}\n`);
   console.log(head);
   for (const [name, , , list] of contestants) if (list.length > 0) console.log(row(name, bytes, list));
-  const [tcpChannel, tcpPlain, tlsChannel, tlsPlain] = contestants.map(([, , , list]) => list);
-  console.log('\nchannel beside plain, median (each run):');
+  const [engine, tcpChannel, tcpPlain, tlsChannel, tlsPlain] = contestants.map(([, , , list]) => list);
+  console.log('\nbeside the plain sockets, median (each run):');
   for (const [name, ours, theirs] of /** @type {const} */ ([
-    ['TCP', tcpChannel, tcpPlain],
-    ['TLS', tlsChannel, tlsPlain],
+    ['engine', engine, tcpPlain],
+    ['channel', tcpChannel, tcpPlain],
+    ['channel, TLS', tlsChannel, tlsPlain],
   ])) {
     if (!ours?.length || !theirs?.length) continue;
     console.log(`  ${name}: rate ${ratio(ours, theirs)}; CPU of both ends ${cpuRatio(ours, theirs)}`);

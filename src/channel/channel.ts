@@ -225,15 +225,6 @@ export class Channel {
     return this.#queuedBytes + this.#estimate.aheadBytes(this.#environment.now(), this.#lanes.inFlightBytes);
   }
 
-  /**
-   * Whether something that was sent should have been acknowledged by now: a packet of it was lost, or its lane has become slow. It takes about a round trip until all is well
-   * again, for it and for what is sent behind it.
-   */
-  get isLate(): boolean {
-    const beforeMs = this.#environment.now() - lateAfterMs(this.roundTripMs);
-    return this.#lanes.all.some(({ oldestSentMs = Number.POSITIVE_INFINITY }) => oldestSentMs < beforeMs);
-  }
-
   /** Whether there is more to send than the lanes take at this moment. */
   get isBusy(): boolean {
     return this.#queuedBytes > 0;
@@ -546,7 +537,7 @@ export class Channel {
       }
       this.#wakeIn(this.#flight?.waitMs(nowMs) ?? 0);
       // What waits for credit is work all the same: then the rate is that of the peer, and counts.
-      if (room && this.#queuedBytes === 0) this.#estimate.starved(this.#lanes.inFlightBytes);
+      if (room && this.#queuedBytes === 0) this.#estimate.starved();
       await this.#dataWake.wait();
       return;
     }

@@ -37,74 +37,42 @@ export interface ConnectOptions {
 const redialMsMax = 1000;
 const redialRoundTrips = 8;
 
-/** A channel whose control messages go through already. */
-export interface OpenedChannel {
-  readonly channel: Channel;
-  /** Resolves when its first lanes are all there; some may carry data before. Rejects as {@link dial} does, if one of them cannot be had: then none is left, and the channel has failed. */
-  readonly lanes: Promise<void>;
-}
-
 /** Dials all connections of a new session. On failure, which one of them is enough for, none is left. Rejects as {@link dial} does. */
 export async function connectChannel(options: ConnectOptions): Promise<Channel> {
-  const { channel, lanes } = await openChannel(options);
-  await lanes;
-  return channel;
-}
-
-/**
- * As {@link connectChannel}, and resolves as soon as control is there: what is to be said first need not wait for the lanes. These are dialled once the acceptor has proved
- * itself on the control connection, and ask to be let in once that has been: an acceptor refuses the lanes of a session that it does not know.
- */
-export async function openChannel(options: ConnectOptions): Promise<OpenedChannel> {
-  const { transport, environment, limitMs, vmId, secret } = options;
   const attempt = childOf(options.signal);
-  const session = environment.randomBytes(sessionBytes);
-  const common = { session, vmId, secret, environment };
-  const first = { ...common, limitMs, signal: attempt.signal };
-  const again = { ...common, limitMs: redialMsMax };
-  const letIn = deferred<Channel>();
-  const dialLane = async (lane: number): Promise<void> => {
-    const greeted = await dial(transport, { ...first, purpose: 'data', lane, after: letIn.promise });
-    // Whichever path is left has to do.
-    again.limitMs = Math.max(again.limitMs, redialRoundTrips * greeted.roundTripMs);
-    (await letIn.promise).addLane(lane, greeted);
-  };
-  let dials: readonly Promise<void>[] = [];
-  const onProved = (roundTripMs: number) => {
-    const count = options.connections ?? lanesAtFirst(roundTripMs, transport.paths);
-    dials = Array.from({ length: count }, (_, index) => dialLane(index + 1));
-    for (const one of dials) one.catch(() => {});
-  };
   try {
-    const control = await dial(transport, { ...first, purpose: 'control', lane: 0, onProved });
-    again.limitMs = Math.max(again.limitMs, redialRoundTrips * control.roundTripMs);
-    const dialler: Dialler = {
-      lanes: options.connections,
-      data: (lane, signal) => dial(transport, { ...again, purpose: 'data', lane, signal }),
-      resume: (signal) => dial(transport, { ...again, purpose: 'resume', lane: 0, signal }),
-    };
-    const channel = new Channel({ ...options, dialler, paths: transport.paths }, control);
-    letIn.resolve(channel);
-    const lanes = allLanes(channel, dials, attempt);
-    lanes.catch(() => {});
-    return { channel, lanes };
-  } catch (error) {
-    attempt.abort(error);
-    await Promise.allSettled(dials);
+    return await connect(options, attempt);
+  } finally {
     attempt.unlink();
-    throw error;
   }
 }
 
-async function allLanes(
-  channel: Channel,
-  dials: readonly Promise<void>[],
-  attempt: ReturnType<typeof childOf>,
-): Promise<void> {
+async function connect(options: ConnectOptions, attempt: ReturnType<typeof childOf>): Promise<Channel> {
+  const { transport, environment, limitMs, vmId, secret } = options;
+  const session = environment.randomBytes(sessionBytes);
+  const common = { session, vmId, secret, environment };
+  const first = { ...common, limitMs, signal: attempt.signal };
+  const control = await dial(transport, { ...first, purpose: 'control', lane: 0 });
+  const again = { ...common, limitMs: Math.max(redialMsMax, redialRoundTrips * control.roundTripMs) };
+  const dialler: Dialler = {
+    lanes: options.connections,
+    data: (lane, signal) => dial(transport, { ...again, purpose: 'data', lane, signal }),
+    resume: (signal) => dial(transport, { ...again, purpose: 'resume', lane: 0, signal }),
+  };
+  const channel = new Channel({ ...options, dialler, paths: transport.paths }, control);
   const unlink = onAbort(channel.signal, () => attempt.abort(channel.signal.reason));
+  const atFirst = lanesAtFirst(control.roundTripMs, transport.paths);
+  const dials = Array.from({ length: options.connections ?? atFirst }, async (_, index) => {
+    const lane = index + 1;
+    const greeted = await dial(transport, { ...first, purpose: 'data', lane });
+    // Whichever path is left has to do.
+    again.limitMs = Math.max(again.limitMs, redialRoundTrips * greeted.roundTripMs);
+    channel.addLane(lane, greeted);
+  });
   try {
     await Promise.all(dials);
     channel.keepLanes();
+    return channel;
   } catch (error) {
     // Which calls off the other dials too.
     channel.abort(asMigrationError(error, 'connect-failed'));
@@ -112,7 +80,6 @@ async function allLanes(
     throw error;
   } finally {
     unlink();
-    attempt.unlink();
   }
 }
 

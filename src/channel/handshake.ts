@@ -86,10 +86,6 @@ export interface DialOptions extends Credentials {
   readonly environment: Environment;
   readonly limitMs: number;
   readonly signal: AbortSignal | undefined;
-  /** Called once the acceptor has proved itself, with the round trip in ms; the dialler has yet to do so. Must not throw. */
-  readonly onProved?: ((roundTripMs: number) => void) | undefined;
-  /** The dialler proves itself, and so asks to be let in, once this has resolved. Default: at once. */
-  readonly after?: Promise<unknown> | undefined;
 }
 
 /** How long a peer may take to end a connection that was ended here, before it is dropped: several round trips of any real link. */
@@ -209,8 +205,6 @@ async function proveTo(
       `${label}: the peer could not prove that it has this migration's ticket`,
     );
   }
-  options.onProved?.(roundTripMs);
-  await options.after;
   await connection.send([prove(options, 'dialler', [greeting, said, challenge])]);
   checkAnswer(decodeAnswer(await reader.readExactly(answerBytes)), 'welcome', label, session);
   return { roundTripMs, version: answer.version };

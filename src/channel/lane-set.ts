@@ -213,7 +213,7 @@ export class LaneSet {
   }
 
   /**
-   * Whether another lane would have delivered all that waits, `queuedBytes`, before this one delivers what is on its way already and one small item. Then what waits is
+   * Whether another lane would have delivered all that waits, `queuedBytes`, before this one delivers what is on its way already. Then what waits is
    * left to it. The lane that is the first to deliver is never slow, so there is always one that takes it. One of which nothing
    * was heard for long is slow wherever another one is alive.
    */
@@ -226,8 +226,7 @@ export class LaneSet {
     const { window, inFlightBytes } = lane;
     const silent = window.bytesPerSecond > 0 && inFlightBytes > 0;
     const unknownMs = silent ? Number.POSITIVE_INFINITY : window.roundTripMs / 2;
-    const next = Math.min(queuedBytes, itemBytesMin);
-    const mineMs = window.deliveryMs(inFlightBytes + next, nowMs) ?? unknownMs;
+    const mineMs = window.deliveryMs(inFlightBytes, nowMs) ?? unknownMs;
     return (lane === outlook.first ? outlook.secondMs : outlook.firstMs) < mineMs;
   }
 

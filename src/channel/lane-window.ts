@@ -41,6 +41,7 @@ export class LaneWindow {
   #fastest = 0;
   #startMs = 0;
   #lastMs = Number.NEGATIVE_INFINITY;
+  #heardMs = Number.NEGATIVE_INFINITY;
   #pendingBytes = 0;
   /** The window of its start; undefined when that is over. */
   #startingBytes: number | undefined = startBytes;
@@ -76,7 +77,7 @@ export class LaneWindow {
    */
   deliveryMs(bytes: number, nowMs: number): number | undefined {
     const patienceMs = patienceMsMin + patienceRoundTrips * this.roundTripMs;
-    if (this.#fastest === 0 || (bytes > 0 && nowMs - this.#lastMs > patienceMs)) return undefined;
+    if (this.#fastest === 0 || (bytes > 0 && nowMs - this.#heardMs > patienceMs)) return undefined;
     return this.roundTripMs / 2 + (1000 * bytes) / this.#fastest;
   }
 
@@ -87,8 +88,14 @@ export class LaneWindow {
     this.#pendingBytes = 0;
   }
 
+  /** Something was acknowledged that says nothing of the lane but that it is alive. */
+  heard(nowMs: number): void {
+    this.#heardMs = nowMs;
+  }
+
   /** So many bytes were acknowledged. */
   acknowledged(bytes: number, nowMs: number): void {
+    this.heard(nowMs);
     this.#pendingBytes += bytes;
     if (this.#startingBytes !== undefined) this.#startingBytes += bytes;
     this.#lastMs = nowMs;

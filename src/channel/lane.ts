@@ -132,6 +132,7 @@ export class Lane {
     this.#inFlightBytes -= bytes;
     // Copies go out now and then, and would make it look slow.
     if (bytes > copiedBytes) this.window.acknowledged(bytes - copiedBytes, nowMs);
+    else if (bytes > 0) this.window.heard(nowMs);
     return bytes;
   }
 

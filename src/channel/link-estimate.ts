@@ -13,11 +13,6 @@ export const bytesPerSecondAssumed = 250e6 / 8;
 /** How much of what a sample weighs in the rate is left when the next one comes: it looks back over about eight of them. */
 const rateDecay = 0.88;
 /**
- * ... and over so many round trips, whichever of the two is more. Acknowledgements come in bursts, and an end that has no processor for a moment reads nothing: over two
- * round trips that looks like a slow link, and what it looks like when a pass ends stays until there is as much to send again.
- */
-const rateRoundTrips = 10;
-/**
  * Of a full link as much is sent as it carries, and were that taken for a little more than its rate, it would look as if ever more waited in front of it.
  */
 const carriedShare = 1.1;
@@ -28,13 +23,12 @@ const longerShare = 1 / 3;
 export class LinkEstimate {
   #roundTripMs = Number.POSITIVE_INFINITY;
   #recentRoundTripMs = Number.POSITIVE_INFINITY;
-  readonly #lately = new Carried();
-  readonly #longer = new Carried();
+  /** What the samples that count for the rate carried, and in what time, the older ones fading. */
+  #carriedBytes = 0;
+  #carriedMs = 0;
   #pendingBytes = 0;
   #sampleStartMs: number | undefined;
   #starved = false;
-  /** Nothing waited, and the link had work. */
-  #hasWork = false;
   /** What was sent since the last pause, or in the last {@link busyMsMax}, and has arrived. */
   #busyStartMs = 0;
   #busyBytes = 0;
@@ -49,7 +43,7 @@ export class LinkEstimate {
 
   /** What the link carried lately while we had more to send, or at least; undefined while nothing better than the assumed is known. */
   get bytesPerSecond(): number | undefined {
-    return this.#lately.any ? Math.max(this.#lately.bytesPerSecond, this.#longer.bytesPerSecond) : undefined;
+    return this.#carriedMs === 0 ? undefined : (this.#carriedBytes / this.#carriedMs) * 1000;
   }
 
   /** By how much round trips are longer now than the smallest, in ms: the queue in front of the link. */
@@ -77,7 +71,6 @@ export class LinkEstimate {
     this.#busyBytes = 0;
     // The pause itself says nothing of what comes now.
     this.#starved = false;
-    this.#hasWork = false;
   }
 
   /** `newBytes` were acknowledged; `inFlightBytes` are on their way still. */
@@ -100,7 +93,8 @@ export class LinkEstimate {
    */
   aheadBytes(nowMs: number, inFlightBytes: number): number {
     this.#carryOff(nowMs);
-    return Math.min(Math.max(this.#aheadBytes, inFlightBytes - this.#heldBytes), inFlightBytes);
+    const heldBytes = ((this.bytesPerSecond ?? 0) * this.roundTripMs) / 1000;
+    return Math.min(Math.max(this.#aheadBytes, inFlightBytes - heldBytes), inFlightBytes);
   }
 
   #carryOff(nowMs: number): void {
@@ -114,22 +108,11 @@ export class LinkEstimate {
     this.#sampleStartMs = undefined;
     this.#pendingBytes = 0;
     this.#starved = false;
-    this.#hasWork = false;
   }
 
-  /**
-   * There was room on the lanes and nothing to send, with so much on its way. As long as that is as much as the link holds, the link has work all the same, and what it carries counts if it is more than
-   * was known: were that left out, only the moments would count in which nothing moves. (What is less shows how little we send, and no more.)
-   */
-  starved(inFlightBytes = 0): void {
-    const held = this.#heldBytes;
-    if (held > 0 && inFlightBytes >= held) this.#hasWork = true;
-    else this.#starved = true;
-  }
-
-  /** What the link holds at once. */
-  get #heldBytes(): number {
-    return ((this.bytesPerSecond ?? 0) * this.roundTripMs) / 1000;
+  /** There was room on the link and nothing to send. */
+  starved(): void {
+    this.#starved = true;
   }
 
   /** Everything has arrived: the time until the next is sent says nothing of the link. */
@@ -139,18 +122,15 @@ export class LinkEstimate {
     this.#sampleStartMs = undefined;
     this.#pendingBytes = 0;
     this.#starved = false;
-    this.#hasWork = false;
   }
 
   #endSample(nowMs: number, elapsedMs: number): void {
     const bytes = this.#pendingBytes;
-    const isMore = (bytes / elapsedMs) * 1000 > (this.bytesPerSecond ?? 0);
     if (this.#starved) this.#atLeast(nowMs - this.#busyStartMs);
-    else if (isMore || !this.#hasWork) this.#carried(bytes, elapsedMs);
+    else this.#carried(bytes, elapsedMs);
     this.#pendingBytes = 0;
     this.#sampleStartMs = nowMs;
     this.#starved = false;
-    this.#hasWork = false;
   }
 
   /**
@@ -164,32 +144,12 @@ export class LinkEstimate {
     if ((this.#busyBytes / sendingMs) * 1000 > known) this.#carried(this.#busyBytes, sendingMs);
   }
 
+  /**
+   * Bytes and time each for itself: on a slow link whole frames are acknowledged, some close together and some far apart, and the mean of
+   * their rates would be far above the rate.
+   */
   #carried(bytes: number, ms: number): void {
-    const longerMs = Math.max(ms / (1 - rateDecay), rateRoundTrips * this.roundTripMs);
-    this.#lately.add(bytes, ms, rateDecay);
-    this.#longer.add(bytes, ms, 1 - ms / longerMs);
-  }
-}
-
-/**
- * What samples carried, and in what time, the older ones fading. Bytes and time each for itself: on a slow link whole frames are acknowledged, some close together and some far
- * apart, and the mean of their rates would be far above the rate.
- */
-class Carried {
-  #bytes = 0;
-  #ms = 0;
-
-  get any(): boolean {
-    return this.#ms > 0;
-  }
-
-  get bytesPerSecond(): number {
-    return (this.#bytes / this.#ms) * 1000;
-  }
-
-  /** `kept`: how much the samples before weigh from now on. */
-  add(bytes: number, ms: number, kept: number): void {
-    this.#bytes = kept * this.#bytes + bytes;
-    this.#ms = kept * this.#ms + ms;
+    this.#carriedBytes = rateDecay * this.#carriedBytes + bytes;
+    this.#carriedMs = rateDecay * this.#carriedMs + ms;
   }
 }

@@ -80,7 +80,8 @@ const windowBytesMax = 1 << 20;
 /** How long a connection may take over its greeting, its proof or its question. */
 const greetingMsMax = 10_000;
 /**
- * How long a source may take over its first word: it reads its register before. One that is dead is noticed much sooner, by its silence.
+ * How long a source may take over its first word: it dials all its connections before, each by every path if need be. One that is dead is
+ * noticed much sooner, by its silence.
  */
 const firstWordMsMax = 120_000;
 /** What is lived through until the source has said how much it is to be. */

@@ -1,6 +1,6 @@
 /** The source's end of a migration: `migrate()` reads as the list of phases. */
 import type { Channel } from '../channel/channel.ts';
-import { type ConnectOptions, connectChannel, openChannel } from '../channel/connect.ts';
+import { connectChannel } from '../channel/connect.ts';
 import { CreditPool } from '../channel/credit-pool.ts';
 import type { SendStream } from '../channel/send-stream.ts';
 import { secretOf, type Ticket } from '../channel/ticket.ts';
@@ -150,8 +150,6 @@ class Source extends MigrationEnd implements MeasuringSource {
   readonly #disks: DiskSender[] = [];
   readonly #outlook: Outlook;
   #channel: Channel | undefined;
-  /** The destination was asked to prepare: resolves to what stood in the register here. */
-  #preparing: Promise<readonly Claim[]> | undefined;
   #memory: MemorySender | undefined;
   #memoryStream: SendStream | undefined;
   #state: StateSender | undefined;
@@ -216,7 +214,7 @@ class Source extends MigrationEnd implements MeasuringSource {
         disks: this.#vm.disks.filter(({ id }) => this.#modes.get(id) === 'copy'),
         register: this.#register,
         environment: this.environment,
-        connect: (call) => connectChannel(this.#connecting(call)),
+        connect: (call) => this.#dial(call),
         durationMs,
         signal,
       });
@@ -278,8 +276,8 @@ class Source extends MigrationEnd implements MeasuringSource {
   async #untilReady(gives: boolean): Promise<Switchover> {
     const deadline = this.#newDeadline();
     try {
-      await this.#connect(gives);
-      await this.#prepare();
+      await this.#connect();
+      await this.#prepare(gives);
       await this.#copyDisks();
       for (;;) {
         await this.#copyMemory(deadline);
@@ -330,8 +328,8 @@ class Source extends MigrationEnd implements MeasuringSource {
     }
   }
 
-  #connecting(signal: AbortSignal): ConnectOptions {
-    return {
+  #dial(signal: AbortSignal): Promise<Channel> {
+    return connectChannel({
       transport: this.#transport,
       vmId: this.#description.vmId,
       secret: this.#secret,
@@ -341,13 +339,13 @@ class Source extends MigrationEnd implements MeasuringSource {
       rateBytesPerSecondMax: this.#policy.rateBytesPerSecondMax,
       limitMs: this.#policy.connectMsMax,
       signal,
-    };
+    });
   }
 
-  async #connect(gives: boolean): Promise<void> {
+  async #connect(): Promise<void> {
     this.enter('connect');
     throwIfAborted(this.signal);
-    const { channel, lanes } = await openChannel(this.#connecting(this.signal));
+    const channel = await this.#dial(this.signal);
     this.#channel = channel;
     // Whatever ends the migration ends what it sends: everybody who waits for room is told.
     this.signal.addEventListener('abort', () => channel.stopSending(this.signal.reason), { once: true });
@@ -356,10 +354,6 @@ class Source extends MigrationEnd implements MeasuringSource {
       ({ code, reason }) => this.stop(peerFailed(code, reason)),
       () => {},
     );
-    // The destination has its work before it, and the lanes two round trips.
-    this.#preparing = this.#askToPrepare(channel, gives);
-    this.#preparing.catch(() => {});
-    await lanes;
     channel.outlast({
       silenceMsMax: this.#policy.silenceMsMax,
       outageMsMax: this.#policy.outageMsMax,
@@ -379,8 +373,9 @@ class Source extends MigrationEnd implements MeasuringSource {
     this.#preCopy?.releaseThrottle().catch((error) => this.stop(asMigrationError(error, 'hypervisor')));
   }
 
-  /** Goes out as soon as control is there. */
-  async #askToPrepare(channel: Channel, gives: boolean): Promise<readonly Claim[]> {
+  async #prepare(gives: boolean): Promise<void> {
+    this.enter('prepare');
+    const channel = this.#live();
     const { vmId } = this.#description;
     const claims = await raceAbort(this.#readRegister(), this.signal);
     const unsettled = unsettledAttempt(claims);
@@ -391,6 +386,7 @@ class Source extends MigrationEnd implements MeasuringSource {
         { owner: 'undecided' },
       );
     }
+    const highest = highestEpoch(claims);
     this.#openStreams(channel);
     channel.send({
       type: 'prepare',
@@ -400,21 +396,13 @@ class Source extends MigrationEnd implements MeasuringSource {
       memory: this.#policy.memory,
       handover: gives && this.#inOneFlight ? 'one-flight' : 'confirmed',
       audit: this.#policy.audit,
-      highest: highestEpoch(claims),
+      highest,
       digestKey: this.#digestKey,
       decideMsMax: this.#policy.decideMsMax,
       silenceMsMax: this.#policy.silenceMsMax,
       outageMsMax: this.#policy.outageMsMax,
       ...offeredCodecs(this.environment, this.#policy),
     });
-    return claims;
-  }
-
-  async #prepare(): Promise<void> {
-    this.enter('prepare');
-    const channel = this.#live();
-    const claims = (await this.#preparing) ?? [];
-    const highest = highestEpoch(claims);
     const prepared = await withTimeout(
       this.environment,
       this.#policy.connectMsMax,

@@ -87,10 +87,14 @@ export class Switchover {
   stun(): Promise<void> {
     return this.within(async (signal) => {
       const { vm, disks, disksAlone } = this.#options;
+      let told = false;
       const onStopping = () => {
+        if (told || signal.aborted) return;
+        told = true;
         this.#watch = this.#stunnedNow();
       };
       await vm.stun({ signal, memory: disksAlone ? 'none' : 'copy', onStopping });
+      told = true;
       throwIfAborted(signal);
       this.watch.lap('quiesce');
       const finished = Promise.all(disks.map((disk) => this.#begin(disk.finish({ signal }), 'tap-gap')));

@@ -428,12 +428,12 @@ export interface MigrationReport {
   /** From `run()` to its end. */
   readonly totalMs: number;
   /**
-   * How long the guest stood still. Source: from the call of `stun()` to the arrival of DONE, less half of the smallest
+   * How long the guest stood still. Source: from the call of `stun()`, or from when the hypervisor said that it stops the guest (`StunOptions.onStopping`), to the arrival of DONE, less half of the smallest
    * round trip seen; uncertain by that half. 0 if the guest was not stunned, and if the switchover failed, until it ran again: of several,
    * the last; the others are told as they end, by `retreat`. Destination: from FINAL's arrival until the guest was started (a part of the
    * whole, measured there).
    *
-   * Of a rehearsal, at the source: from the call of `stun()` to the arrival of READY, and half of the smallest round trip, which GO would
+   * Of a rehearsal, at the source: from the same moment to the arrival of READY, and half of the smallest round trip, which GO would
    * have taken. What the handover does beside (sealing the VM, a claim at each end, starting the guest) is not in it: it is not done.
    */
   readonly downtimeMs: number;

@@ -26,6 +26,8 @@ export type Task = 'run' | 'rehearse' | 'estimate';
 /** What an engine's thread finds as its `workerData`. */
 export interface Assignment extends Order {
   readonly task: Task;
+  /** How nice the main thread is as a rule. */
+  readonly usualNiceness: number | undefined;
   /** Of an estimate: for how long to look. */
   readonly durationMs?: number | undefined;
   /** What an estimate before has seen: the progress goes by it. */

@@ -18,6 +18,7 @@ import type { OwnershipRegister } from '../interfaces/register.ts';
 import { fileRegister } from '../registers/index.ts';
 import { createEmitter } from '../util/emitter.ts';
 import { abortError, throwIfAborted } from '../util/promises.ts';
+import { usualNiceness } from '../util/thread-priority.ts';
 import { type Death, EngineThread, type Estimated } from './engine-thread.ts';
 import type { Assignment, Order, Task } from './messages.ts';
 import { ownReport } from './own-report.ts';
@@ -27,7 +28,7 @@ import {
   type WorkerRegister,
   type WorkerTransport,
 } from './plug-points.ts';
-import type { YieldingThreads } from './yield-to-guests.ts';
+import { checkYielding, stopYielding, type YieldingThreads } from './yield-to-guests.ts';
 
 /**
  * What {@link createQemuSource} needs: which VM, as {@link openQemuSource} takes it, and the rest of a
@@ -100,6 +101,7 @@ class QemuSource implements SourceMigration {
     const { transport, register, ticket, policy, yielding, onOpened = () => {}, ...vm } = options;
     resolvePolicy(policy);
     secretOf(ticket);
+    checkYielding(yielding);
     checkTransport(transport);
     const own = 'claim' in register ? register : undefined;
     this.#register = own;
@@ -198,7 +200,13 @@ class QemuSource implements SourceMigration {
 
   #start(task: Task, more: Partial<Assignment>): EngineThread {
     this.#thread = new EngineThread({
-      assignment: { ...this.#order, ...more, task, events: [...this.#wanted] },
+      assignment: {
+        ...this.#order,
+        ...more,
+        task,
+        events: [...this.#wanted],
+        usualNiceness: usualNiceness(),
+      },
       register: this.#register,
       onOpened: (vm) => this.#opened(vm),
       onEvent: (event, args) => this.#emit(event, args),
@@ -220,6 +228,7 @@ class QemuSource implements SourceMigration {
 
   /** The VM is the source's, or it is not ours any more to do something about. */
   async #afterDeath({ error, known, opened, stunned }: Death): Promise<MigrationReport> {
+    if (this.#order.yielding === 'all') stopYielding();
     const ours = error.owner === 'source' && opened;
     const guest = ours ? await this.#restore(stunned).catch((): GuestState => 'unknown') : error.guest;
     this.#emit('phase', ['done']);

@@ -13,6 +13,7 @@ import type { SourceVm } from '../interfaces/hypervisor.ts';
 import type { MigrationEvents, MigrationReport } from '../interfaces/migration.ts';
 import type { OwnershipRegister } from '../interfaces/register.ts';
 import type { Transport } from '../interfaces/transport.ts';
+import { takeUsualNiceness } from '../util/thread-priority.ts';
 import { EventOutlet } from './event-outlet.ts';
 import type { Assignment, FromEngine, ToEngine } from './messages.ts';
 import { ownReport } from './own-report.ts';
@@ -22,6 +23,9 @@ import { AskedRegister } from './register-calls.ts';
 import { yieldToGuests } from './yield-to-guests.ts';
 
 const { task, events, vm: where, ...order }: Assignment = workerData;
+takeUsualNiceness(order.usualNiceness);
+/** Where writes may be held it is the engine that answers them. */
+const tapThreads = where.tapThreads ?? resolvePolicy(order.policy).guestWriteHoldMsMax === 0;
 const post = (message: FromEngine): void => parentPort?.postMessage(message);
 const outlet = new EventOutlet((event, args) => post({ type: 'event', event, args: pack(args) }));
 const asked = new AskedRegister(post);
@@ -85,9 +89,7 @@ async function withVm<T>(
   const register = telling(order.register === 'asked' ? asked : await makeRegister(order.register));
   const transport = await makeTransport(order.transport);
   try {
-    // Where writes may be held it is the engine that answers them.
-    const tapThreads = resolvePolicy(order.policy).guestWriteHoldMsMax === 0;
-    const vm = await openQemuSource({ tapThreads, ...where, signal });
+    const vm = await openQemuSource({ ...where, tapThreads, signal });
     post({ type: 'opened', description: vm.description });
     return await work(vm, transport, register);
   } finally {
@@ -107,7 +109,8 @@ async function moveAway(
   listen = (event) =>
     source.on(event as keyof MigrationEvents, (...args: unknown[]) => outlet.emit(event, args));
   for (const event of wanted) listen(event);
-  yieldToGuests(source, order.yielding);
+  // An engine that answers the guest's writes itself is in its path.
+  if (tapThreads) yieldToGuests(source, order.yielding);
   return source[how]({ signal });
 }
 

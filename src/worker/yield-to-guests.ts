@@ -1,8 +1,13 @@
-import { access, readdirSync, readFileSync } from 'node:fs';
-import { getPriority } from 'node:os';
+import { access } from 'node:fs';
+import { MigrationError, type Phase } from '../errors.ts';
 import type { MigrationEvents } from '../interfaces/migration.ts';
-import { callingThread, mayBeLifted, setNiceness } from '../util/thread-priority.ts';
-import { type ProcessorTime, Yielding } from './yielding.ts';
+import {
+  callingThread,
+  mayBeLifted,
+  setNiceness,
+  threadsAsNiceAs,
+  usualNiceness,
+} from '../util/thread-priority.ts';
 
 /** What {@link yieldToGuests} needs of a migration. */
 export interface TellsPhases {
@@ -13,58 +18,55 @@ export interface TellsPhases {
 /** `own`: the calling thread. `all`: all threads that the process has now, as far as they are as nice as this one. */
 export type YieldingThreads = 'own' | 'all';
 
-const lookMs = 1000;
+/** A tenth of what a guest's processor gets, where both want the same one; what nobody else wants is had all the same. */
+const behind = 10;
+/** Background work: a guest runs meanwhile. In all other phases one stands still, or is waited for. */
+const copying: ReadonlySet<Phase> = new Set(['copyDisks', 'copyMemory']);
+
+/** The migrations of this thread that have begun, and whether each copies. */
+const underWay = new Map<TellsPhases, boolean>();
+const yielding = new Set<number>();
 
 /**
  * Lets the guests of this host go first while a migration copies: asks the kernel for less of a processor that others want, and from the stun on for as much as
- * before. The niceness of the calling thread, in which the migration's engine has to run, rises by 19 at most; by 10 where that leaves it nothing. To be called before `run()`.
+ * before. The niceness of the calling thread, in which the migration's engine has to run, rises by 10 meanwhile; with several migrations in a thread, while all of them copy.
+ * To be called before `run()`. Where that thread answers a guest's writes itself, as it does for `openQemuSource` without `tapThreads`, the guest waits for it: not to be called then.
  *
- * A process that does nothing but migrate says `all`: the helpers of Node's garbage collection, which are in no thread of JavaScript, are two fifths of its work. Default: `own`.
+ * A process that does nothing but migrate says `all`: the helpers of Node's garbage collection are in no thread of JavaScript. Default: `own`. Threads and programs that
+ * are started while a thread yields begin as nice as it is then, and stay so.
  *
  * Does nothing where that cannot be taken back again: a process that may not do so (Linux: without CAP_SYS_NICE, or a limit that allows it) would be slow in
  * the stun too; nor where a thread has no priority of its own (other systems than Linux). Returns whether it will. `createQemuSource` does this by itself.
+ *
+ * Throws `invalid-argument` for other threads than these.
  */
 export function yieldToGuests(migration: TellsPhases, threads: YieldingThreads = 'own'): boolean {
+  checkYielding(threads);
   const own = callingThread();
-  if (own === undefined || !mayBeLifted(own)) return false;
+  const usual = usualNiceness();
+  if (own === undefined || usual === undefined || !mayBeLifted(own)) return false;
   // Node's pool begins with its first task, and its threads stay as nice as whoever gave it that.
   access('/', () => {});
-  const yielding = threads === 'own' ? [own.id] : threadsAsNiceAs(own.niceness);
-  const how = new Yielding({
-    usual: own.niceness,
-    setNiceness: (niceness) => {
-      for (const id of yielding) setNiceness(id, niceness);
-    },
-    processorTime: () => processorTime(own.id),
-  });
-  let looking: NodeJS.Timeout | undefined;
+  for (const id of threads === 'all' ? threadsAsNiceAs(own.niceness) : [own.id]) yielding.add(id);
   migration.on('phase', (phase) => {
-    clearInterval(looking);
-    how.phase(phase);
-    if (phase !== 'done') looking = setInterval(() => how.look(), lookMs).unref();
+    if (phase === 'done') underWay.delete(migration);
+    else underWay.set(migration, copying.has(phase));
+    const yields = underWay.size > 0 && [...underWay.values()].every(Boolean);
+    for (const id of yielding) setNiceness(id, yields ? usual + behind : usual);
+    if (underWay.size === 0) yielding.clear();
   });
   return true;
 }
 
-function threadsAsNiceAs(niceness: number): readonly number[] {
-  const isSo = (id: number): boolean => {
-    try {
-      return getPriority(id) === niceness;
-    } catch {
-      return false; // It has ended.
-    }
-  };
-  return readdirSync('/proc/self/task').map(Number).filter(isSo);
+/** Throws `invalid-argument` for what is no {@link YieldingThreads}. */
+export function checkYielding(threads: YieldingThreads | undefined): void {
+  if (threads === undefined || threads === 'own' || threads === 'all') return;
+  throw new MigrationError('invalid-argument', `yielding is own or all, not ${String(threads)}`);
 }
 
-/** As the kernel counts it (schedstat), if it does. */
-function processorTime(threadId: number): ProcessorTime | undefined {
-  try {
-    const [ranNs = 0, waitedNs = 0] = readFileSync(`/proc/self/task/${threadId}/schedstat`, 'utf8')
-      .split(' ')
-      .map(Number);
-    return { ranMs: ranNs / 1e6, waitedMs: waitedNs / 1e6 };
-  } catch {
-    return undefined;
-  }
+/** An engine's thread has died, and may have left all threads of this process as they were while it copied: they are taken back. */
+export function stopYielding(): void {
+  const usual = usualNiceness();
+  if (usual !== undefined && underWay.size === 0)
+    for (const id of threadsAsNiceAs(usual + behind)) setNiceness(id, usual);
 }

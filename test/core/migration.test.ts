@@ -400,7 +400,7 @@ describe('a fault of a plug point', () => {
     const { source } = await w.run();
     expect(source).toMatchObject({
       outcome: 'failed',
-      error: { code: 'incompatible', phase: 'connect', guest: 'running' },
+      error: { code: 'incompatible', phase: 'prepare', guest: 'running' },
     });
     await expectUntouched(w);
   });

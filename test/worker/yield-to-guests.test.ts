@@ -29,7 +29,7 @@ const suite = 'the thread of a migration';
 describe.skipIf(why !== undefined)(why === undefined ? suite : `${suite} (skipped: ${why})`, () => {
   it('yields while disks and memory are copied, and in no other phase', () => {
     const usual = niceness();
-    const yielding = Math.min(19, usual + 19);
+    const yielding = Math.min(19, usual + 10);
     const listeners: ((phase: Phase) => void)[] = [];
     expect(yieldToGuests({ on: (_event, listener) => listeners.push(listener) })).toBe(true);
     const seen = (phase: Phase): number => {
@@ -49,9 +49,32 @@ describe.skipIf(why !== undefined)(why === undefined ? suite : `${suite} (skippe
     expect(phases.map(seen)).toEqual([usual, yielding, yielding, usual, yielding, usual, usual, usual]);
   });
 
+  it('yields with several migrations while all of them copy, for the guest of one of them may stand still', () => {
+    const usual = niceness();
+    const migrations = [listening(), listening()] as const;
+    for (const { migration } of migrations) yieldToGuests(migration);
+    const [one, other] = migrations;
+    const seen = [
+      one.tell('copyDisks'),
+      other.tell('connect'),
+      other.tell('copyDisks'),
+      one.tell('stun'),
+      one.tell('done'),
+      other.tell('done'),
+    ];
+    const yielding = Math.min(19, usual + 10);
+    expect(seen).toEqual([yielding, usual, yielding, usual, yielding, usual]);
+  });
+
+  it('yields with its own thread or all, and nothing else', () => {
+    const { migration } = listening();
+    for (const threads of ['none', null, 3])
+      expect(() => yieldToGuests(migration, threads as never)).toThrow(/yielding/);
+  });
+
   it('takes all threads of the process along where it is told to, but those that differ in niceness', async () => {
     const usual = niceness();
-    const yielding = Math.min(19, usual + 19);
+    const yielding = Math.min(19, usual + 10);
     const [alike, ahead] = [await thread(usual), await thread(usual - 1)];
     const listeners: ((phase: Phase) => void)[] = [];
     yieldToGuests({ on: (_event, listener) => listeners.push(listener) }, 'all');
@@ -65,6 +88,19 @@ describe.skipIf(why !== undefined)(why === undefined ? suite : `${suite} (skippe
     for (const { worker } of [alike, ahead]) await worker.terminate();
   });
 });
+
+/** A migration that tells its phases when it is told to, and how nice this thread is then. */
+function listening() {
+  const listeners: ((phase: Phase) => void)[] = [];
+  const tell = (phase: Phase): number => {
+    for (const listener of listeners) listener(phase);
+    return niceness();
+  };
+  return {
+    migration: { on: (_event: 'phase', listener: (phase: Phase) => void) => listeners.push(listener) },
+    tell,
+  };
+}
 
 /** A thread that waits, at such a niceness. */
 async function thread(at: number): Promise<{ readonly worker: Worker; readonly id: number }> {

@@ -54,9 +54,12 @@ async function measure(
   await measured(qmp, ['measured', 'unstarted'], signal);
   const before = await readWrittenBytes(qmp, disks, signal);
   const beganMs = performance.now();
-  const lookedMs = await begin(qmp, memoryBytes, durationMs, signal);
+  const unit = await begin(qmp, memoryBytes, durationMs, signal);
   // It is begun in a thread of its own, and until then it is said not to be.
-  const rate = (await measured(qmp, ['measured'], signal))['dirty-rate'];
+  const { 'dirty-rate': rate, 'calc-time': looked } = await measured(qmp, ['measured'], signal, unit);
+  // It looks for longer than it is told to: for as long as it takes to sum up its samples.
+  const lookedMs =
+    typeof looked === 'number' && looked > 0 ? looked * (unit === undefined ? secondMs : 1) : durationMs;
   if (typeof rate !== 'number' || rate < 0)
     throw new MigrationError('hypervisor', 'QEMU measured no dirty rate');
   const after = await readWrittenBytes(qmp, disks, signal);
@@ -73,25 +76,27 @@ async function measure(
   };
 }
 
-/** Resolves to how long it looks. */
+const exactUnit = { 'calc-time-unit': 'millisecond' } as const;
+
+/** Resolves to the unit that it counts in; undefined: seconds, and it knows of no other. */
 async function begin(
   qmp: QmpClient,
   memoryBytes: number,
   durationMs: number,
   signal: AbortSignal | undefined,
-): Promise<number> {
+): Promise<typeof exactUnit | undefined> {
   const perGibibyte = Math.round((samplesWanted * 2 ** 30) / Math.max(1, memoryBytes));
   const samples = { 'sample-pages': Math.min(samplesMax, Math.max(samplesMin, perGibibyte)) };
-  const exact = { 'calc-time': durationMs, 'calc-time-unit': 'millisecond', ...samples };
+  const exact = { 'calc-time': durationMs, ...exactUnit, ...samples };
   try {
     await qmp.execute('calc-dirty-rate', exact, { signal });
-    return durationMs;
+    return exactUnit;
   } catch (error) {
     if (!/calc-time-unit/.test(String(error))) throw error;
   }
   const seconds = Math.max(1, Math.round(durationMs / secondMs));
   await qmp.execute('calc-dirty-rate', { 'calc-time': seconds, ...samples }, { signal });
-  return seconds * secondMs;
+  return undefined;
 }
 
 /** Resolves to what QEMU says once it is at one of these. */
@@ -99,10 +104,11 @@ async function measured(
   qmp: QmpClient,
   wanted: readonly string[],
   signal: AbortSignal | undefined,
+  unit: typeof exactUnit | undefined = undefined,
 ): Promise<QmpObject> {
   const deadlineMs = performance.now() + measureMsMax;
   for (;;) {
-    const answer = objectOf(await qmp.execute('query-dirty-rate', {}, { signal }), 'dirty rate');
+    const answer = objectOf(await qmp.execute('query-dirty-rate', { ...unit }, { signal }), 'dirty rate');
     if (wanted.includes(String(answer.status))) return answer;
     if (performance.now() > deadlineMs) {
       throw new MigrationError('hypervisor', 'QEMU does not come to the end of measuring the dirty rate');

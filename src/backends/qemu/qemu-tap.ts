@@ -11,7 +11,7 @@ const ahead = 10;
 /** Guest writes that may wait for the engine's thread. It takes them in within milliseconds, unless it hangs. */
 const waitingBytesMax = 64n << 20n;
 
-const { takenIn, usualNiceness, ...options } = workerData as TapThreadData;
+const { takenIn, usual, ...options } = workerData as TapThreadData;
 let handedOn = 0n;
 /** Where writes were that could not be kept: told as one range, before anything that comes after them. */
 let lost: { from: number; to: number } | undefined;
@@ -55,9 +55,9 @@ function write(range: ByteRange, content: Content): undefined {
 
 function goAhead(): void {
   const thread = callingThread();
-  if (thread === undefined || usualNiceness === undefined) return;
+  if (thread === undefined || usual === undefined) return;
   // Who may not go ahead may go back to where it belongs: the engine's thread, which started this one, would not yield else.
-  if (!setNiceness(thread.id, usualNiceness - ahead)) setNiceness(thread.id, usualNiceness);
+  if (!setNiceness(thread.id, usual - ahead)) setNiceness(thread.id, usual);
 }
 
 goAhead();

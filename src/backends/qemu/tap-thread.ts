@@ -3,15 +3,15 @@ import { MigrationError, messageOf } from '../../errors.ts';
 import type { ByteRange } from '../../interfaces/content.ts';
 import { deferred } from '../../util/promises.ts';
 import { threadArguments } from '../../util/thread-arguments.ts';
-import { callingThread } from '../../util/thread-priority.ts';
+import { usualNiceness } from '../../util/thread-priority.ts';
 import type { TapServer, TapServerHandler, TapServerOptions } from './tap-server.ts';
 
 /** What a tap's thread is started with. */
 export interface TapThreadData extends TapServerOptions {
   /** One number: how many bytes of guest writes the engine's thread has taken in so far, by {@link waitingBytes}. */
   readonly takenIn: BigInt64Array;
-  /** How nice the engine's thread is as a rule; undefined: threads have no priority of their own. */
-  readonly usualNiceness: number | undefined;
+  /** How nice the engine's thread is as a rule, while it does not yield to guests, of which this one is in the path. Undefined: threads have no priority of their own. */
+  readonly usual: number | undefined;
 }
 
 /** What a tap's thread tells, in order. */
@@ -22,11 +22,6 @@ export type FromTapThread =
   | { readonly type: 'lost'; readonly range: ByteRange }
   | { readonly type: 'flush' }
   | { readonly type: 'disconnected'; readonly reason: string | undefined };
-
-/**
- * Of the engine's thread, before it yields to guests: a thread begins as nice as the one that starts it is then, and this one is in a guest's path.
- */
-const usualNiceness = callingThread()?.niceness;
 
 /** What a write takes while it waits beside its content. */
 const overheadBytes = 512;
@@ -50,7 +45,7 @@ export async function serveTapInThread(
   handler: TapServerHandler,
 ): Promise<TapServer> {
   const takenIn = new BigInt64Array(new SharedArrayBuffer(8));
-  const data: TapThreadData = { ...options, takenIn, usualNiceness };
+  const data: TapThreadData = { ...options, takenIn, usual: usualNiceness() };
   const worker = new Worker(new URL('./qemu-tap.js', import.meta.url), {
     workerData: data,
     name: 'longhaul-tap',

@@ -27,8 +27,6 @@ export interface ConvergenceStatistics {
   readonly gain?: number;
   /** What we took on and the destination has not acknowledged. */
   readonly backlogBytes: number;
-  /** How long it takes, in ms, until what is late of what was sent has arrived. It is waited for if that pays, and prevents nothing: a link with losses is never without. Default 0. */
-  readonly lateMs?: number;
   /** Disk content that is not copied. */
   readonly diskRestBytes: number;
   /** Device state, expected. */
@@ -77,7 +75,7 @@ export interface ConvergenceVerdict {
   readonly late: boolean;
   /** How long the guest would stand still if it were stunned now. */
   readonly expectedDowntimeMs: number;
-  /** What another round could make less: pages, backlog and disk content; more than is in the downtime that is expected, where a round was shorter than usual, or something is late. */
+  /** What of it another round could make less: pages, backlog and disk content. */
   readonly restMs: number;
   /** The throttle to be in force from now on. */
   readonly throttle: number;
@@ -134,9 +132,7 @@ export function convergence(
   const pagesMs = (1000 * dirtyBytesAtMost(statistics)) / sendRate;
   const queuedMs = (1000 * (backlogBytes + diskRestBytes)) / sendRate;
   const otherMs = fixedMs + queuedMs + (1000 * stateBytes) / sendRate;
-  const { lateMs = 0 } = statistics;
-  const aheadMs = Math.max(queuedMs, lateMs);
-  const restMs = Math.max(pagesMs, (1000 * dirtiedAsUsual(statistics)) / sendRate) + aheadMs;
+  const restMs = pagesMs + queuedMs;
   const expectedDowntimeMs = pagesMs + otherMs;
   const reason = explain(statistics, policy, sendRate, expectedDowntimeMs);
   const { diskBytesPerSecond = 0, slowDisks = [], diskRests = [diskRestBytes], gain = 1 } = statistics;
@@ -151,12 +147,12 @@ export function convergence(
   const figures = { guestBytesPerSecond, sendBytesPerSecond: sendRate, outruns };
   const behind = diskRestBytes > 0 || otherMs > policy.downtimeMsMax;
   const fits = expectedDowntimeMs <= policy.downtimeMsMax;
-  const next = nextRound(statistics, { restMs, aheadMs, load: guestBytesPerSecond / sendRate });
+  const next = nextRound(statistics, { restMs, queuedMs, load: guestBytesPerSecond / sendRate });
   const { timeLeftMs = Number.POSITIVE_INFINITY } = statistics;
   const late = timeLeftMs < next.durationMs;
   const last = late || round >= policy.roundsMax;
   const verdict = { expectedDowntimeMs, restMs, throttle, waitMs: 0, reason, behind, fits, late, ...figures };
-  const goOn = { ...verdict, decision: 'continue', waitMs: Math.min(aheadMs, waitMsMax) } as const;
+  const goOn = { ...verdict, decision: 'continue', waitMs: Math.min(queuedMs, waitMsMax) } as const;
   if (fits) {
     const { fitted } = statistics;
     const waits = !last && fitted !== undefined && improves(fitted, restMs);
@@ -202,10 +198,10 @@ interface NextRound {
  */
 function nextRound(
   { dirtyBytes, roundMs }: ConvergenceStatistics,
-  now: { readonly restMs: number; readonly aheadMs: number; readonly load: number },
+  now: { readonly restMs: number; readonly queuedMs: number; readonly load: number },
 ): NextRound {
   const durationMs = roundPauseMs + now.restMs;
-  const dirtyingMs = dirtyBytes === undefined ? roundMs + roundPauseMs + now.aheadMs : durationMs;
+  const dirtyingMs = dirtyBytes === undefined ? roundMs + roundPauseMs + now.queuedMs : durationMs;
   return { durationMs, restMs: now.load * dirtyingMs };
 }
 
@@ -256,18 +252,6 @@ function dirtyBytesAtMost({ dirtyBytes, roundBytes, roundMs, dirtyingMs }: Conve
   return dirtyingMs !== undefined && dirtyingMs > 0
     ? roundBytes * Math.max(1, roundMs / dirtyingMs)
     : roundBytes;
-}
-
-/**
- * What a guest dirties in such a time as the round had, by what it did in the last ones. A hypervisor that cannot tell what is dirty may have cut this round short, with more of it to
- * come: that is no reason not to switch over, but it is one for another round. 0 where that is known.
- */
-function dirtiedAsUsual({
-  dirtyBytes,
-  dirtyBytesPerSecond = 0,
-  dirtyingMs = 0,
-}: ConvergenceStatistics): number {
-  return dirtyBytes === undefined ? (dirtyBytesPerSecond * dirtyingMs) / 1000 : 0;
 }
 
 /**

@@ -47,8 +47,6 @@ const queueWithin = { ms: 20, least: 512 << 10, most: 4 << 20 };
 const unmeasuredBytesMax = 256 << 10;
 /** ... and how long a round waits for a measurement: on a link that carries more than was assumed there may be none. */
 const rateWaitMsMax = 1000;
-/** How often a pause between two rounds looks whether it is still of use, in ms. */
-const pauseLookMs = 10;
 /** How many rounds the rule looks back on. */
 const historyRounds = 8;
 /**
@@ -155,7 +153,6 @@ export class PreCopy {
     let previous: Start | undefined;
     /** Undefined: both ends are to be flushed as soon as the rest fits. */
     let flush: Flush | undefined;
-    let early = true;
     for (;;) {
       const start = this.#start(previous);
       const bytes = await memory.sendRound({ signal, queueBytesMax: () => this.#queueBytes(queueWithin) });
@@ -197,35 +194,12 @@ export class PreCopy {
           break;
         case 'throttle':
         case 'continue':
-          // A flush that was slow had a whole copy before it, more often than not; the next one tells what the stun has to expect.
-          if (flush?.durationMs !== undefined && !verdict.fits && this.#wouldFit(verdict, flush.durationMs))
-            flush = this.#beginFlush();
-          // Its answer takes a round trip, and what the link carries in that is less to wait for then. Once: whether it fits then is but a guess.
-          if (early && this.#wouldFit(verdict, channel.roundTripMs)) {
-            flush ??= this.#beginFlush();
-            early = false;
-          }
           if (verdict.fits) this.#fitted.push(verdict.restMs);
           await this.#setThrottle(verdict.throttle);
-          await this.#pause(verdict);
+          await delay(environment, Math.max(roundPauseMs, verdict.waitMs), signal);
           break;
       }
     }
-  }
-
-  /**
-   * Until the next round: so long, or until as much of what waits is gone as the link was to carry in that time, for the rate that was reckoned with may be too low, as it is after a slow start, and
-   * a link that stands idle is lost; or, where it was waited for what is late, until nothing is.
-   */
-  async #pause({ waitMs, fits, sendBytesPerSecond }: ConvergenceVerdict): Promise<void> {
-    const { environment, channel, diskRestBytes, signal } = this.#options;
-    const waiting = () => channel.delayingBytes + diskRestBytes();
-    const enough = waiting() - (sendBytesPerSecond * waitMs) / 1000;
-    const late = fits && channel.isLate;
-    const over = () => waiting() <= enough || (late && !channel.isLate);
-    const untilMs = environment.now() + Math.max(roundPauseMs, waitMs);
-    do await delay(environment, Math.min(untilMs - environment.now(), pauseLookMs), signal);
-    while (environment.now() < untilMs && !over());
   }
 
   #beginFlush(): Flush {
@@ -278,11 +252,6 @@ export class PreCopy {
     if (waitedMs <= flushMsMax && hurriedMs <= policy.stunMsMax) return;
     const why = `the disks are not flushed after ${Math.round(waitedMs)} ms`;
     throw new MigrationError(verdict.late ? 'timeout' : 'not-converging', `${why}: ${verdict.reason}`);
-  }
-
-  /** Whether the rest would fit, were so many ms less of it. */
-  #wouldFit({ expectedDowntimeMs }: ConvergenceVerdict, lessMs: number): boolean {
-    return expectedDowntimeMs - lessMs <= this.#options.policy.downtimeMsMax;
   }
 
   /** The round that is over does not count. */
@@ -389,7 +358,6 @@ export class PreCopy {
       bytesPerSecond: channel.bytesPerSecond,
       gain: channel.gain,
       backlogBytes: channel.delayingBytes,
-      lateMs: channel.isLate ? channel.roundTripMs : 0,
       diskRestBytes,
       stateBytes: stateBytesExpected,
       fixedMs: loadMsExpected + claimsMs + (flushMs ?? 0),

@@ -21,7 +21,7 @@ import type { DiskForecast, ForecastInputs } from './forecast.ts';
 import { lookAtDisk } from './look-at-disk.ts';
 import { type Doubts, predict } from './predict.ts';
 import { type LinkLook, probeLink } from './probe-link.ts';
-import { type WorkingSet, workingSetOf } from './working-set.ts';
+import { dirtiedIn, type WorkingSet, workingSetOf } from './working-set.ts';
 
 export interface EstimateParts {
   readonly vm: SourceVm;
@@ -260,7 +260,7 @@ export function estimateOf(measured: Measured, policy: ResolvedPolicy): Estimate
     converges,
     throttle,
     bytes: Math.round(likely.bytes),
-    dirtyBytesPerSecond: workingSet.bytesPerSecond,
+    dirtyBytesPerSecond: dirtiedIn(workingSet, 1000),
     diskBytesPerSecond: Object.fromEntries(
       disks.flatMap(({ id, guestBytesPerSecond: rate }) => (rate === undefined ? [] : [[id, rate]])),
     ),

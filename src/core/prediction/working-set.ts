@@ -59,12 +59,16 @@ function goingOn(from: DirtyLook, longer: readonly DirtyLook[], memoryBytes: num
   };
 }
 
-/** As it can have been: what a longer time shows no less of, in all, and no more of for its length. Those that saw something, and each longer than the one before. */
+/** As it can have been: what a longer time shows no less of, in all, and no more of for its length. Those that saw something, each longer than the one before. */
 function evened(looks: readonly DirtyLook[]): readonly DirtyLook[] {
   const even: DirtyLook[] = [];
-  for (const { durationMs, dirtiedBytes } of looks.toReversed()) {
+  const ordered = looks.toSorted((one, other) => other.durationMs - one.durationMs);
+  const mostSeen = Math.max(0, ...looks.map(({ dirtiedBytes }) => dirtiedBytes));
+  for (const { durationMs, dirtiedBytes: seen } of ordered) {
     const longer = even[0];
     if (longer !== undefined && durationMs >= longer.durationMs) continue;
+    // The longest saw nothing: there is no more than what the others did.
+    const dirtiedBytes = longer === undefined && seen === 0 ? mostSeen : seen;
     const least = longer === undefined ? 0 : (rateOf(longer) * durationMs) / 1000;
     const most = longer?.dirtiedBytes ?? Number.POSITIVE_INFINITY;
     const bytes = Math.min(most, Math.max(least, dirtiedBytes));

@@ -28,7 +28,6 @@ import { chunksLength, isZero, sliceChunks } from '../../util/chunks.ts';
 import { onAbort } from '../../util/on-abort.ts';
 import { Signalled, throwIfAborted } from '../../util/promises.ts';
 import { digestedBytes } from '../../wire/digest-list.ts';
-import { splitIntoItems } from '../split-into-items.ts';
 import { alignExtents } from './align-extents.ts';
 import type { BlockDigests } from './block-digests.ts';
 import type { GuestWatch, WatchedCopy } from './guest-watch.ts';
@@ -268,10 +267,7 @@ export class BulkCopy {
     const changed = this.#changedOf(offset, chunks);
     const ranges = changed.flatMap((part) => withoutZeros(part.offset, part.chunks, regionBytes));
     for (const range of ranges) if (range.content !== 'zero') this.#sentBytes += range.length;
-    // What a read brings would keep a slow lane for long, and nothing of it would be acknowledged before its end.
-    const runs = ranges.map((range) => ({ ...range, region: range.space }));
-    for (const item of splitIntoItems(runs, [regionBytes], stream.itemBytesMax))
-      stream.push('bulk', item, () => {});
+    if (ranges.length > 0) stream.push('bulk', ranges, () => {});
     this.#numbered({ offset, length });
   }
 

@@ -98,8 +98,6 @@ export class CopyShare {
     const settled = calm && this.#calmMs > 0;
     this.#calmMs = calm ? this.#calmMs + elapsedMs : 0;
     if (settled) for (const [id, seen] of disks) learn(this.#of(id), seen);
-    // A link that is full is as good as a pause, and costs nothing.
-    if (this.#calmMs >= measureMs && this.#pauseMs === undefined) this.#measuredMs = 0;
     if (this.#pauseMs !== undefined) this.#goOnPausing(elapsedMs);
     else if (calm) this.#forget();
     else this.#judge(elapsedMs, disks);

@@ -274,30 +274,6 @@ describe('waiting, once the rest fits', () => {
     expect(decide({ ...untold, roundMs: 990, dirtyBytesPerSecond: 12e6 }).decision).toBe('switchover');
   });
 
-  it('goes by what the guest dirties as a rule where a round may have been cut short, and not to hold back a switchover', () => {
-    const short = { dirtyBytes: undefined, roundBytes: 0.1e6, roundMs: 10, dirtyingMs: 90 };
-    expect(decide({ ...short, dirtyBytesPerSecond: 0 })).toMatchObject({ decision: 'switchover' });
-    expect(decide(short)).toMatchObject({ decision: 'continue', fits: true });
-    expect(decide(short).restMs).toBeCloseTo(14.4, 6);
-    expect(decide(short).expectedDowntimeMs).toBeCloseTo(32, 6);
-    expect(decide({ ...short, dirtyBytesPerSecond: 1e12, fitted: [1e6, 1e6, 1e6] }).decision).toBe(
-      'switchover',
-    );
-  });
-
-  it('waits for what is late if that pays, and holds back no switchover for it', () => {
-    expect(decide({ dirtyBytes: 0, lateMs: 200 })).toMatchObject({
-      decision: 'continue',
-      fits: true,
-      waitMs: 200,
-    });
-    expect(decide({ dirtyBytes: 0, lateMs: 5000, fitted: [5000, 5000, 5000] })).toMatchObject({
-      decision: 'switchover',
-      fits: true,
-      expectedDowntimeMs: 30,
-    });
-  });
-
   it('does not before both ends were flushed, nor in the last round, nor when the time is over', () => {
     expect(decide({ fitted: undefined }).decision).toBe('switchover');
     expect(decide({ round: 200 }).decision).toBe('switchover');

@@ -240,7 +240,7 @@ describe('the working set', () => {
     expect(error(found)).toBeLessThan(error(two));
   });
 
-  it('grows with time, is no more than the memory, and is no less than the longest look, whatever was seen', () => {
+  it('grows with time, is no more than the memory, and is no less than a quarter of the longest look, whatever was seen', () => {
     const look = fc.record({
       durationMs: fc.double({ min: 1, max: 10_000, noNaN: true }),
       dirtiedBytes: fc.integer({ min: 0, max: 2 ** 34 }),
