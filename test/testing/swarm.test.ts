@@ -36,7 +36,8 @@ test('seeds 1 to 100, with the link gone for a while in each', { timeout: 120_00
     const { source } = result.reports;
     if (source?.outcome === 'completed' && source.outages.length > 0) outlasted++;
   }
-  expect(outlasted).toBeGreaterThan(30);
+  // A sweep in which nothing is outlasted would show nothing.
+  expect(outlasted).toBeGreaterThan(20);
 });
 
 test('seeds 1 to 100, with disks of every shape, and what goes wrong with them', {
