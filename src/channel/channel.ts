@@ -116,7 +116,7 @@ interface Cut {
 }
 
 /** Control messages are copied up to this size: two packets. */
-const copiedBytesMax = 2048;
+const controlCopyBytesMax = 2048;
 /** What a lane is compared by that is to send a copy: about what an item has. */
 const copyBytes = 64 << 10;
 
@@ -374,7 +374,7 @@ export class Channel {
    * not late itself.
    */
   #copy(frame: OutgoingFrame): void {
-    if (frame.payloadBytes > copiedBytesMax) return;
+    if (frame.payloadBytes > controlCopyBytesMax) return;
     const beforeMs = this.#environment.now() - lateAfterMs(this.roundTripMs);
     let best: Lane | undefined;
     for (const lane of this.#lanes.open) {

@@ -23,9 +23,14 @@ const behind = 10;
 /** Background work: a guest runs meanwhile. In all other phases one stands still, or is waited for. */
 const copying: ReadonlySet<Phase> = new Set(['copyDisks', 'copyMemory']);
 
-/** The migrations of this thread that have begun, and whether each copies. */
-const underWay = new Map<TellsPhases, boolean>();
-const yielding = new Set<number>();
+interface UnderWay {
+  readonly copies: boolean;
+  /** Their ids. */
+  readonly threads: readonly number[];
+}
+
+/** The migrations of this thread that have begun. */
+const underWay = new Map<TellsPhases, UnderWay>();
 
 /**
  * Lets the guests of this host go first while a migration copies: asks the kernel for less of a processor that others want, and from the stun on for as much as
@@ -47,13 +52,15 @@ export function yieldToGuests(migration: TellsPhases, threads: YieldingThreads =
   if (own === undefined || usual === undefined || !mayBeLifted(own)) return false;
   // Node's pool begins with its first task, and its threads stay as nice as whoever gave it that.
   access('/', () => {});
-  for (const id of threads === 'all' ? threadsAsNiceAs(own.niceness) : [own.id]) yielding.add(id);
+  const its = threads === 'all' ? threadsAsNiceAs(own.niceness) : [own.id];
   migration.on('phase', (phase) => {
-    if (phase === 'done') underWay.delete(migration);
-    else underWay.set(migration, copying.has(phase));
-    const yields = underWay.size > 0 && [...underWay.values()].every(Boolean);
-    for (const id of yielding) setNiceness(id, yields ? usual + behind : usual);
-    if (underWay.size === 0) yielding.clear();
+    if (phase === 'done') {
+      underWay.delete(migration);
+      for (const id of its) setNiceness(id, usual);
+    } else underWay.set(migration, { copies: copying.has(phase), threads: its });
+    const all = [...underWay.values()];
+    const niceness = all.every(({ copies }) => copies) ? usual + behind : usual;
+    for (const { threads } of all) for (const id of threads) setNiceness(id, niceness);
   });
   return true;
 }

@@ -66,6 +66,14 @@ describe.skipIf(why !== undefined)(why === undefined ? suite : `${suite} (skippe
     expect(seen).toEqual([yielding, usual, yielding, usual, yielding, usual]);
   });
 
+  it('yields with one that begins when another, that was there as early, is over', () => {
+    const usual = niceness();
+    const [one, other] = [listening(), listening()];
+    for (const { migration } of [one, other]) yieldToGuests(migration);
+    const seen = [one.tell('copyDisks'), one.tell('done'), other.tell('copyDisks'), other.tell('done')];
+    expect(seen).toEqual([Math.min(19, usual + 10), usual, Math.min(19, usual + 10), usual]);
+  });
+
   it('yields with its own thread or all, and nothing else', () => {
     const { migration } = listening();
     for (const threads of ['none', null, 3])

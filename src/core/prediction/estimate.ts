@@ -19,7 +19,7 @@ import {
 import type { ResolvedPolicy } from '../policy.ts';
 import type { DiskForecast, ForecastInputs } from './forecast.ts';
 import { lookAtDisk } from './look-at-disk.ts';
-import { type Doubts, predict } from './predict.ts';
+import { predict, usualDoubts } from './predict.ts';
 import { type LinkLook, probeLink } from './probe-link.ts';
 import { dirtiedIn, type WorkingSet, workingSetOf } from './working-set.ts';
 
@@ -74,16 +74,6 @@ const lookParts = [1 / 30, 1 / 6, 4 / 5] as const;
 const auditReadsAtOnce = 8;
 /** An audit of everything reads and compares no more in a second. */
 const auditBytesPerSecond = 1 << 30;
-
-const doubts: Doubts = {
-  link: 1.15,
-  guest: 1.15,
-  content: 1.1,
-  steps: 1.6,
-  state: 1.4,
-  rest: 1.25,
-  downtime: 1.6,
-};
 
 /** Memory of which nobody knows how much is zeros: from a third of it to all. */
 const usedShareExpected = 0.6;
@@ -250,7 +240,7 @@ function inputsBefore(measured: Measured, policy: ResolvedPolicy): ForecastInput
 
 export function estimateOf(measured: Measured, policy: ResolvedPolicy): Estimate {
   const { rest, downtime, converges, throttle, likely } = predict(inputsBefore(measured, policy), {
-    ...doubts,
+    ...usualDoubts,
     ...(measured.usedBytes === undefined ? { content: contentDoubt } : {}),
   });
   const { link, workingSet, disks } = measured;

@@ -14,7 +14,7 @@ import type { DiskSender } from '../storage/disk-sender.ts';
 import { type Audited, auditMsExpected, disksExpected, type Measured, setupMsExpected } from './estimate.ts';
 import type { DiskForecast, ForecastInputs } from './forecast.ts';
 import { Fraction } from './fraction.ts';
-import { type Doubts, later, predict } from './predict.ts';
+import { later, predict, usualDoubts } from './predict.ts';
 import { dirtiedIn, scaled, type WorkingSet } from './working-set.ts';
 
 /** Where a migration stands. */
@@ -38,16 +38,6 @@ export interface Outlooked {
   readonly prediction?: ProgressPrediction;
 }
 
-/** By how much a prediction may be off, the figures being those of the migration itself. */
-const doubts: Doubts = {
-  link: 1.15,
-  guest: 1.15,
-  content: 1.1,
-  steps: 1.6,
-  state: 1.4,
-  rest: 1.25,
-  downtime: 1.6,
-};
 /** What is done shows what is left to be like once it is so much of the whole. */
 const partSeenMin = 0.05;
 /** What a guest was never seen to dirty it is taken to: so much of the link. */
@@ -142,7 +132,7 @@ export class Outlook {
   #predict(view: OutlookView): ProgressPrediction | undefined {
     const inputs = this.#inputs(view);
     if (inputs === undefined) return undefined;
-    const { rest, downtime, converges, throttle } = predict(inputs, doubts);
+    const { rest, downtime, converges, throttle } = predict(inputs, usualDoubts);
     const known: Interval | undefined =
       view.downtimeMs === undefined ? undefined : { lowMs: view.downtimeMs, highMs: view.downtimeMs };
     return {

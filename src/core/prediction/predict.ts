@@ -26,6 +26,17 @@ export interface Predicted extends Omit<Prediction, 'total'> {
   readonly likely: Forecast;
 }
 
+/** By how much the figures may be off, measured before a migration or on its way. */
+export const usualDoubts: Doubts = {
+  link: 1.15,
+  guest: 1.15,
+  content: 1.1,
+  steps: 1.6,
+  state: 1.4,
+  rest: 1.25,
+  downtime: 1.6,
+};
+
 /** No interval is wider: what may be ten times as long says nothing to anybody. */
 const widthMax = 3;
 /** Of one that would be wider, so much of what is too much is left out at the lower end, the rest at the upper one: little that can be late is. */

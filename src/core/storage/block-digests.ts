@@ -126,6 +126,7 @@ export class BlockDigests {
       this.#zero.setRange(first, first + count);
       return;
     }
+    // Not copied: the item that they lie in is applied when the last of them is forgotten, and written over no sooner.
     for (let index = 0; index < count; index++) {
       const block = first + index;
       const digest = digests.subarray(index * digestBytes, (index + 1) * digestBytes);
