@@ -7,8 +7,9 @@
  * the release. The plain rate runs from the first write until the receiver says that it has the last byte. CPU time is that of the process during
  * the run, user and system; peak RSS is that of the process's life, the VM's memory included.
  *
- * A control plane's processes are warm, and what a compiler does in the first second says nothing of the hundredth. So what counts comes after a smaller transfer
- * through the same two processes, of the engine and of the plain socket alike; `--warm 0` leaves it out.
+ * A control plane's processes are warm, and what a compiler does in the first second says nothing of the hundredth. So what counts comes after another transfer of as much
+ * through the same two processes, of the engine and of the plain socket alike (after a smaller one the counters of bytes outgrow 31 bits during the next, and all that uses them is compiled anew); `--warm 0`
+ * leaves it out.
  *
  * Uses the built library: `npm run build` first.
  */
@@ -25,7 +26,7 @@ const usage = `Usage: node benchmarks/engine-throughput.js [options]
   --gib N      memory of the VM in GiB, and what the plain socket carries: 0.0625 to 64 (default 4);
                each end needs that much memory
   --warm N     GiB of a VM, and through a plain socket, that go between the two processes before and do not count;
-               0: none (default 1)
+               0: none (default: as --gib)
   --runs N     runs of each, of which the medians are shown: 1 to 99 (default 3)
   --lanes N    data connections of the engine: 1 to 256, or 0 for as many as it likes (default 0)
   --help       this text
@@ -51,7 +52,7 @@ function options() {
     return parseArgs({
       options: {
         gib: { type: 'string', default: '4' },
-        warm: { type: 'string', default: '1' },
+        warm: { type: 'string' },
         runs: { type: 'string', default: '3' },
         lanes: { type: 'string', default: '0' },
         help: { type: 'boolean', default: false },
@@ -71,7 +72,7 @@ async function main() {
   }
   const whole = (/** @type {number} */ gib) => Math.round((gib * gibibyte) / writeBytes) * writeBytes;
   const bytes = whole(number('--gib', given.gib, 1 / 16, 64, usage));
-  const warmBytes = whole(number('--warm', given.warm, 0, 64, usage));
+  const warmBytes = whole(number('--warm', given.warm ?? given.gib, 0, 64, usage));
   const runs = Math.floor(number('--runs', given.runs, 1, 99, usage));
   const lanes = Math.floor(number('--lanes', given.lanes, 0, 256, usage));
   const load = loadavg()[0] ?? 0;

@@ -17,7 +17,7 @@ import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { parseArgs } from 'node:util';
 import { bundle } from './support/bundle.js';
-import { runEnd, sizes, startMeter, tell, told, transfer } from './support/ends.js';
+import { runEnd, startMeter, tell, told, transfer, transferSizes } from './support/ends.js';
 import { destination, source } from './support/migration-ends.js';
 import { plainReceiver, plainSender, writeBytes } from './support/plain-ends.js';
 import { cpuRatio, gibibyte, head, number, ratio, row, warmth } from './support/table.js';
@@ -25,7 +25,7 @@ import { cpuRatio, gibibyte, head, number, ratio, row, warmth } from './support/
 const usage = `Usage: node benchmarks/loopback.js [options]
 
   --gib N      what each transfer carries, in GiB: 0.0625 to 64 (default 4)
-  --warm N     GiB that go through both processes before, and do not count; 0: none (default 1)
+  --warm N     GiB that go through both processes before, and do not count; 0: none (default: as --gib)
   --runs N     runs of each, of which the medians are shown: 1 to 99 (default 3)
   --lanes N    data connections of the channel: 1 to 256, or 0 for as many as it likes (default 0)
   --no-tls     leave out TLS, which needs the program openssl for a certificate
@@ -58,7 +58,7 @@ const ends = {
     const { port, lanes, credentials } = task;
     const transport = transportOf({ connect: { host, port } }, credentials);
     const sent = content();
-    for (const bytes of sizes(task)) {
+    for await (const bytes of transferSizes(task)) {
       // Not sooner: the receiver of the transfer before would take the connections for its own.
       await told({ ready: true });
       const sender = await openSender(transport, lanes === 0 ? undefined : lanes);
@@ -75,7 +75,7 @@ const ends = {
     const { transportOf, openReceiver } = await bundled(task);
     const transport = transportOf({ listen: { host, port: 0 } }, task.credentials);
     const { port } = await transport.listening();
-    for (const bytes of sizes(task)) {
+    for await (const bytes of transferSizes(task)) {
       const receiver = openReceiver(transport);
       await tell({ port });
       const meter = startMeter();
@@ -130,7 +130,7 @@ function options() {
     return parseArgs({
       options: {
         gib: { type: 'string', default: '4' },
-        warm: { type: 'string', default: '1' },
+        warm: { type: 'string' },
         runs: { type: 'string', default: '3' },
         lanes: { type: 'string', default: '0' },
         'no-tls': { type: 'boolean', default: false },
@@ -150,7 +150,7 @@ async function main() {
     return;
   }
   const gib = number('--gib', given.gib, 1 / 16, 64, usage);
-  const warm = number('--warm', given.warm, 0, 64, usage);
+  const warm = number('--warm', given.warm ?? given.gib, 0, 64, usage);
   const runs = Math.floor(number('--runs', given.runs, 1, 99, usage));
   const lanes = Math.floor(number('--lanes', given.lanes, 0, 256, usage));
   const [bytes, warmBytes] = [gib, warm].map((each) => Math.round((each * gibibyte) / mebibyte) * mebibyte);

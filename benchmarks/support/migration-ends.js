@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { createDestination, createSource, memoryRegister } from '../../dist/index.js';
 import { createMemoryBackend, createMemoryVm } from '../../dist/memory.js';
 import { tcp } from '../../dist/tcp.js';
-import { sizes, startMeter, tell, told } from './ends.js';
+import { startMeter, tell, told, transferSizes } from './ends.js';
 
 /**
  * The two ends of a migration of memory, without disks and with an idle guest, over TCP.
@@ -50,7 +50,7 @@ export async function source(task) {
   const { lanes, host, port, paths, content = 'random' } = task;
   const transport = tcp(paths === undefined ? { connect: { host, port } } : { paths });
   const policy = { ...task.policy, ...(lanes === 0 ? {} : { connections: lanes }) };
-  for (const bytes of sizes(task)) {
+  for await (const bytes of transferSizes(task)) {
     const vm = createMemoryVm({ ...shape(bytes), fill: content === 'random' ? 'random' : 'zero', seed: 1 });
     if (content === 'program') fillWithProgram(vm);
     const migration = createSource({ vm: vm.source(), transport, register: memoryRegister(), policy });
@@ -72,7 +72,7 @@ export async function source(task) {
 /** Each time: tells its port, and then what it cost. @param {Task} task */
 export async function destination(task) {
   const transport = tcp({ listen: { host: task.host, port: 0 } });
-  for (const bytes of sizes(task)) {
+  for await (const bytes of transferSizes(task)) {
     // Touched before: what the host pays for the first touch of a page is no matter of the engine's.
     const vm = createMemoryVm({ ...shape(bytes), fill: 'random', seed: 2, paused: true });
     const backend = createMemoryBackend({ vm });
