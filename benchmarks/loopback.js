@@ -17,7 +17,7 @@ import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { parseArgs } from 'node:util';
 import { bundle } from './support/bundle.js';
-import { runEnd, startMeter, tell, told, transfer, transferSizes } from './support/ends.js';
+import { runEnd, sizes, startMeter, tell, told, transfer } from './support/ends.js';
 import { destination, source } from './support/migration-ends.js';
 import { plainReceiver, plainSender, writeBytes } from './support/plain-ends.js';
 import { cpuRatio, gibibyte, head, number, ratio, row, warmth } from './support/table.js';
@@ -58,7 +58,7 @@ const ends = {
     const { port, lanes, credentials } = task;
     const transport = transportOf({ connect: { host, port } }, credentials);
     const sent = content();
-    for await (const bytes of transferSizes(task)) {
+    for (const bytes of sizes(task)) {
       // Not sooner: the receiver of the transfer before would take the connections for its own.
       await told({ ready: true });
       const sender = await openSender(transport, lanes === 0 ? undefined : lanes);
@@ -75,7 +75,7 @@ const ends = {
     const { transportOf, openReceiver } = await bundled(task);
     const transport = transportOf({ listen: { host, port: 0 } }, task.credentials);
     const { port } = await transport.listening();
-    for await (const bytes of transferSizes(task)) {
+    for (const bytes of sizes(task)) {
       const receiver = openReceiver(transport);
       await tell({ port });
       const meter = startMeter();

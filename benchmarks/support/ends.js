@@ -1,8 +1,5 @@
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
-import { setImmediate } from 'node:timers/promises';
-import { setFlagsFromString } from 'node:v8';
-import { runInNewContext } from 'node:vm';
 
 /**
  * What the processes of a benchmark tell each other: its ends measure themselves, and the main process asks.
@@ -31,25 +28,8 @@ export function startMeter() {
  *
  * @param {{ bytes: number, warmBytes?: number }} task @returns {number[]}
  */
-function sizes({ bytes, warmBytes = 0 }) {
+export function sizes({ bytes, warmBytes = 0 }) {
   return warmBytes === 0 ? [bytes] : [warmBytes, bytes];
-}
-
-/**
- * The size of each transfer, one after the other. What the one before has left behind is collected first: giving a gigabyte back to the system takes a tenth of
- * a second of a processor, and would fall on the next.
- *
- * @param {{ bytes: number, warmBytes?: number }} task
- */
-export async function* transferSizes(task) {
-  setFlagsFromString('--expose-gc');
-  const collect = runInNewContext('gc');
-  for (const bytes of sizes(task)) {
-    // A turn of the event loop, so that nothing on the stack holds it.
-    await setImmediate();
-    collect();
-    yield bytes;
-  }
 }
 
 /** From an end to the main process. @param {object} message @returns {Promise<void>} */

@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { connect, createServer } from 'node:net';
 import * as tls from 'node:tls';
-import { startMeter, tell, told, transferSizes } from './ends.js';
+import { sizes, startMeter, tell, told } from './ends.js';
 
 /**
  * What the engine and its channel are measured beside: one plain socket of Node's, written to as its documentation says, in pieces of 256 KiB.
@@ -27,7 +27,7 @@ const none = () => 0;
  */
 export async function plainSender(task, content = Buffer.alloc(writeBytes, 0xa5), checksum = none) {
   const { host, port, credentials } = task;
-  for await (const bytes of transferSizes(task)) {
+  for (const bytes of sizes(task)) {
     const socket =
       credentials === undefined
         ? connect({ host, port, noDelay: true })
@@ -62,7 +62,7 @@ export async function plainReceiver(task, checksum = none) {
   await once(server, 'listening');
   const address = server.address();
   const port = address !== null && typeof address === 'object' ? address.port : 0;
-  for await (const bytes of transferSizes(task)) {
+  for (const bytes of sizes(task)) {
     const arrival = once(server, credentials === undefined ? 'connection' : 'secureConnection');
     await tell({ port });
     const [socket] = await arrival;
