@@ -8,8 +8,8 @@
  * the run, user and system; peak RSS is that of the process's life, the VM's memory included.
  *
  * A control plane's processes are warm, and what a compiler does in the first second says nothing of the hundredth. So what counts comes after another transfer of as much
- * through the same two processes, of the engine and of the plain socket alike (after a smaller one the counters of bytes outgrow 31 bits during the next, and all that uses them is compiled anew); `--warm 0`
- * leaves it out.
+ * through the same two processes, of the engine and of the plain socket alike; `--warm 0` leaves it out. (After 1 GiB, say, counters of bytes outgrow 31 bits only in the transfer that counts, and what uses
+ * them is compiled anew.) Before each of its transfers the engine's processes collect their garbage, the warming VM's; those of the plain socket, which leave none of that size, do not.
  *
  * Uses the built library: `npm run build` first.
  */
