@@ -118,7 +118,9 @@ export class LinkEstimate {
   /** Everything has arrived: the time until the next is sent says nothing of the link. */
   idle(nowMs: number): void {
     const elapsedMs = nowMs - (this.#sampleStartMs ?? nowMs);
-    if (elapsedMs >= sampleMsMin) this.#endSample(nowMs, elapsedMs);
+    // What shows the least a link can do is looked at over all the time that it took, not over the last sample alone: that may have begun a moment ago.
+    const countsMs = this.#starved ? nowMs - this.#busyStartMs : elapsedMs;
+    if (countsMs >= sampleMsMin) this.#endSample(nowMs, elapsedMs);
     this.#sampleStartMs = undefined;
     this.#pendingBytes = 0;
     this.#starved = false;

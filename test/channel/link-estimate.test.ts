@@ -49,6 +49,21 @@ describe('the estimate of a link', () => {
     expect(rate).toBeLessThan(1.4 * 12.5e6);
   });
 
+  it('does not take a link for slow whose first packet was lost, and everything comes at once after it', () => {
+    const estimate = new LinkEstimate();
+    estimate.roundTrip(10);
+    estimate.sent(0, 100);
+    for (let frame = 0; frame < 8; frame++) estimate.sent(0, 128 << 10);
+    estimate.acknowledged(100, 212, 1 << 20);
+    for (let left = 7; left >= 0; left--) {
+      estimate.acknowledged(128 << 10, 212, left * (128 << 10));
+      estimate.starved();
+    }
+    estimate.idle(212);
+    // A megabyte in 212 ms, and not a hundred bytes.
+    expect(estimate.bytesPerSecond).toBeGreaterThan(2e6);
+  });
+
   it('does not learn from a trickle how little a link could carry, at first or later', () => {
     const estimate = new LinkEstimate();
     estimate.roundTrip(1);
