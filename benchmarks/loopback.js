@@ -7,6 +7,8 @@
  * Rates are payload bytes over wall time, from the first write until the sender knows that the receiver has the last byte. What is sent is 64 MiB of
  * random bytes over and over, the same for all but the migration, which has a VM full of them; its time is that of its whole run. CPU time is that of the process during the transfer, user and system; peak RSS is that of the process's life, the VM's memory included.
  *
+ * Before each migration its processes collect their garbage, the warming VM's; the others, which leave none of that size, do not.
+ *
  * The migration uses the built library: `npm run build` first.
  */
 import { execFileSync } from 'node:child_process';
