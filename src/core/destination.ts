@@ -37,6 +37,7 @@ import {
   nextEpoch,
   verdictForDestination,
 } from './handover/ownership.ts';
+import { inTime } from './in-time.ts';
 import { createMemoryReceiver } from './memory/memory-receiver.ts';
 import { type Migration, MigrationEnd, wentWell } from './migration.ts';
 import { nothingLost } from './nothing-lost.ts';
@@ -438,13 +439,7 @@ class Destination extends MigrationEnd {
   async #inTime(word: Promise<Word>): Promise<Word> {
     const waitMs = this.#prepare?.decideMsMax ?? 0;
     const late = new MigrationError('timeout', `no GO within ${waitMs} ms after READY`);
-    for (;;) {
-      try {
-        return await withTimeout(this.environment, waitMs, word, () => late);
-      } catch (error) {
-        if (error !== late || this.#channel?.isCut !== true) throw error;
-      }
-    }
+    return inTime(this.environment, this.#live(), waitMs, word, late);
   }
 
   /** The source's guest runs on, and what it sends is taken in again. Throws if that cannot be any more. */
@@ -584,10 +579,16 @@ class Destination extends MigrationEnd {
   async #untilSourceKnows(): Promise<void> {
     const channel = this.#channel;
     if (channel === undefined) return;
-    const waitMs = this.#prepare?.decideMsMax ?? 0;
-    const late = () => new MigrationError('timeout', 'the source did not say goodbye');
+    const { decideMsMax: waitMs = 0, silenceMsMax = 0 } = this.#prepare ?? {};
+    const late = new MigrationError('timeout', 'the source did not say goodbye');
+    const bye = channel.mailbox.take('bye');
+    // Where no VM is given nobody asks: while the link is gone, of which silence tells, its coming back is the only way to hear of it.
+    if (this.#disksAlone) {
+      await inTime(this.environment, channel, waitMs + 2 * silenceMsMax, bye, late).catch(() => {});
+      return;
+    }
     try {
-      await withTimeout(this.environment, waitMs, channel.mailbox.take('bye'), late);
+      await withTimeout(this.environment, waitMs, bye, () => late);
     } catch {
       // The link was lost: the source will ask. Whether it does or not, the guest runs here.
       const waiting = new AbortController();

@@ -41,6 +41,7 @@ import { GuestPace } from './guest-pace.ts';
 import { GuestPauses } from './guest-pauses.ts';
 import { commit } from './handover/commit.ts';
 import { checkEpoch, highestEpoch, unsettledAttempt } from './handover/ownership.ts';
+import { inTime } from './in-time.ts';
 import { MemorySender } from './memory/memory-sender.ts';
 import { noMemory } from './memory/no-memory.ts';
 import { PreCopy } from './memory/pre-copy.ts';
@@ -701,23 +702,11 @@ class Source extends MigrationEnd implements MeasuringSource {
       async () => this.#preCopy?.releaseThrottle(),
       () => this.#stopDisks(over),
     ]);
-    await this.#handedOver(answer);
+    const late = new MigrationError('timeout', 'the destination did not hand the disks over in time');
+    await inTime(this.environment, channel, handOverMsMax, answer, late);
     channel.send({ type: 'bye' });
     const left = leftBehind([...problems, ...(await this.#restoreSource(over))], 'source');
     return this.#report('copied', 'source', left);
-  }
-
-  /** Waits for it; for as long as the link is gone it cannot come. */
-  async #handedOver(answer: Promise<unknown>): Promise<void> {
-    const late = new MigrationError('timeout', 'the destination did not hand the disks over in time');
-    for (;;) {
-      try {
-        await withTimeout(this.environment, handOverMsMax, answer, () => late);
-        return;
-      } catch (error) {
-        if (error !== late || this.#channel?.isCut !== true) throw error;
-      }
-    }
   }
 
   /** All at once: what one tap holds may keep the hypervisor from taking away another. Nothing of them is sent from the call on. */

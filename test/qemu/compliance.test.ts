@@ -127,7 +127,8 @@ describe.skipIf(!qemu.available)(suite, { timeout: 20_000 }, () => {
       disk,
       guest: guestDisk(guest),
       breakTap: async () => {
-        await guest.qmp('block-job-cancel', { device: 'longhaul-tap-0', force: true });
+        // Not by cancelling its job: QEMU 10.0 crashes now and then where that is forced (see `cancelMirror`).
+        await guest.qmp('yank', { instances: [{ type: 'block-node', 'node-name': 'longhaul-tap-0' }] });
       },
       settle,
       close: async () => {
