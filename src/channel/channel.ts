@@ -225,6 +225,11 @@ export class Channel {
     return this.#queuedBytes + this.#estimate.aheadBytes(this.#environment.now(), this.#lanes.inFlightBytes);
   }
 
+  /** By how much the oldest of what is on its way is late, in ms: a packet of it was lost, or its lane has become slow, and holds all that is behind. */
+  get lateMs(): number {
+    return Math.max(0, this.#lanes.lateMs(this.#environment.now(), this.roundTripMs));
+  }
+
   /** Whether there is more to send than the lanes take at this moment. */
   get isBusy(): boolean {
     return this.#queuedBytes > 0;
@@ -537,7 +542,7 @@ export class Channel {
       }
       this.#wakeIn(this.#flight?.waitMs(nowMs) ?? 0);
       // What waits for credit is work all the same: then the rate is that of the peer, and counts.
-      if (room && this.#queuedBytes === 0) this.#estimate.starved();
+      if (room && this.#queuedBytes === 0) this.#estimate.starved(this.#lanes.inFlightBytes);
       await this.#dataWake.wait();
       return;
     }
@@ -610,7 +615,7 @@ export class Channel {
         nowMs: this.#environment.now(),
         lanes: this.#lanesWanted,
         opening: this.#lanesDialled,
-        bytesPerSecond: this.#estimate.bytesPerSecond,
+        bytesPerSecond: this.#estimate.latelyBytesPerSecond,
         latestBytesPerSecond: open.reduce((sum, { window }) => sum + window.latestBytesPerSecond, 0),
         roundTripMs: this.roundTripMs,
         queueMs: this.#estimate.queueMs,

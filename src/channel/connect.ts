@@ -2,7 +2,7 @@ import { asMigrationError, MigrationError } from '../errors.ts';
 import type { Environment } from '../interfaces/environment.ts';
 import type { Connection, Transport } from '../interfaces/transport.ts';
 import { onAbort } from '../util/on-abort.ts';
-import { type Deferred, deferred, delay, raceAbort } from '../util/promises.ts';
+import { type Deferred, deferred, delay, raceAbort, throwIfAborted } from '../util/promises.ts';
 import { sessionBytes } from '../wire/greeting.ts';
 import { Channel, type Dialler } from './channel.ts';
 import { GreetingRoom } from './greeting-room.ts';
@@ -37,46 +37,79 @@ export interface ConnectOptions {
 const redialMsMax = 1000;
 const redialRoundTrips = 8;
 
-/** Dials all connections of a new session. On failure, which one of them is enough for, none is left. Rejects as {@link dial} does. */
+/**
+ * Dials all connections of a new session. The lanes are dialled as soon as the acceptor has proved itself on the control connection, and ask to be let in once that has been: an
+ * acceptor refuses the lanes of a session that it does not know. On failure, which one of them is enough for, none is left. Rejects as {@link dial} does.
+ */
 export async function connectChannel(options: ConnectOptions): Promise<Channel> {
   const attempt = childOf(options.signal);
+  const letIn = deferred<Channel>();
+  const lanes: Promise<void>[] = [];
   try {
-    return await connect(options, attempt);
+    const channel = await openChannel(options, attempt, letIn.promise, lanes);
+    letIn.resolve(channel);
+    await allLanes(channel, lanes, attempt);
+    return channel;
+  } catch (error) {
+    // Which calls off what is being dialled too.
+    attempt.abort(error);
+    letIn.reject(error);
+    await Promise.allSettled(lanes);
+    throw error;
   } finally {
     attempt.unlink();
   }
 }
 
-async function connect(options: ConnectOptions, attempt: ReturnType<typeof childOf>): Promise<Channel> {
+/** Resolves when control is let in, with the channel that `letIn` is to resolve to; adds the dials of the lanes, which wait for that, to `lanes`. */
+async function openChannel(
+  options: ConnectOptions,
+  { signal }: ReturnType<typeof childOf>,
+  letIn: Promise<Channel>,
+  lanes: Promise<void>[],
+): Promise<Channel> {
   const { transport, environment, limitMs, vmId, secret } = options;
   const session = environment.randomBytes(sessionBytes);
   const common = { session, vmId, secret, environment };
-  const first = { ...common, limitMs, signal: attempt.signal };
-  const control = await dial(transport, { ...first, purpose: 'control', lane: 0 });
-  const again = { ...common, limitMs: Math.max(redialMsMax, redialRoundTrips * control.roundTripMs) };
+  const first = { ...common, limitMs, signal };
+  const again = { ...common, limitMs: redialMsMax };
+  const raiseLimit = (roundTripMs: number): void => {
+    again.limitMs = Math.max(again.limitMs, redialRoundTrips * roundTripMs);
+  };
+  const dialLane = async (lane: number): Promise<void> => {
+    const greeted = await dial(transport, { ...first, purpose: 'data', lane, due: letIn });
+    // Whichever path is left has to do.
+    raiseLimit(greeted.roundTripMs);
+    (await letIn).addLane(lane, greeted);
+  };
+  const onProved = (roundTripMs: number): void => {
+    const count = options.connections ?? lanesAtFirst(roundTripMs, transport.paths);
+    for (let lane = 1; lane <= count; lane++) lanes.push(dialLane(lane));
+    for (const dialled of lanes) dialled.catch(() => {});
+  };
+  const control = await dial(transport, { ...first, purpose: 'control', lane: 0, onProved });
+  raiseLimit(control.roundTripMs);
   const dialler: Dialler = {
     lanes: options.connections,
     data: (lane, signal) => dial(transport, { ...again, purpose: 'data', lane, signal }),
     resume: (signal) => dial(transport, { ...again, purpose: 'resume', lane: 0, signal }),
   };
-  const channel = new Channel({ ...options, dialler, paths: transport.paths }, control);
+  return new Channel({ ...options, dialler, paths: transport.paths }, control);
+}
+
+/** Resolves when all of them are there. When one of them cannot be had the channel has failed. */
+async function allLanes(
+  channel: Channel,
+  lanes: readonly Promise<void>[],
+  attempt: ReturnType<typeof childOf>,
+): Promise<void> {
   const unlink = onAbort(channel.signal, () => attempt.abort(channel.signal.reason));
-  const atFirst = lanesAtFirst(control.roundTripMs, transport.paths);
-  const dials = Array.from({ length: options.connections ?? atFirst }, async (_, index) => {
-    const lane = index + 1;
-    const greeted = await dial(transport, { ...first, purpose: 'data', lane });
-    // Whichever path is left has to do.
-    again.limitMs = Math.max(again.limitMs, redialRoundTrips * greeted.roundTripMs);
-    channel.addLane(lane, greeted);
-  });
   try {
-    await Promise.all(dials);
+    throwIfAborted(channel.signal);
+    await Promise.all(lanes);
     channel.keepLanes();
-    return channel;
   } catch (error) {
-    // Which calls off the other dials too.
     channel.abort(asMigrationError(error, 'connect-failed'));
-    await Promise.allSettled(dials);
     throw error;
   } finally {
     unlink();

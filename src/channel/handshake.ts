@@ -86,6 +86,10 @@ export interface DialOptions extends Credentials {
   readonly environment: Environment;
   readonly limitMs: number;
   readonly signal: AbortSignal | undefined;
+  /** The acceptor has proved itself; how long it took to answer the greeting, in ms. */
+  readonly onProved?: (roundTripMs: number) => void;
+  /** Asks to be let in no sooner than this has resolved. Default: at once. */
+  readonly due?: Promise<unknown>;
 }
 
 /** How long a peer may take to end a connection that was ended here, before it is dropped: several round trips of any real link. */
@@ -205,6 +209,8 @@ async function proveTo(
       `${label}: the peer could not prove that it has this migration's ticket`,
     );
   }
+  options.onProved?.(roundTripMs);
+  await options.due;
   await connection.send([prove(options, 'dialler', [greeting, said, challenge])]);
   checkAnswer(decodeAnswer(await reader.readExactly(answerBytes)), 'welcome', label, session);
   return { roundTripMs, version: answer.version };

@@ -2,6 +2,7 @@ import type { LaneStatistics } from '../interfaces/migration.ts';
 import { connectionsMax, itemContentBytesMax } from '../wire/limits.ts';
 import type { LanePosition } from '../wire/positions.ts';
 import type { Lane } from './lane.ts';
+import { lateAfterMs } from './last-flight.ts';
 import type { QueuedFrame } from './scheduler.ts';
 
 /** A lane's number is 16 bits of its greeting. */
@@ -180,6 +181,19 @@ export class LaneSet {
     this.settle();
     this.#againBytes = 0;
     return this.#again.splice(0).concat(this.all.flatMap((lane) => lane.takeKept()));
+  }
+
+  /** By how much the oldest frame is late on the lane that holds it up most, in ms; less than 0 if none is. */
+  lateMs(nowMs: number, roundTripMs: number): number {
+    let lateMs = Number.NEGATIVE_INFINITY;
+    for (const { oldestSentMs, window } of this.all) {
+      if (oldestSentMs === undefined) continue;
+      lateMs = Math.max(
+        lateMs,
+        nowMs - oldestSentMs - lateAfterMs(Math.max(roundTripMs, window.roundTripMs)),
+      );
+    }
+    return lateMs;
   }
 
   /** Something was sent or acknowledged. */

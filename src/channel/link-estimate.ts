@@ -10,12 +10,25 @@ const busyMsMax = 1000;
  * need.
  */
 export const bytesPerSecondAssumed = 250e6 / 8;
-/** How much of what a sample weighs in the rate is left when the next one comes: it looks back over about eight of them. */
-const rateDecay = 0.88;
+/** How much of what a sample weighs is left when the next one comes: about eight of them are looked back on, which is what is carried lately. */
+const sampleKept = 0.88;
+/**
+ * The rate is that of so many round trips at least: connections that lose packets, or look for the smallest round trip, carry now half and now twice as much.
+ */
+const rateRoundTrips = 10;
+/**
+ * What is carried lately being so many times as much, the link was not filled before, and that says nothing; nor does it where that is so little of it: it has become slow. A stall is neither.
+ */
+const filledGain = 1.5;
+const slowedShare = 0.4;
 /**
  * Of a full link as much is sent as it carries, and were that taken for a little more than its rate, it would look as if ever more waited in front of it.
  */
 const carriedShare = 1.1;
+/** A link that holds less holds a few frames, of which some arrive close together and some far apart: that there are some on it says little. */
+const heldBytesMin = 1 << 20;
+/** So many times what it can hold, round trips being as they are now, are more than a guest has on it that writes less than it carries: one that became longer holds more. */
+const fullGain = 1.5;
 /** So much of a longer round trip counts at once: a single one may have met a busy processor, or a lost packet. */
 const longerShare = 1 / 3;
 
@@ -23,9 +36,8 @@ const longerShare = 1 / 3;
 export class LinkEstimate {
   #roundTripMs = Number.POSITIVE_INFINITY;
   #recentRoundTripMs = Number.POSITIVE_INFINITY;
-  /** What the samples that count for the rate carried, and in what time, the older ones fading. */
-  #carriedBytes = 0;
-  #carriedMs = 0;
+  readonly #rate = new Carried();
+  readonly #lately = new Carried();
   #pendingBytes = 0;
   #sampleStartMs: number | undefined;
   #starved = false;
@@ -41,9 +53,14 @@ export class LinkEstimate {
     return Number.isFinite(this.#roundTripMs) ? this.#roundTripMs : 0;
   }
 
-  /** What the link carried lately while we had more to send, or at least; undefined while nothing better than the assumed is known. */
+  /** What the link carried while we had more to send, over the last ten round trips, or at least; undefined while nothing better than the assumed is known. */
   get bytesPerSecond(): number | undefined {
-    return this.#carriedMs === 0 ? undefined : (this.#carriedBytes / this.#carriedMs) * 1000;
+    return this.#rate.bytesPerSecond;
+  }
+
+  /** The same of the last two of them. */
+  get latelyBytesPerSecond(): number | undefined {
+    return this.#lately.bytesPerSecond;
   }
 
   /** By how much round trips are longer now than the smallest, in ms: the queue in front of the link. */
@@ -93,8 +110,13 @@ export class LinkEstimate {
    */
   aheadBytes(nowMs: number, inFlightBytes: number): number {
     this.#carryOff(nowMs);
-    const heldBytes = ((this.bytesPerSecond ?? 0) * this.roundTripMs) / 1000;
+    const heldBytes = this.#heldBytes;
     return Math.min(Math.max(this.#aheadBytes, inFlightBytes - heldBytes), inFlightBytes);
+  }
+
+  /** What is on a link that is full and has no queue; 0 while nothing was measured. */
+  get #heldBytes(): number {
+    return ((this.bytesPerSecond ?? 0) * this.roundTripMs) / 1000;
   }
 
   #carryOff(nowMs: number): void {
@@ -110,9 +132,13 @@ export class LinkEstimate {
     this.#starved = false;
   }
 
-  /** There was room on the link and nothing to send. */
-  starved(): void {
-    this.#starved = true;
+  /**
+   * There was room on the connections and nothing to send, with `inFlightBytes` on their way. Where that is more than the link can hold it has work nonetheless; were only those
+   * samples counted in which no connection has room, those in which packets were lost would be the most of them.
+   */
+  starved(inFlightBytes: number): void {
+    const holdsNow = fullGain * (this.bytesPerSecond ?? 0) * (this.#recentRoundTripMs / 1000);
+    if (this.#heldBytes < heldBytesMin || inFlightBytes < holdsNow) this.#starved = true;
   }
 
   /** Everything has arrived: the time until the next is sent says nothing of the link. */
@@ -146,12 +172,36 @@ export class LinkEstimate {
     if ((this.#busyBytes / sendingMs) * 1000 > known) this.#carried(this.#busyBytes, sendingMs);
   }
 
-  /**
-   * Bytes and time each for itself: on a slow link whole frames are acknowledged, some close together and some far apart, and the mean of
-   * their rates would be far above the rate.
-   */
   #carried(bytes: number, ms: number): void {
-    this.#carriedBytes = rateDecay * this.#carriedBytes + bytes;
-    this.#carriedMs = rateDecay * this.#carriedMs + ms;
+    const lately = this.#lately;
+    lately.add(bytes, ms, sampleKept);
+    this.#rate.add(bytes, ms, Math.max(sampleKept, Math.exp(-ms / (rateRoundTrips * this.roundTripMs))));
+    const [now = 0, known = 0] = [lately.bytesPerSecond, this.#rate.bytesPerSecond];
+    if (now > filledGain * known || now < slowedShare * known) this.#rate.become(lately);
+  }
+}
+
+/**
+ * What samples carried, and in what time, the older ones fading. Bytes and time each for itself: on a slow link whole frames are acknowledged, some close together and some far
+ * apart, and the mean of their rates would be far above the rate.
+ */
+class Carried {
+  #bytes = 0;
+  #ms = 0;
+
+  /** Undefined before there was a sample. */
+  get bytesPerSecond(): number | undefined {
+    return this.#ms === 0 ? undefined : (1000 * this.#bytes) / this.#ms;
+  }
+
+  /** `kept`: of what the samples before weigh. */
+  add(bytes: number, ms: number, kept: number): void {
+    this.#bytes = kept * this.#bytes + bytes;
+    this.#ms = kept * this.#ms + ms;
+  }
+
+  become(other: Carried): void {
+    this.#bytes = other.#bytes;
+    this.#ms = other.#ms;
   }
 }

@@ -4,8 +4,8 @@ import type { Environment } from '../interfaces/environment.ts';
 import { withTimeout } from '../util/promises.ts';
 
 /**
- * What the peer is to say within `limitMs`, or a rejection with `late`. For as long as the link is gone it cannot say it, and the time begins anew; how long that
- * may last is the channel's to know.
+ * What the peer is to say within `limitMs`, or a rejection with `late`. Where the link is gone when the time is over, it begins anew; how long that may last is the channel's to
+ * know.
  */
 export async function inTime<T>(
   environment: Environment,

@@ -6,6 +6,7 @@ import { describe, expect, it } from 'vitest';
 import { connectChannel } from '../../src/channel/connect.ts';
 import { answer, ask } from '../../src/channel/question.ts';
 import { MigrationError, type Transport } from '../../src/index.ts';
+import { delay } from '../../src/util/promises.ts';
 import { withChanges } from '../support/worlds.ts';
 import { type AcceptingWorld, createAcceptor, stateAfter } from './pair.ts';
 
@@ -101,16 +102,94 @@ describe('connecting', () => {
     });
     const near = await environment.run(connectOver(world, transport));
     expect(near.signal.aborted).toBe(false);
-    let opened = 0;
+    const paths: (number | undefined)[] = [];
     dead = -1;
     const counting = withChanges(transport, {
       open: (options) => {
-        opened++;
+        paths.push(options?.path);
         return transport.open(options);
       },
     });
     await expect(environment.run(connectOver(world, counting))).rejects.toMatchObject({ code: 'refused' });
-    expect(opened).toBe(1);
+    // Control, and the lanes, each once.
+    expect(paths).toEqual([0, 1, 0, 1, 0]);
+    await environment.run(environment.now() + 10);
+    expect(link.statistics().connections).toBe(5);
+    await environment.run(acceptor.close());
+  });
+});
+
+describe('connecting a channel', () => {
+  const opening = { vmId: 'v', connections: 4, windowBytesMax: 1 << 20, limitMs: 30_000, signal: undefined };
+
+  it('takes five round trips: the lanes are dialled while control is let in', async () => {
+    const { environment, link, acceptor } = createAcceptor({ link: { rttMs: 100 } });
+    const near = await environment.run(connectChannel({ ...opening, environment, transport: link.source }));
+    expect(environment.now()).toBeGreaterThan(399);
+    expect(environment.now()).toBeLessThan(510);
+    const far = await environment.run(acceptor.channel(undefined));
+    await environment.run(Promise.all([near.close(), far.close()]));
+    await environment.run(acceptor.close());
+    expect(link.statistics().connections).toBe(0);
+  });
+
+  it('asks to let lanes in once control was, however late that is', async () => {
+    const { environment, link, acceptor } = createAcceptor({ link: { rttMs: 10 } });
+    let connections = 0;
+    const transport = withChanges(link.source, {
+      open: async (options) => {
+        const connection = await link.source.open(options);
+        if (++connections > 1) return connection;
+        // What control says goes out a second late, from its proof on.
+        let said = 0;
+        return withChanges(connection, {
+          send: async (chunks) => {
+            if (++said === 2) await delay(environment, 900);
+            await connection.send(chunks);
+          },
+        });
+      },
+    });
+    const near = await environment.run(connectChannel({ ...opening, environment, transport }));
+    expect(environment.now()).toBeGreaterThan(900);
+    const far = await environment.run(acceptor.channel(undefined));
+    await environment.run(Promise.all([near.close(), far.close()]));
+    await environment.run(acceptor.close());
+  });
+
+  it('leaves nothing behind when control breaks before it is let in', async () => {
+    const { environment, link, acceptor } = createAcceptor({ link: { rttMs: 100 } });
+    let opened = 0;
+    const transport = withChanges(link.source, {
+      open: async (options) => {
+        const first = ++opened === 1;
+        const connection = await link.source.open(options);
+        // The acceptor has proved itself by then, and the lanes are being dialled.
+        if (first) environment.setTimer(150, () => connection.abort(new Error('gone')));
+        return connection;
+      },
+    });
+    const near = connectChannel({ ...opening, environment, transport });
+    const ended = await stateAfter(environment, 600, near);
+    expect(opened).toBe(5);
+    expect(ended).toMatchObject({ error: expect.anything() });
+    expect(link.statistics().connections).toBe(0);
+    await environment.run(acceptor.close());
+  });
+
+  it('fails with what a lane failed with, though that was before control is let in', async () => {
+    const { environment, link, acceptor } = createAcceptor({ link: { rttMs: 100 } });
+    let opened = 0;
+    const transport = withChanges(link.source, {
+      open: (options) => {
+        if (++opened !== 3) return link.source.open(options);
+        return Promise.reject(new MigrationError('connect-failed', 'the second lane'));
+      },
+    });
+    const near = connectChannel({ ...opening, environment, transport });
+    const ended = await stateAfter(environment, 1000, near);
+    expect(ended).toMatchObject({ error: { code: 'connect-failed', message: 'the second lane' } });
+    expect(link.statistics().connections).toBe(0);
     await environment.run(acceptor.close());
   });
 });

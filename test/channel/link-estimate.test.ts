@@ -17,7 +17,7 @@ function acknowledge(
   estimate.sent(startMs - 5);
   let nowMs = startMs;
   for (; nowMs < startMs + ms; nowMs += 5) {
-    if (starved) estimate.starved();
+    if (starved) estimate.starved(0);
     estimate.acknowledged(bytes, nowMs, 0);
   }
   return nowMs;
@@ -57,7 +57,7 @@ describe('the estimate of a link', () => {
     estimate.acknowledged(100, 212, 1 << 20);
     for (let left = 7; left >= 0; left--) {
       estimate.acknowledged(128 << 10, 212, left * (128 << 10));
-      estimate.starved();
+      estimate.starved(0);
     }
     estimate.idle(212);
     // A megabyte in 212 ms, and not a hundred bytes.
@@ -91,7 +91,7 @@ describe('the estimate of a link', () => {
     for (let nowMs = 0; nowMs < 4000; nowMs += 10) {
       estimate.sent(nowMs, 400_000);
       if (nowMs < 200) continue;
-      estimate.starved();
+      estimate.starved(0);
       estimate.acknowledged(400_000, nowMs, 8e6);
     }
     expect(estimate.bytesPerSecond).toBeGreaterThan(38e6);
@@ -105,7 +105,7 @@ describe('the estimate of a link', () => {
       // Four frames of a megabyte in 320 ms, side by side: the link carries 12.5 MB/s.
       estimate.sent(nowMs);
       for (const ms of [254, 276, 298, 320]) {
-        estimate.starved();
+        estimate.starved(0);
         estimate.acknowledged(1e6, nowMs + ms, 0);
       }
       estimate.idle(nowMs + 320);
@@ -133,6 +133,69 @@ describe('the estimate of a link', () => {
     // What has arrived is in nobody's way.
     estimate.sent(nowMs + 80, burst);
     expect(ahead(80, burst / 4)).toBeCloseTo(0.02, 6);
+  });
+
+  it('counts what was sent while connections had room, if all that the link can hold was on its way', () => {
+    const estimate = new LinkEstimate();
+    estimate.roundTrip(200);
+    // 47.5 MB/s on the mean. No connection has room while some of what they carry is lost, and only then.
+    let nowMs = acknowledge(estimate, 0, 1000, 100_000);
+    for (let turn = 0; turn < 20; turn++) {
+      for (const untilMs = nowMs + 300; nowMs < untilMs; nowMs += 5) {
+        estimate.sent(nowMs, 300_000);
+        estimate.starved(30e6);
+        estimate.acknowledged(300_000, nowMs, 30e6);
+      }
+      for (const untilMs = nowMs + 100; nowMs < untilMs; nowMs += 5) {
+        estimate.sent(nowMs, 50_000);
+        estimate.acknowledged(50_000, nowMs, 30e6);
+      }
+    }
+    expect(estimate.bytesPerSecond).toBeGreaterThan(43e6);
+    expect(estimate.bytesPerSecond).toBeLessThan(52e6);
+  });
+
+  it('rides out a stall of two round trips, and follows a link that has become slow', () => {
+    const estimate = new LinkEstimate();
+    estimate.roundTrip(100);
+    const now = acknowledge(estimate, 0, 2000, 250_000);
+    const later = acknowledge(estimate, now, 200, 50_000);
+    expect(estimate.bytesPerSecond).toBeGreaterThan(40e6);
+    expect(estimate.latelyBytesPerSecond).toBeLessThan(30e6);
+    acknowledge(estimate, later, 2000, 50_000);
+    expect(estimate.bytesPerSecond).toBeLessThan(16e6);
+  });
+
+  it('does not take a guest that writes a little for a full link, when the way has become longer', () => {
+    const estimate = new LinkEstimate();
+    estimate.roundTrip(20);
+    let nowMs = acknowledge(estimate, 0, 2000, 625_000);
+    for (let trip = 0; trip < 20; trip++) estimate.roundTrip(100);
+    for (let perSecond = 110e6; perSecond >= 20e6; perSecond -= 10e6) {
+      for (const untilMs = nowMs + 1000; nowMs < untilMs; nowMs += 5) {
+        estimate.sent(nowMs, perSecond / 200);
+        estimate.starved(perSecond / 10);
+        estimate.acknowledged(perSecond / 200, nowMs, perSecond / 10);
+      }
+    }
+    expect(estimate.bytesPerSecond).toBeGreaterThan(110e6);
+  });
+
+  it('sees within two seconds that a far link has become five times as slow', () => {
+    const estimate = new LinkEstimate();
+    estimate.roundTrip(200);
+    const now = acknowledge(estimate, 0, 4000, 625_000);
+    acknowledge(estimate, now, 1300, 125_000);
+    expect(estimate.bytesPerSecond).toBeLessThan(45e6);
+  });
+
+  it('does not take for the rate of a link what it carried while it was being filled', () => {
+    const estimate = new LinkEstimate();
+    estimate.roundTrip(100);
+    let now = 0;
+    for (let bytes = 5000; bytes <= 320_000; bytes *= 2) now = acknowledge(estimate, now, 100, bytes);
+    acknowledge(estimate, now, 200, 320_000);
+    expect(estimate.bytesPerSecond).toBeGreaterThan(0.6 * 64e6);
   });
 
   it('takes longer round trips for a queue, but not for long if only one was', () => {

@@ -27,6 +27,8 @@ export interface ConvergenceStatistics {
   readonly gain?: number;
   /** What we took on and the destination has not acknowledged. */
   readonly backlogBytes: number;
+  /** By how much the oldest of what is on its way is late, in ms: a packet of it was lost, and what is behind it waits with it. Default 0. */
+  readonly lateMs?: number;
   /** Disk content that is not copied. */
   readonly diskRestBytes: number;
   /** Device state, expected. */
@@ -75,11 +77,11 @@ export interface ConvergenceVerdict {
   readonly late: boolean;
   /** How long the guest would stand still if it were stunned now. */
   readonly expectedDowntimeMs: number;
-  /** What of it another round could make less: pages, backlog and disk content. */
+  /** What of it another round could make less: pages, backlog and disk content; or, if that takes longer, what is late. */
   readonly restMs: number;
   /** The throttle to be in force from now on. */
   readonly throttle: number;
-  /** How long to wait before the next round: so long does it take until the downtime could fit at all, pages apart. 0 to 1,000. */
+  /** How long to wait before the next round, in ms: so long does it take until the downtime could fit, or until next to nothing waits for the link; with `fits`, until nothing does, and nothing is late. 0 to 1,000. */
   readonly waitMs: number;
   /** What the guest dirties and writes, as far as it was seen, in bytes a second, and what the link carries. */
   readonly guestBytesPerSecond: number;
@@ -103,6 +105,10 @@ const keptUpWith = 0.9;
 const lookBackRounds = 3;
 /** The figures are old after so long. */
 const waitMsMax = 1000;
+/** What is still to wait for the link when the next round begins, in ms of it: reading pages takes a moment, and the link is not to be idle. */
+const queueMsKept = 20;
+/** How long what is late is waited for at once: a flush counts for a second. */
+const lateMsMax = 500;
 /** Time between two rounds at least: what a guest dirties in less is not worth a pass over its dirty log. */
 export const roundPauseMs = 5;
 /** A rest that takes no longer is not worth another round: stopping the guest and loading its devices takes more. */
@@ -132,7 +138,7 @@ export function convergence(
   const pagesMs = (1000 * dirtyBytesAtMost(statistics)) / sendRate;
   const queuedMs = (1000 * (backlogBytes + diskRestBytes)) / sendRate;
   const otherMs = fixedMs + queuedMs + (1000 * stateBytes) / sendRate;
-  const restMs = pagesMs + queuedMs;
+  const sendMs = pagesMs + queuedMs;
   const expectedDowntimeMs = pagesMs + otherMs;
   const reason = explain(statistics, policy, sendRate, expectedDowntimeMs);
   const { diskBytesPerSecond = 0, slowDisks = [], diskRests = [diskRestBytes], gain = 1 } = statistics;
@@ -147,27 +153,36 @@ export function convergence(
   const figures = { guestBytesPerSecond, sendBytesPerSecond: sendRate, outruns };
   const behind = diskRestBytes > 0 || otherMs > policy.downtimeMsMax;
   const fits = expectedDowntimeMs <= policy.downtimeMsMax;
-  const next = nextRound(statistics, { restMs, queuedMs, load: guestBytesPerSecond / sendRate });
-  const { timeLeftMs = Number.POSITIVE_INFINITY } = statistics;
+  const next = nextRound(statistics, { sendMs, queuedMs, load: guestBytesPerSecond / sendRate });
+  const { timeLeftMs = Number.POSITIVE_INFINITY, lateMs = 0 } = statistics;
   const late = timeLeftMs < next.durationMs;
   const last = late || round >= policy.roundsMax;
+  // What was late for so long may be so for as long again. Nobody can tell, so it is waited for where there is time, and never keeps the downtime from fitting.
+  const laterMs = Math.min(lateMs, lateMsMax);
+  const aheadMs = timeLeftMs > next.durationMs + laterMs ? Math.max(queuedMs, laterMs) : queuedMs;
+  const restMs = pagesMs + aheadMs;
   const verdict = { expectedDowntimeMs, restMs, throttle, waitMs: 0, reason, behind, fits, late, ...figures };
-  const goOn = { ...verdict, decision: 'continue', waitMs: Math.min(queuedMs, waitMsMax) } as const;
+  const goOn = (ms: number) =>
+    ({ ...verdict, decision: 'continue', waitMs: Math.min(ms, waitMsMax) }) as const;
   if (fits) {
     const { fitted } = statistics;
     const waits = !last && fitted !== undefined && improves(fitted, restMs);
-    return waits && waitingPays(restMs, next, throttle) ? goOn : { ...verdict, decision: 'switchover' };
+    return waits && waitingPays(restMs, next, throttle)
+      ? goOn(aheadMs)
+      : { ...verdict, decision: 'switchover' };
   }
   if (last && policy.onTimeout === 'force') {
     const { stunMsMax = 0 } = policy;
     const can = expectedDowntimeMs <= forcedShare * stunMsMax;
     const may = round < policy.roundsMax && timeLeftMs > -stunMsMax;
-    if (may && (can ? waitingPays(restMs, next, throttle) : shrinking)) return goOn;
+    if (may && (can ? waitingPays(sendMs, next, throttle) : shrinking)) return goOn(queuedMs);
     return { ...verdict, decision: can ? 'switchover' : 'fail' };
   }
   if (round >= policy.roundsMax) return { ...verdict, decision: 'fail' };
 
-  const waitMs = Math.min(Math.max(0, otherMs - policy.downtimeMsMax), waitMsMax);
+  // A round that is queued behind what waits already makes nothing fit sooner, and the pages that are written all the time would be in both.
+  const drainMs = Math.min(queuedMs - queueMsKept, expectedDowntimeMs - policy.downtimeMsMax);
+  const waitMs = Math.min(Math.max(0, otherMs - policy.downtimeMsMax, drainMs), waitMsMax);
   const { throttleAgeMs = throttleWorksMs } = statistics;
   if (throttleAgeMs < throttleWorksMs) return { ...verdict, decision: 'continue', waitMs };
   const needed = nextThrottle({
@@ -198,9 +213,9 @@ interface NextRound {
  */
 function nextRound(
   { dirtyBytes, roundMs }: ConvergenceStatistics,
-  now: { readonly restMs: number; readonly queuedMs: number; readonly load: number },
+  now: { readonly sendMs: number; readonly queuedMs: number; readonly load: number },
 ): NextRound {
-  const durationMs = roundPauseMs + now.restMs;
+  const durationMs = roundPauseMs + now.sendMs;
   const dirtyingMs = dirtyBytes === undefined ? roundMs + roundPauseMs + now.queuedMs : durationMs;
   return { durationMs, restMs: now.load * dirtyingMs };
 }

@@ -17,6 +17,7 @@ import {
   throttleWorksMs,
 } from './convergence.ts';
 import type { MemorySender } from './memory-sender.ts';
+import { RoundWait } from './round-wait.ts';
 import { ThrottleMeter } from './throttle-meter.ts';
 
 export interface PreCopyOptions {
@@ -196,10 +197,23 @@ export class PreCopy {
         case 'continue':
           if (verdict.fits) this.#fitted.push(verdict.restMs);
           await this.#setThrottle(verdict.throttle);
-          await delay(environment, Math.max(roundPauseMs, verdict.waitMs), signal);
+          await this.#untilNextRound(verdict);
           break;
       }
     }
+  }
+
+  async #untilNextRound(verdict: ConvergenceVerdict): Promise<void> {
+    const { environment, channel, signal } = this.#options;
+    const wait = new RoundWait(verdict, environment.now(), this.#queuedBytes);
+    do {
+      await delay(environment, Math.min(roundPauseMs, wait.untilMs - environment.now()), signal);
+    } while (!wait.isOver(environment.now(), this.#queuedBytes, channel.lateMs));
+  }
+
+  /** What is sent before anything that a round adds. */
+  get #queuedBytes(): number {
+    return this.#options.channel.delayingBytes + this.#options.diskRestBytes();
   }
 
   #beginFlush(): Flush {
@@ -358,6 +372,7 @@ export class PreCopy {
       bytesPerSecond: channel.bytesPerSecond,
       gain: channel.gain,
       backlogBytes: channel.delayingBytes,
+      lateMs: channel.lateMs,
       diskRestBytes,
       stateBytes: stateBytesExpected,
       fixedMs: loadMsExpected + claimsMs + (flushMs ?? 0),

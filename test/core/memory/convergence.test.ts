@@ -242,6 +242,14 @@ describe('waiting, once the rest fits', () => {
   const decide = (changes: Partial<ConvergenceStatistics>, more = {}) =>
     convergence({ ...wan, ...changes }, { ...policy, ...more });
 
+  it('sends no round into a queue: before it fits, the queue drains until it could, or until there is next to none', () => {
+    // 240 ms of pages and 160 ms of queue, of which 100 ms is too much ...
+    expect(decide({ backlogBytes: 8e6, fixedMs: 0 })).toMatchObject({ fits: false, waitMs: 100 });
+    // ... or 440 ms, of which there is no more than 160; the link has work for 20 ms when the next round is read.
+    expect(decide({ dirtyBytes: 32e6, backlogBytes: 8e6, fixedMs: 0 }).waitMs).toBe(140);
+    expect(decide({ dirtyBytes: 32e6 }).waitMs).toBe(0);
+  });
+
   it('goes on while another round makes it much less', () => {
     expect(decide({})).toMatchObject({ decision: 'continue', fits: true, restMs: 240, waitMs: 0 });
     expect(decide({ dirtyBytes: 2e6 })).toMatchObject({ decision: 'continue', fits: true, restMs: 40 });
@@ -254,6 +262,20 @@ describe('waiting, once the rest fits', () => {
       fits: true,
       waitMs: 120,
     });
+  });
+
+  it('waits for what is late, as long again as it is; that fits all the same, and a stun that is forced does not wait for it', () => {
+    const late = { dirtyBytes: 0.5e6, lateMs: 150 };
+    expect(decide(late)).toMatchObject({ decision: 'continue', fits: true, restMs: 160, waitMs: 150 });
+    expect(decide({ ...late, lateMs: 5000 })).toMatchObject({ fits: true, waitMs: 500 });
+    // There is no time for it.
+    expect(decide({ ...late, timeLeftMs: 170 }).decision).toBe('continue');
+    expect(decide({ ...late, timeLeftMs: 160 }).decision).toBe('switchover');
+    expect(decide({ ...late, lateMs: 5000, timeLeftMs: 500 }).decision).toBe('switchover');
+    // It does not become less.
+    expect(decide({ ...late, fitted: [160, 160, 160] }).decision).toBe('switchover');
+    const forced = { ...late, fixedMs: 400, timeLeftMs: -1 };
+    expect(decide(forced, { onTimeout: 'force', stunMsMax: 5000 }).decision).toBe('switchover');
   });
 
   it('does not where the guest dirties about as fast as is sent', () => {

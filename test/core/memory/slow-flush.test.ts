@@ -44,6 +44,19 @@ test('one slow flush costs a second or so', async () => {
   expect(world.comparison()?.equal).toBe(true);
 });
 
+test('nor does a slower one cost more, where the guest is idle', async () => {
+  const environment = createVirtualEnvironment();
+  const world = createWorld({
+    environment,
+    idle: true,
+    destinationVm: (vm) => slowFlushes(environment, vm, 1, 900),
+  });
+  const { source } = await runWithin(world, 10_000);
+  expect(source.error?.message).toBeUndefined();
+  expect(source.outcome).toBe('completed');
+  expect(source.rounds).toBeLessThan(50);
+});
+
 test('a disk that is always slow is not waited for with the guest stunned', async () => {
   const environment = createVirtualEnvironment();
   const world = createWorld({
