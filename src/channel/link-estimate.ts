@@ -17,7 +17,7 @@ const sampleKept = 0.88;
  */
 const rateRoundTrips = 10;
 /**
- * What is carried lately being so many times as much, the link was not filled before, and that says nothing; nor does it where that is so little of it: it has become slow. A stall is neither.
+ * What is carried lately being so many times as much, the link was not filled before, and that says nothing; nor does it where that is so little of it: it has become slow. A short stall is neither.
  */
 const filledGain = 1.5;
 const slowedShare = 0.4;
@@ -53,12 +53,12 @@ export class LinkEstimate {
     return Number.isFinite(this.#roundTripMs) ? this.#roundTripMs : 0;
   }
 
-  /** What the link carried while we had more to send, over the last ten round trips, or at least; undefined while nothing better than the assumed is known. */
+  /** What the link carried while we had more to send, over the last ten round trips or eight samples, or at least; undefined while nothing better than the assumed is known. */
   get bytesPerSecond(): number | undefined {
     return this.#rate.bytesPerSecond;
   }
 
-  /** The same of the last two of them. */
+  /** The same of the last eight samples. */
   get latelyBytesPerSecond(): number | undefined {
     return this.#lately.bytesPerSecond;
   }
@@ -133,7 +133,7 @@ export class LinkEstimate {
   }
 
   /**
-   * There was room on the connections and nothing to send, with `inFlightBytes` on their way. Where that is more than the link can hold it has work nonetheless; were only those
+   * There was room on the connections and nothing to send, with `inFlightBytes` on their way. Where that is half as much again as the link can hold it has work nonetheless; were only those
    * samples counted in which no connection has room, those in which packets were lost would be the most of them.
    */
   starved(inFlightBytes: number): void {

@@ -161,13 +161,18 @@ export function convergence(
   const laterMs = Math.min(lateMs, lateMsMax);
   const aheadMs = timeLeftMs > next.durationMs + laterMs ? Math.max(queuedMs, laterMs) : queuedMs;
   const restMs = pagesMs + aheadMs;
+  const later = nextRound(statistics, {
+    sendMs: restMs,
+    queuedMs: aheadMs,
+    load: guestBytesPerSecond / sendRate,
+  });
   const verdict = { expectedDowntimeMs, restMs, throttle, waitMs: 0, reason, behind, fits, late, ...figures };
   const goOn = (ms: number) =>
     ({ ...verdict, decision: 'continue', waitMs: Math.min(ms, waitMsMax) }) as const;
   if (fits) {
     const { fitted } = statistics;
     const waits = !last && fitted !== undefined && improves(fitted, restMs);
-    return waits && waitingPays(restMs, next, throttle)
+    return waits && waitingPays(restMs, later, throttle)
       ? goOn(aheadMs)
       : { ...verdict, decision: 'switchover' };
   }

@@ -167,6 +167,12 @@ export class PreCopy {
       if (flush !== undefined && start.ms - flush.overMs > flushedMs) flush = undefined;
       const statistics = this.#statistics(bytes, durationMs, start, flush?.durationMs);
       const verdict = convergence(statistics, this.#policy);
+      // What follows takes its time, and the queue becomes shorter meanwhile.
+      const wait = new RoundWait(
+        verdict,
+        environment.now(),
+        statistics.backlogBytes + statistics.diskRestBytes,
+      );
       pace.weighed(statistics, verdict);
       this.#options.onRound({
         round: memory.rounds,
@@ -197,17 +203,16 @@ export class PreCopy {
         case 'continue':
           if (verdict.fits) this.#fitted.push(verdict.restMs);
           await this.#setThrottle(verdict.throttle);
-          await this.#untilNextRound(verdict);
+          await this.#untilOver(wait);
           break;
       }
     }
   }
 
-  async #untilNextRound(verdict: ConvergenceVerdict): Promise<void> {
+  async #untilOver(wait: RoundWait): Promise<void> {
     const { environment, channel, signal } = this.#options;
-    const wait = new RoundWait(verdict, environment.now(), this.#queuedBytes);
     do {
-      await delay(environment, Math.min(roundPauseMs, wait.untilMs - environment.now()), signal);
+      await delay(environment, Math.min(roundPauseMs, Math.max(0, wait.untilMs - environment.now())), signal);
     } while (!wait.isOver(environment.now(), this.#queuedBytes, channel.lateMs));
   }
 

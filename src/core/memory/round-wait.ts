@@ -10,14 +10,14 @@ export class RoundWait {
   readonly #enoughBytes: number;
   readonly #fits: boolean;
 
-  /** It begins, with so much in the queue. */
+  /** It begins, with so much in the queue as the verdict was given by. */
   constructor(
     { fits, waitMs, sendBytesPerSecond }: Pick<ConvergenceVerdict, 'fits' | 'waitMs' | 'sendBytesPerSecond'>,
     nowMs: number,
     queuedBytes: number,
   ) {
     this.untilMs = nowMs + Math.max(roundPauseMs, waitMs);
-    this.#enoughBytes = fits ? 0 : queuedBytes - (waitMs * sendBytesPerSecond) / 1000;
+    this.#enoughBytes = fits ? 0 : Math.round(queuedBytes - (waitMs * sendBytesPerSecond) / 1000);
     this.#fits = fits;
   }
 

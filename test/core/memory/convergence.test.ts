@@ -268,6 +268,10 @@ describe('waiting, once the rest fits', () => {
     const late = { dirtyBytes: 0.5e6, lateMs: 150 };
     expect(decide(late)).toMatchObject({ decision: 'continue', fits: true, restMs: 160, waitMs: 150 });
     expect(decide({ ...late, lateMs: 5000 })).toMatchObject({ fits: true, waitMs: 500 });
+    // The guest makes as much dirty in that time, or loses as much of it.
+    expect(decide({ ...late, dirtyBytesPerSecond: 0.7 * link }).decision).toBe('continue');
+    expect(decide({ ...late, dirtyBytesPerSecond: 0.8 * link }).decision).toBe('switchover');
+    expect(decide({ ...late, dirtyBytesPerSecond: 0.3 * link, throttle: 0.8 }).decision).toBe('switchover');
     // There is no time for it.
     expect(decide({ ...late, timeLeftMs: 170 }).decision).toBe('continue');
     expect(decide({ ...late, timeLeftMs: 160 }).decision).toBe('switchover');
