@@ -153,7 +153,8 @@ export function convergence(
   const figures = { guestBytesPerSecond, sendBytesPerSecond: sendRate, outruns };
   const behind = diskRestBytes > 0 || otherMs > policy.downtimeMsMax;
   const fits = expectedDowntimeMs <= policy.downtimeMsMax;
-  const next = nextRound(statistics, { sendMs, queuedMs, load: guestBytesPerSecond / sendRate });
+  const load = guestBytesPerSecond / sendRate;
+  const next = nextRound(statistics, { sendMs, queuedMs, load });
   const { timeLeftMs = Number.POSITIVE_INFINITY, lateMs = 0 } = statistics;
   const late = timeLeftMs < next.durationMs;
   const last = late || round >= policy.roundsMax;
@@ -161,11 +162,7 @@ export function convergence(
   const laterMs = Math.min(lateMs, lateMsMax);
   const aheadMs = timeLeftMs > next.durationMs + laterMs ? Math.max(queuedMs, laterMs) : queuedMs;
   const restMs = pagesMs + aheadMs;
-  const later = nextRound(statistics, {
-    sendMs: restMs,
-    queuedMs: aheadMs,
-    load: guestBytesPerSecond / sendRate,
-  });
+  const later = nextRound(statistics, { sendMs: restMs, queuedMs: aheadMs, load });
   const verdict = { expectedDowntimeMs, restMs, throttle, waitMs: 0, reason, behind, fits, late, ...figures };
   const goOn = (ms: number) =>
     ({ ...verdict, decision: 'continue', waitMs: Math.min(ms, waitMsMax) }) as const;
