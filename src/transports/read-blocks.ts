@@ -71,35 +71,48 @@ export class BlockPool {
 export class ReadBlocks {
   readonly #pool: BlockPool;
   #block: Block | undefined;
-  #at = 0;
+  /** From here to `#end` is what was read and not taken. */
+  #start = 0;
+  #end = 0;
 
   constructor(pool: BlockPool) {
     this.#pool = pool;
   }
 
-  /** Where the next bytes belong; asked anew after each {@link ReadBlocks.filled}. */
-  room(): Uint8Array {
-    if (this.#block === undefined || blockBytes - this.#at < roomBytesMin) {
-      this.end();
-      this.#block = this.#pool.take();
-      this.#at = 0;
-    }
-    return this.#block.bytes.subarray(this.#at);
+  /** Nothing more should be read into this block: what is in it is to be taken. */
+  get full(): boolean {
+    return blockBytes - this.#end < roomBytesMin;
   }
 
-  /** So many bytes are in the room that was asked for last: a chunk, to be given back. */
-  filled(bytes: number): Uint8Array {
-    const block = this.#block;
-    if (block === undefined) throw new RangeError('nothing was to be read into');
-    this.#at += bytes;
-    return this.#pool.lend(block, this.#at - bytes, this.#at);
+  /** Where the next bytes belong; asked anew after each {@link ReadBlocks.filled}. */
+  room(): Uint8Array {
+    if (this.#block === undefined || this.full) {
+      this.end();
+      this.#block = this.#pool.take();
+      this.#start = 0;
+      this.#end = 0;
+    }
+    return this.#block.bytes.subarray(this.#end);
+  }
+
+  /** So many bytes are in the room that was asked for last. */
+  filled(bytes: number): void {
+    this.#end += bytes;
+  }
+
+  /** All that was filled since the last time, as one chunk, to be given back; undefined if it is nothing. */
+  take(): Uint8Array | undefined {
+    if (this.#block === undefined || this.#start === this.#end) return undefined;
+    const chunk = this.#pool.lend(this.#block, this.#start, this.#end);
+    this.#start = this.#end;
+    return chunk;
   }
 
   giveBack(chunk: Uint8Array): void {
     this.#pool.giveBack(chunk);
   }
 
-  /** Nothing more is read. */
+  /** Nothing more is read; what was not taken is dropped. */
   end(): void {
     if (this.#block !== undefined) this.#pool.leave(this.#block);
     this.#block = undefined;

@@ -5,6 +5,7 @@ import type { Connection } from '../interfaces/transport.ts';
 import type { Acceptable } from '../util/accept-queue.ts';
 import { type Deferred, deferred } from '../util/promises.ts';
 import { SocketReader } from './socket-reader.ts';
+import { tlsWrites } from './tls-writes.ts';
 
 /**
  * Bytes handed to the socket and not yet to the kernel, above which `send()` waits until there are none.
@@ -34,7 +35,7 @@ export class SocketConnection implements Connection, Acceptable {
   #ended = false;
   #gone = false;
 
-  /** `lowest`: the TCP socket under a TLS socket. `reader`: that of the socket, if it was made with one. */
+  /** `lowest`: the TCP socket under a TLS socket. `reader`: what reads the socket. */
   constructor(socket: Socket, label: string, lowest: Socket = socket, reader = new SocketReader()) {
     this.label = label;
     this.#socket = socket;
@@ -43,8 +44,8 @@ export class SocketConnection implements Connection, Acceptable {
     this.gone = new Promise((resolve) => {
       socket.once('close', () => {
         this.#gone = true;
-        reader.end();
         this.#break(this.#lost('it is gone'));
+        reader.closed();
         resolve();
       });
     });
@@ -65,7 +66,7 @@ export class SocketConnection implements Connection, Acceptable {
     if (this.#stopped !== undefined) return Promise.reject(this.#stopped);
     const socket = this.#socket;
     socket.cork();
-    for (const chunk of chunks) socket.write(chunk);
+    for (const chunk of this.#lowest === socket ? chunks : tlsWrites(chunks)) socket.write(chunk);
     socket.uncork();
     // The socket's own high-water mark is far lower, so above ours a 'drain' is sure to come.
     if (socket.writableLength < sendBytesMax) return Promise.resolve();
@@ -85,7 +86,7 @@ export class SocketConnection implements Connection, Acceptable {
     if (this.#closing || this.#gone) return this.gone;
     this.#closing = true;
     this.#stopSending(this.#lost('it was closed here'));
-    this.#reader.queue.end();
+    this.#reader.over();
     this.#reader.queue.drop();
     this.#socket.end();
     this.#socket.resume();
@@ -117,7 +118,7 @@ export class SocketConnection implements Connection, Acceptable {
     this.#stopSending(this.#lost('the peer closed it'));
     const ended = () => {
       this.#ended = true;
-      this.#reader.queue.end();
+      this.#reader.over();
       this.#socket.end();
     };
     const ask = (socket: Socket, next: () => void) => {
@@ -131,7 +132,7 @@ export class SocketConnection implements Connection, Acceptable {
 
   #break(error: MigrationError): void {
     this.#stopSending(error);
-    this.#reader.queue.end(error);
+    this.#reader.over(error);
   }
 
   #stopSending(error: MigrationError): void {

@@ -1,11 +1,4 @@
-import {
-  connect,
-  createServer,
-  type OnReadOpts,
-  type Server,
-  Socket,
-  type SocketConstructorOpts,
-} from 'node:net';
+import { connect, createServer, type Server, type Socket } from 'node:net';
 import { asMigrationError, MigrationError } from '../errors.ts';
 import type { CallOptions } from '../interfaces/content.ts';
 import type { Connection, Transport, TransportCapabilities } from '../interfaces/transport.ts';
@@ -13,7 +6,6 @@ import { AcceptQueue, transportClosed } from '../util/accept-queue.ts';
 import { abortError, raceAbort, throwIfAborted } from '../util/promises.ts';
 import { formatAddress, pathsOf, type TcpAddress, type TcpOptions, type TcpPath } from './socket-address.ts';
 import type { SocketConnection } from './socket-connection.ts';
-import type { SocketReader } from './socket-reader.ts';
 
 /** A {@link Transport} over TCP sockets. */
 export interface TcpTransport extends Transport {
@@ -31,17 +23,10 @@ export interface SocketLayer {
   readonly name: string;
   /** Throws where no handshake can succeed, before anything is opened. */
   check(): void;
-  /** For a socket that is still to be: who reads it, into memory of ours. Undefined where the layer reads the socket by itself. */
-  reader(): SocketReader | undefined;
-  /** Of a socket that was connected, made with that reader. Rejects when it is not to be; the socket is destroyed then. */
-  dialled(
-    socket: Socket,
-    to: TcpAddress,
-    signal: AbortSignal | undefined,
-    reader: SocketReader | undefined,
-  ): Promise<SocketConnection>;
+  /** Of a socket that was connected. Rejects when it is not to be; the socket is destroyed then. */
+  dialled(socket: Socket, to: TcpAddress, signal: AbortSignal | undefined): Promise<SocketConnection>;
   /** Of a socket that a peer opened. Rejects as {@link SocketLayer.dialled} does. */
-  accepted(socket: Socket, peer: string, reader: SocketReader | undefined): Promise<Arrival>;
+  accepted(socket: Socket, peer: string): Promise<Arrival>;
 }
 
 /** A connection that a peer opened, of which it is not known yet whether there is a place for it. */
@@ -101,9 +86,8 @@ export class SocketTransport implements TcpTransport {
     if (this.#closed) throw transportClosed(name);
     throwIfAborted(options.signal);
     this.#layer.check();
-    const reader = this.#layer.reader();
-    const socket = await dial(name, to, options.signal, reader?.onread);
-    return this.#layer.dialled(socket, to, options.signal, reader);
+    const socket = await dial(name, to, options.signal);
+    return this.#layer.dialled(socket, to, options.signal);
   }
 
   async accept(options: CallOptions = {}): Promise<Connection> {
@@ -143,9 +127,7 @@ export class SocketTransport implements TcpTransport {
     return this.#server;
   }
 
-  async #onConnection(opened: Socket): Promise<void> {
-    const reader = this.#layer.reader();
-    const socket = reader?.onread === undefined ? opened : readingInto(opened, reader.onread);
+  async #onConnection(socket: Socket): Promise<void> {
     if (!this.#hasRoom()) {
       socket.on('error', () => {});
       socket.resetAndDestroy();
@@ -154,7 +136,7 @@ export class SocketTransport implements TcpTransport {
     this.#handshakes.set(socket, performance.now());
     try {
       const peer = formatAddress(socket.remoteAddress, socket.remotePort);
-      const arrival = await this.#layer.accepted(socket, peer, reader);
+      const arrival = await this.#layer.accepted(socket, peer);
       if (this.#queue.offer(arrival.connection)) arrival.welcome();
       else await arrival.turnAway();
     } catch {
@@ -189,29 +171,9 @@ function bind(name: string, address: TcpAddress, onConnection: (socket: Socket) 
   });
 }
 
-/**
- * The same connection as a socket with `onread`. Node takes that option of who connects, or makes a socket, but not for those that a server accepts. So this makes
- * another one of what is under the accepted one, `_handle`, which Node's documentation does not name: where it is not what it is taken for, the socket stays as it is,
- * and reads as Node likes.
- */
-function readingInto(accepted: Socket, onread: OnReadOpts): Socket {
-  const opened = accepted as unknown as { _handle?: { readonly useUserBuffer?: unknown } | null };
-  const handle = opened._handle;
-  if (typeof handle?.useUserBuffer !== 'function') return accepted;
-  opened._handle = null;
-  // The server counts it no more.
-  accepted.destroy();
-  return new Socket({ handle, allowHalfOpen: true, onread } as SocketConstructorOpts);
-}
-
-function dial(
-  name: string,
-  address: TcpPath,
-  signal: AbortSignal | undefined,
-  onread: OnReadOpts | undefined,
-): Promise<Socket> {
+function dial(name: string, address: TcpPath, signal: AbortSignal | undefined): Promise<Socket> {
   return new Promise((resolve, reject) => {
-    const socket = connect({ ...address, ...socketOptions, ...(onread && { onread }) });
+    const socket = connect({ ...address, ...socketOptions });
     const settle = () => {
       socket.off('connect', onConnect);
       socket.off('error', onError);

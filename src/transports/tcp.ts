@@ -24,21 +24,16 @@ class PlainLayer implements SocketLayer {
 
   check(): void {}
 
-  reader(): SocketReader {
-    return new SocketReader(new ReadBlocks(this.#blocks));
+  async dialled(socket: Socket, { host, port }: TcpAddress): Promise<SocketConnection> {
+    return this.#connection(socket, `tcp to ${formatAddress(host, port)}`);
   }
 
-  async dialled(
-    socket: Socket,
-    { host, port }: TcpAddress,
-    _signal: AbortSignal | undefined,
-    reader: SocketReader | undefined,
-  ): Promise<SocketConnection> {
-    return new SocketConnection(socket, `tcp to ${formatAddress(host, port)}`, socket, reader);
-  }
-
-  async accepted(socket: Socket, peer: string, reader: SocketReader | undefined): Promise<Arrival> {
-    const connection = new SocketConnection(socket, `tcp from ${peer}`, socket, reader);
+  async accepted(socket: Socket, peer: string): Promise<Arrival> {
+    const connection = this.#connection(socket, `tcp from ${peer}`);
     return { connection, welcome: () => {}, turnAway: async () => connection.abort() };
+  }
+
+  #connection(socket: Socket, label: string): SocketConnection {
+    return new SocketConnection(socket, label, socket, new SocketReader(new ReadBlocks(this.#blocks)));
   }
 }

@@ -12,8 +12,10 @@ import {
 import { MigrationError } from '../errors.ts';
 import { abortError } from '../util/promises.ts';
 import { type Credentials, checkValidNow, handshakeError, readCredentials } from './certificates.ts';
+import { BlockPool, ReadBlocks } from './read-blocks.ts';
 import { checkAddresses, formatAddress, type TcpAddress, type TcpOptions } from './socket-address.ts';
 import { SocketConnection } from './socket-connection.ts';
+import { SocketReader } from './socket-reader.ts';
 import { type Arrival, type SocketLayer, SocketTransport, type TcpTransport } from './socket-transport.ts';
 
 /** What {@link tls} takes: addresses as {@link tcp} does, and certificates. */
@@ -75,6 +77,7 @@ class TlsLayer implements SocketLayer {
   readonly #options: TlsOptions;
   readonly #credentials: Credentials;
   readonly #settings: SecureContextOptions;
+  readonly #blocks = new BlockPool();
 
   constructor(options: TlsOptions, credentials: Credentials) {
     const { cert, key, ca } = credentials;
@@ -92,11 +95,6 @@ class TlsLayer implements SocketLayer {
 
   check(): void {
     checkValidNow(this.#credentials.own);
-  }
-
-  /** TLS reads the TCP socket, and Node hands over what comes out of it in buffers of its own. */
-  reader(): undefined {
-    return undefined;
   }
 
   dialled(socket: Socket, to: TcpAddress, signal: AbortSignal | undefined): Promise<SocketConnection> {
@@ -137,8 +135,7 @@ class TlsLayer implements SocketLayer {
         settle();
         secure.pause();
         if (chunk.byteLength > 1) secure.unshift(chunk.subarray(1));
-        resolve(new SocketConnection(secure, label, socket));
-        secure.resume();
+        resolve(this.#connection(secure, label, socket));
       };
       const timer = setTimeout(() => {
         fail(new MigrationError('timeout', `${label}: no TLS handshake within ${handshakeMsMax} ms`));
@@ -163,7 +160,7 @@ class TlsLayer implements SocketLayer {
     const secure = await this.#shake(socket, label).catch((error) => {
       throw this.#refused(error);
     });
-    const connection = new SocketConnection(secure, label, socket);
+    const connection = this.#connection(secure, label, socket);
     const { peerNames } = this.#options;
     if (peerNames !== undefined && !isOneOf(peerNames, secure)) {
       const names = secure.getPeerX509Certificate()?.subjectAltName ?? 'nobody';
@@ -177,6 +174,12 @@ class TlsLayer implements SocketLayer {
       welcome: () => void secure.write(Uint8Array.of(verdict.welcome)),
       turnAway: () => dismiss(connection, verdict.full),
     };
+  }
+
+  #connection(secure: TLSSocket, label: string, socket: Socket): SocketConnection {
+    // Written together, chunks would be copied into one.
+    Object.assign(secure, { _writev: undefined });
+    return new SocketConnection(secure, label, socket, new SocketReader(new ReadBlocks(this.#blocks), true));
   }
 
   #refused(error: MigrationError): MigrationError {

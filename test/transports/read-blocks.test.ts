@@ -7,7 +7,8 @@ function read(blocks: ReadBlocks, bytes: number, value: number): Uint8Array {
   const room = blocks.room();
   expect(room.byteLength).toBeGreaterThanOrEqual(bytes);
   room.fill(value, 0, bytes);
-  return blocks.filled(bytes);
+  blocks.filled(bytes);
+  return blocks.take() ?? expect.fail('nothing was read');
 }
 
 describe('blocks that are read into', () => {

@@ -15,7 +15,7 @@ import {
   type TestCredentials,
 } from '../support/certificates.ts';
 import { host, relayTo } from './tcp-pairs.ts';
-import { collect, connect, rejectsWith } from './transport-pair.ts';
+import { collect, connect, memoriesReadInto, randomBytes, rejectsWith } from './transport-pair.ts';
 
 const suite = opensslAvailable ? 'tls' : 'tls (skipped: there is no openssl)';
 
@@ -62,6 +62,28 @@ describe.skipIf(!opensslAvailable)(suite, () => {
 
   describe('keeps the contract', () => {
     transportCompliance({ test, create: pair, createBreakable: relayed });
+  });
+
+  test('reads into the same memory again and again when it is given back, at either end, and never into what is still looked at', async () => {
+    const ends = await pair();
+    // Reads of 16 KiB would be 2048.
+    for (const memories of await memoriesReadInto(ends)) expect(memories).toBeLessThanOrEqual(12);
+    await ends.close();
+  });
+
+  test('what the end that listens sends at once arrives whole behind its word of welcome', async () => {
+    const ends = await pair();
+    const content = randomBytes(200_000, 3);
+    for (let round = 0; round < 10; round++) {
+      const opening = ends.source.open();
+      const far = await ends.destination.accept();
+      await far.send([content]);
+      const closing = far.close();
+      const near = await opening;
+      expect(Buffer.compare(await collect(near), content)).toBe(0);
+      await Promise.all([near.close(), closing]);
+    }
+    await ends.close();
   });
 
   test('refuses options that make no sense, before anything is opened', () => {

@@ -38,3 +38,48 @@ export async function connect(pair: {
   const [near, far] = await Promise.all([pair.source.open(), pair.destination.accept()]);
   return { near, far };
 }
+
+/**
+ * Carries 32 MiB each way, at the same time. Each end keeps the last three chunks, checks that they are still what was sent, and only then gives them back. Resolves to the number of
+ * buffers that each end read into.
+ */
+export async function memoriesReadInto(pair: Parameters<typeof connect>[0]): Promise<number[]> {
+  const { near, far } = await connect(pair);
+  const content = randomBytes(1 << 20, 7);
+  const total = 32 * content.byteLength;
+  const send = async (connection: Connection) => {
+    for (let sent = 0; sent < total; sent += content.byteLength) await connection.send([content]);
+  };
+  const receive = async (connection: Connection) => {
+    const memories = new Set<ArrayBufferLike>();
+    const kept: Uint8Array[] = [];
+    let received = 0;
+    let checked = 0;
+    const giveBackOne = () => {
+      const chunk = kept.shift() ?? assert.fail('nothing is kept');
+      for (let at = 0; at < chunk.byteLength; ) {
+        const from = checked % content.byteLength;
+        const length = Math.min(chunk.byteLength - at, content.byteLength - from);
+        const piece = chunk.subarray(at, at + length);
+        assert.equal(Buffer.compare(piece, content.subarray(from, from + length)), 0, `${checked} bytes on`);
+        at += length;
+        checked += length;
+      }
+      chunk.fill(0);
+      connection.recycle?.(chunk);
+    };
+    for await (const chunk of connection.receive()) {
+      memories.add(chunk.buffer);
+      received += chunk.byteLength;
+      kept.push(chunk);
+      if (kept.length > 3) giveBackOne();
+      if (received === total) break;
+    }
+    while (kept.length > 0) giveBackOne();
+    return memories.size;
+  };
+  const [, , ...sizes] = await Promise.all([send(near), send(far), receive(near), receive(far)]);
+  near.abort();
+  far.abort();
+  return sizes;
+}
