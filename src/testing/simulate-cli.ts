@@ -1,6 +1,6 @@
 /** `npm run simulate`: many seeds, or one. */
 import { fork } from 'node:child_process';
-import { availableParallelism } from 'node:os';
+import { availableParallelism, constants } from 'node:os';
 import { parseArgs } from 'node:util';
 import { EventLog } from './sim/event-log.ts';
 import type { Violation } from './sim/oracle.ts';
@@ -24,7 +24,9 @@ const help = `Runs migrations in simulated worlds, in virtual time, each from a 
   --no-shrink  do not look for a smaller timeline
   --help       this text
 
-Ends with 1 if a rule is broken. The digest is the same for the same seeds, on every machine.
+How many seeds are done is to be seen on a terminal (standard error), and said when it is interrupted (SIGINT, SIGTERM).
+Ends with 1 if a rule is broken; else with 130 or 143 if it was interrupted. The digest is the same for the same seeds, on
+every machine.
 The rules:
 
 ${Object.entries(rules)
@@ -124,27 +126,43 @@ async function one(seed: number, log: boolean, draw: Draw): Promise<number> {
 /** Many seeds, in processes of their own. */
 async function many(options: Options): Promise<number> {
   const { from, seeds, jobs, first } = options;
-  say(`seeds ${from} to ${from + seeds - 1}\n`);
   const lines: SeedLine[] = [];
-  let over = false;
+  const stop = new AbortController();
+  let interruptedBy: 'SIGINT' | 'SIGTERM' | undefined;
+  for (const name of ['SIGINT', 'SIGTERM'] as const) {
+    process.on(name, () => {
+      interruptedBy ??= name;
+      stop.abort();
+    });
+  }
+  say(`seeds ${from} to ${from + seeds - 1}\n`);
   const took = (line: SeedLine) => {
-    if (over) return;
+    if (stop.signal.aborted) return;
     lines.push(line);
     if (line.violations.length > 0) {
       progress('');
       sayBroken(line, options.draw);
-      over = first;
+      if (first) stop.abort();
     }
-    const broken = lines.filter(({ violations }) => violations.length > 0).length;
-    progress(`${lines.length} of ${seeds}, ${broken} broke a rule`);
+    progress(done(lines, seeds));
   };
-  const done = await Promise.all(
-    Array.from({ length: jobs }, (_, index) => worker(options, index, took, () => over)),
+  const ended = await Promise.all(
+    Array.from({ length: jobs }, (_, index) => worker(options, index, took, stop.signal)),
   );
   progress('');
   sayTotals(lines);
-  const failed = lines.some(({ violations }) => violations.length > 0);
-  return failed || done.includes(false) ? 1 : 0;
+  if (interruptedBy !== undefined) say(`${interruptedBy}: ${done(lines, seeds)}\n`);
+  if (broken(lines) > 0) return 1;
+  if (interruptedBy !== undefined) return 128 + constants.signals[interruptedBy];
+  return ended.includes(false) ? 1 : 0;
+}
+
+function broken(lines: readonly SeedLine[]): number {
+  return lines.filter(({ violations }) => violations.length > 0).length;
+}
+
+function done(lines: readonly SeedLine[], seeds: number): string {
+  return `${lines.length} of ${seeds} seeds done, ${broken(lines)} broke a rule`;
 }
 
 /** Resolves to whether the worker came to its end. */
@@ -152,7 +170,7 @@ function worker(
   { from, seeds, jobs, shrinks, draw }: Options,
   index: number,
   took: (line: SeedLine) => void,
-  over: () => boolean,
+  stop: AbortSignal,
 ): Promise<boolean> {
   const args = ['--from', String(from), '--seeds', String(seeds), '--jobs', String(jobs)];
   const child = fork(process.argv[1] ?? '', [
@@ -162,12 +180,10 @@ function worker(
     ...(shrinks ? [] : ['--no-shrink']),
     ...flagsOf(draw),
   ]);
-  child.on('message', (line) => {
-    took(line as SeedLine);
-    if (over()) child.kill();
-  });
+  child.on('message', (line) => took(line as SeedLine));
+  stop.addEventListener('abort', () => child.kill());
   return new Promise((resolve) => {
-    child.on('exit', (code) => resolve(over() || code === 0));
+    child.on('exit', (code) => resolve(code === 0));
   });
 }
 
@@ -235,7 +251,7 @@ function say(text: string): void {
 
 /** A line that is written over, on a terminal alone. */
 function progress(text: string): void {
-  if (process.stdout.isTTY) process.stdout.write(`\r\u001b[K${text}`);
+  if (process.stderr.isTTY) process.stderr.write(`\r\u001b[K${text}`);
 }
 
 process.exitCode = await main(process.argv.slice(2)).catch((error: unknown) => {

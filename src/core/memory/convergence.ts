@@ -35,6 +35,8 @@ export interface ConvergenceStatistics {
   readonly stateBytes: number;
   /** What the stun takes beside sending (flush, loading the state), as far as the policy's limit is to cover it. */
   readonly fixedMs: number;
+  /** The flush that is counted in `fixedMs`. Default: none was measured just now. */
+  readonly flushed?: MeasuredFlush | undefined;
   /** The throttle in force, 0 to 0.99. */
   readonly throttle: number;
   /** `roundBytes` of the last rounds, this one last; three more than this one are looked at. */
@@ -54,8 +56,20 @@ export interface ConvergenceStatistics {
    * flushed just now. That is the first thing to do once it fits, so nothing is waited for before it.
    */
   readonly fitted?: readonly number[] | undefined;
+  /** How long ago each of `fitted` was, in ms. Default: long ago. */
+  readonly fittedAgesMs?: readonly number[];
+  /** Of the link, in ms. Default 0. */
+  readonly roundTripMs?: number;
   /** How long it is until the guest has to be stunned; less than 0 if it is late. Undefined: there is all the time in the world. */
   readonly timeLeftMs?: number | undefined;
+}
+
+/** What a flush of both ends took. */
+export interface MeasuredFlush {
+  /** At the destination, in ms. */
+  readonly durationMs: number;
+  /** For how long that counts yet, in ms. Once it is old, both ends are flushed again as soon as the rest fits. */
+  readonly countsMs: number;
 }
 
 /** The part of the caller's policy that decides here. Without `onTimeout` and `stunMsMax` it is that of a migration that cancels. */
@@ -81,7 +95,7 @@ export interface ConvergenceVerdict {
   readonly restMs: number;
   /** The throttle to be in force from now on. */
   readonly throttle: number;
-  /** How long to wait before the next round, in ms: so long does it take until the downtime could fit, or until next to nothing waits for the link; with `fits`, until nothing does, and nothing is late. 0 to 1,000. */
+  /** How long to wait before the next round, in ms: so long does it take until the downtime could fit, a flush that is too long for it being forgotten, or until next to nothing waits for the link; with `fits`, until nothing does, and nothing is late. 0 to 1,000. */
   readonly waitMs: number;
   /** What the guest dirties and writes, as far as it was seen, in bytes a second, and what the link carries. */
   readonly guestBytesPerSecond: number;
@@ -103,6 +117,8 @@ const usefulShrink = 1.3;
 const keptUpWith = 0.9;
 /** How many rounds are looked back on: one that was out of line must not make the next look like progress. */
 const lookBackRounds = 3;
+/** ... and for how many round trips, once it fits: what was lost takes more than one to be sent again, however many rounds there are meanwhile. */
+const lookBackRoundTrips = 1.5;
 /** The figures are old after so long. */
 const waitMsMax = 1000;
 /** What is still to wait for the link when the next round begins, in ms of it: reading pages takes a moment, and the link is not to be idle. */
@@ -137,7 +153,8 @@ export function convergence(
   const sendRate = statistics.bytesPerSecond || bytesPerSecondAssumed;
   const pagesMs = (1000 * dirtyBytesAtMost(statistics)) / sendRate;
   const queuedMs = (1000 * (backlogBytes + diskRestBytes)) / sendRate;
-  const otherMs = fixedMs + queuedMs + (1000 * stateBytes) / sendRate;
+  const lastingMs = fixedMs + (1000 * stateBytes) / sendRate;
+  const otherMs = lastingMs + queuedMs;
   const sendMs = pagesMs + queuedMs;
   const expectedDowntimeMs = pagesMs + otherMs;
   const reason = explain(statistics, policy, sendRate, expectedDowntimeMs);
@@ -167,8 +184,7 @@ export function convergence(
   const goOn = (ms: number) =>
     ({ ...verdict, decision: 'continue', waitMs: Math.min(ms, waitMsMax) }) as const;
   if (fits) {
-    const { fitted } = statistics;
-    const waits = !last && fitted !== undefined && improves(fitted, restMs);
+    const waits = !last && improves(statistics, restMs);
     return waits && waitingPays(restMs, later, throttle)
       ? goOn(aheadMs)
       : { ...verdict, decision: 'switchover' };
@@ -184,7 +200,11 @@ export function convergence(
 
   // A round that is queued behind what waits already makes nothing fit sooner, and the pages that are written all the time would be in both.
   const drainMs = Math.min(queuedMs - queueMsKept, expectedDowntimeMs - policy.downtimeMsMax);
-  const waitMs = Math.min(Math.max(0, otherMs - policy.downtimeMsMax, drainMs), waitMsMax);
+  // Nor does one help against a flush that is too long: rounds must not be used up before it is measured again.
+  const tooLong = lastingMs + Math.min(sendMs, Math.max(restMsMin, next.restMs)) > policy.downtimeMsMax;
+  const flushOldMs = tooLong ? (statistics.flushed?.countsMs ?? 0) : 0;
+  const forgottenMs = Math.min(flushOldMs, timeLeftMs - next.durationMs);
+  const waitMs = Math.min(Math.max(0, otherMs - policy.downtimeMsMax, drainMs, forgottenMs), waitMsMax);
   const { throttleAgeMs = throttleWorksMs } = statistics;
   if (throttleAgeMs < throttleWorksMs) return { ...verdict, decision: 'continue', waitMs };
   const needed = nextThrottle({
@@ -232,13 +252,17 @@ function waitingPays(restMs: number, next: NextRound, throttle: number): boolean
 }
 
 /**
- * Whether what was waited for came: in the last few rounds that fitted, this one among them, the least has become less by a useful factor. So there is an end
- * to it, whatever the guest does: for a limit of 300 ms after some thirty rounds at the most.
+ * Whether what was waited for may come yet: in the last few rounds that fitted and the last round trips, this round among them, the least has become less by a
+ * useful factor, or there was nothing before them. So there is an end to it, whatever the guest does: for a limit of 300 ms after some thirty rounds, or twenty round
+ * trips, at the most.
  */
-function improves(fitted: readonly number[], restMs: number): boolean {
-  if (fitted.length < lookBackRounds) return true;
-  const lately = Math.min(restMs, ...fitted.slice(1 - lookBackRounds));
-  return lately * usefulShrink <= Math.min(...fitted.slice(0, 1 - lookBackRounds));
+function improves(statistics: ConvergenceStatistics, restMs: number): boolean {
+  const { fitted, fittedAgesMs = [], roundTripMs = 0 } = statistics;
+  if (fitted === undefined) return false;
+  const recent = fittedAgesMs.filter((ageMs) => ageMs < lookBackRoundTrips * roundTripMs).length;
+  const lookedBack = Math.max(recent, lookBackRounds - 1);
+  const lately = Math.min(restMs, ...fitted.slice(-lookedBack));
+  return lately * usefulShrink <= Math.min(...fitted.slice(0, -lookedBack));
 }
 
 /** Whether what the guest produces with `throttle` is more than the link carries, also once it is slowed as hard as it may be. */
@@ -305,10 +329,12 @@ function explain(
   const { round, backlogBytes, diskRestBytes, stateBytes, throttle, diskBytesPerSecond = 0 } = statistics;
   const disks = diskBytesPerSecond > 0 ? `, disks are written at ${megabytes(diskBytesPerSecond)} MB/s,` : '';
   const bytes = dirtyBytesAtMost(statistics) + backlogBytes + diskRestBytes + stateBytes;
+  const { flushed } = statistics;
+  const flush = flushed === undefined ? '' : ` (${Math.ceil(flushed.durationMs)} ms of it to flush disks)`;
   return (
     `after round ${round} ${megabytes(bytes)} MB are left; memory is dirtied at ${megabytes(dirtyRate(statistics))} MB/s` +
     `${disks} with the guest slowed by ${Math.round(throttle * 100)} %, and sent at ${megabytes(sendRate)} MB/s: ` +
-    `${Math.round(expectedDowntimeMs)} ms of downtime, ${policy.downtimeMsMax} ms allowed`
+    `${Math.ceil(expectedDowntimeMs)} ms of downtime${flush}, ${policy.downtimeMsMax} ms allowed`
   );
 }
 

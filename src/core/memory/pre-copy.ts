@@ -13,6 +13,7 @@ import {
   type ConvergenceStatistics,
   type ConvergenceVerdict,
   convergence,
+  type MeasuredFlush,
   roundPauseMs,
   throttleWorksMs,
 } from './convergence.ts';
@@ -99,8 +100,8 @@ export class PreCopy {
   #dirtiedBytes = 0;
   /** Since {@link PreCopy.run} was called. */
   #rounds = 0;
-  /** {@link ConvergenceVerdict.restMs} of the rounds that fitted after a flush. */
-  #fitted: number[] = [];
+  /** The rounds that fitted after a flush. */
+  #fitted: Fitted[] = [];
   #throttle = 0;
   #throttleSetMs = Number.NEGATIVE_INFINITY;
   /** The hardest since the rounds began, or since the link was gone. Each is waited for once, so that there is an end to it. */
@@ -164,8 +165,8 @@ export class PreCopy {
       const durationMs = environment.now() - start.ms;
       previous = start;
       // Before the round: one that takes longer than that would have it flushed again and again, and never stun.
-      if (flush !== undefined && start.ms - flush.overMs > flushedMs) flush = undefined;
-      const statistics = this.#statistics(bytes, durationMs, start, flush?.durationMs);
+      if (flush !== undefined && start.ms - flush.overMs >= flushedMs) flush = undefined;
+      const statistics = this.#statistics(bytes, durationMs, start, flush);
       const verdict = convergence(statistics, this.#policy);
       // What follows takes its time, and the queue becomes shorter meanwhile.
       const wait = new RoundWait(
@@ -201,7 +202,7 @@ export class PreCopy {
           break;
         case 'throttle':
         case 'continue':
-          if (verdict.fits) this.#fitted.push(verdict.restMs);
+          if (verdict.fits) this.#fitted.push({ ms: environment.now(), restMs: verdict.restMs });
           await this.#setThrottle(verdict.throttle);
           await this.#untilOver(wait);
           break;
@@ -354,9 +355,11 @@ export class PreCopy {
     bytes: number,
     durationMs: number,
     start: Start,
-    flushMs: number | undefined,
+    flush: Flush | undefined,
   ): ConvergenceStatistics {
     const { environment, channel, memory, pace, policy } = this.#options;
+    const nowMs = environment.now();
+    const flushed = flush === undefined ? undefined : measured(flush, nowMs);
     const diskRestBytes = this.#options.diskRestBytes();
     keepLast(this.#history, bytes);
     keepLast(this.#diskRests, diskRestBytes);
@@ -364,7 +367,7 @@ export class PreCopy {
       if (diskRestBytes > 0 && this.#rounds > 1) this.#countApart();
       this.#diskRestLeast = diskRestBytes;
     }
-    if (environment.now() < this.#hardestWorksMs) this.#countApart();
+    if (nowMs < this.#hardestWorksMs) this.#countApart();
     const claimsMs = claimsMsCounted(this.#options.claimsMs(), policy.downtimeMsMax);
     const dirtyBytes = memory.dirtyBytes();
     return {
@@ -380,12 +383,15 @@ export class PreCopy {
       lateMs: channel.lateMs,
       diskRestBytes,
       stateBytes: stateBytesExpected,
-      fixedMs: loadMsExpected + claimsMs + (flushMs ?? 0),
+      fixedMs: loadMsExpected + claimsMs + (flushed?.durationMs ?? 0),
+      flushed,
       throttle: this.#throttle,
-      throttleAgeMs: environment.now() - this.#throttleSetMs,
+      throttleAgeMs: nowMs - this.#throttleSetMs,
       history: this.#history,
       diskRests: this.#diskRests,
-      fitted: flushMs === undefined ? undefined : this.#fitted,
+      fitted: flushed === undefined ? undefined : this.#fitted.map(({ restMs }) => restMs),
+      fittedAgesMs: this.#fitted.map(({ ms }) => nowMs - ms),
+      roundTripMs: channel.roundTripMs,
       timeLeftMs: this.#options.timeLeftMs(),
       ...pace.figures(),
     };
@@ -400,6 +406,17 @@ export class PreCopy {
     if (dirtyingMs === undefined || dirtyingMs <= 0) return undefined;
     return ((1000 * bytes) / (dirtyingMs * share)) * (1 - this.#throttle);
   }
+}
+
+/** What there was left, when it fitted: {@link ConvergenceVerdict.restMs}. */
+interface Fitted {
+  readonly ms: number;
+  readonly restMs: number;
+}
+
+/** Undefined while it is not over. */
+function measured({ durationMs, overMs }: Flush, nowMs: number): MeasuredFlush | undefined {
+  return durationMs === undefined ? undefined : { durationMs, countsMs: overMs + flushedMs - nowMs };
 }
 
 /** When a round began. */

@@ -165,6 +165,30 @@ describe('convergence', () => {
     expect(convergence({ ...idle, dirtyBytes: 1e9 }, policy).waitMs).toBe(0);
   });
 
+  it('waits for a flush that is too long to be measured again, however little it is too long, and whatever else rounds could bring', () => {
+    const flushed = { durationMs: 270, countsMs: 900 };
+    const tooLong = { ...idle, stateBytes: 0, fixedMs: 300.1, flushed };
+    expect(convergence(tooLong, policy)).toMatchObject({ decision: 'continue', fits: false, waitMs: 900 });
+    expect(convergence({ ...tooLong, dirtyBytes: 0.5 * gigabit }, policy).waitMs).toBe(900);
+    // Without so little as is not worth a round it fits ...
+    const dirtyBytes = 0.005 * gigabit;
+    expect(convergence({ ...tooLong, fixedMs: 296, dirtyBytes }, policy).waitMs).toBe(900);
+    // ... but a round that sends more may be what it takes,
+    expect(convergence({ ...tooLong, fixedMs: 280, dirtyBytes: 0.1 * gigabit }, policy).waitMs).toBe(0);
+    // and nothing is measured again where nothing was measured, nor when there is no time for it.
+    expect(convergence({ ...tooLong, flushed: undefined }, policy).waitMs).toBeLessThan(1);
+    expect(convergence({ ...tooLong, flushed: { ...flushed, countsMs: -3 } }, policy).waitMs).toBeLessThan(1);
+    expect(convergence({ ...tooLong, timeLeftMs: 205 }, policy).waitMs).toBe(200);
+    expect(convergence({ ...tooLong, fixedMs: 299.9 }, policy).decision).toBe('switchover');
+  });
+
+  it('says of a flush that is too long how long it takes', () => {
+    const flushed = { durationMs: 279.2, countsMs: 1000 };
+    const { decision, reason } = convergence({ ...idle, round: 200, fixedMs: 299.2, flushed }, policy);
+    expect(decision).toBe('fail');
+    expect(reason).toMatch(/: 308 ms of downtime \(280 ms of it to flush disks\), 300 ms allowed$/);
+  });
+
   /** A guest that rests, but for its disks. */
   const writing = {
     ...idle,
@@ -312,6 +336,71 @@ describe('waiting, once the rest fits', () => {
     expect(decide({ fitted: [240, 240, 240] }).decision).toBe('switchover');
     expect(decide({ fitted: [240, 100, 240] }).decision).toBe('continue');
     expect(decide({ fitted: [100, 240, 240] }).decision).toBe('switchover');
+  });
+
+  it('and a round trip and a half, however many rounds there are in it: what was lost is sent again', () => {
+    const patient = { roundTripMs: 200, fitted: [240, 240, 240, 240, 240] };
+    const since = (...fittedAgesMs: number[]) => decide({ ...patient, fittedAgesMs }).decision;
+    expect(since(299, 250, 200, 100, 10)).toBe('continue');
+    expect(since(300, 250, 200, 100, 10)).toBe('switchover');
+    // Three rounds all the same.
+    expect(since(2000, 1500, 1000, 800, 700)).toBe('switchover');
+    expect(decide({ roundTripMs: 200, fitted: [240, 240], fittedAgesMs: [900, 400] }).decision).toBe(
+      'continue',
+    );
+    // One of the last round trip that was better counts, and an older one that was says that it became no less.
+    const better = (fitted: number[]) =>
+      decide({ ...patient, fitted, fittedAgesMs: [400, 290, 200, 100, 10] }).decision;
+    expect(better([240, 100, 240, 240, 240])).toBe('continue');
+    expect(better([100, 240, 240, 240, 240])).toBe('switchover');
+  });
+
+  it('gives up no sooner than after a round trip and a half without progress, and soon after, whatever the guest does', () => {
+    const round = fc.record({
+      restMs: fc.double({ min: 11, max: 300, noNaN: true }),
+      tookMs: fc.double({ min: 5, max: 50, noNaN: true }),
+    });
+    fc.assert(
+      fc.property(
+        fc.constantFrom(0.1, 20, 100, 200, 400),
+        // Of most rounds nothing comes; some few bring progress.
+        fc.array(round, { minLength: 30, maxLength: 30 }),
+        fc.infiniteStream(fc.double({ min: 5, max: 50, noNaN: true })),
+        (roundTripMs, rounds, later) => {
+          const seen: { ms: number; restMs: number }[] = [];
+          let nowMs = 0;
+          for (let index = 0; ; index++) {
+            const { restMs, tookMs } = rounds[index] ?? { restMs: 299, tookMs: later.next().value ?? 5 };
+            const fitted = seen.map((one) => one.restMs);
+            const fittedAgesMs = seen.map(({ ms }) => nowMs - ms);
+            const statistics = { fixedMs: 0, fitted, fittedAgesMs, roundTripMs, round: 4 };
+            const { decision } = decide({ ...statistics, dirtyBytes: (restMs * link) / 1000 });
+            if (decision === 'switchover') break;
+            seen.push({ ms: nowMs, restMs });
+            nowMs += tookMs;
+          }
+          // The best that there was before the last progress, and how long ago that was.
+          const least = Math.min(...seen.map(({ restMs }) => restMs));
+          const progress = seen.find(({ restMs }) => restMs < least * 1.3);
+          expect(nowMs - (progress?.ms ?? 0)).toBeGreaterThanOrEqual(1.5 * roundTripMs);
+          expect(seen.length).toBeGreaterThanOrEqual(3);
+          // From 300 to 10 ms are 13 steps, and each may take three rounds, or a round trip and a half and a round.
+          expect(nowMs).toBeLessThanOrEqual(14 * Math.max(150, 1.5 * roundTripMs + 50));
+        },
+      ),
+      { numRuns: 1000 },
+    );
+  });
+
+  it('with short round trips, is as if there were none', () => {
+    const rests = fc.array(fc.double({ min: 0, max: 300, noNaN: true }), { maxLength: 10 });
+    fc.assert(
+      fc.property(rests, fc.double({ min: 0, max: 6, noNaN: true }), (fitted, roundTripMs) => {
+        // No two rounds are closer than the pause between them.
+        const fittedAgesMs = fitted.map((_, index) => 5 * (fitted.length - index));
+        expect(decide({ fitted, fittedAgesMs, roundTripMs })).toEqual(decide({ fitted }));
+      }),
+    );
   });
 
   it('has an end, whatever the guest does', () => {

@@ -57,6 +57,36 @@ test('nor does a slower one cost more, where the guest is idle', async () => {
   expect(source.rounds).toBeLessThan(50);
 });
 
+describe('a flush that is too long by no more than some milliseconds', () => {
+  /** With loading counted in, and an idle guest. */
+  const world = (howMany: number) => {
+    const environment = createVirtualEnvironment();
+    return createWorld({
+      environment,
+      idle: true,
+      policy: { roundsMax: 10 },
+      destinationVm: (vm) => slowFlushes(environment, vm, howMany, 282),
+    });
+  };
+
+  it('is measured again before the rounds are used up', async () => {
+    const { source } = await runWithin(world(1), 10_000);
+    expect(source.error?.message).toBeUndefined();
+    expect(source.outcome).toBe('completed');
+  });
+
+  it('fails each time where it always is, and is named', async () => {
+    const { source } = await runWithin(world(Number.POSITIVE_INFINITY), 60_000);
+    expect(source).toMatchObject({ outcome: 'failed', downtimeMs: 0, error: { code: 'not-converging' } });
+    expect(source.error?.message).toMatch(
+      / ms of downtime \(28\d ms of it to flush disks\), 300 ms allowed$/,
+    );
+    // Two rounds or three each time, and the flush with the second for which it counts.
+    expect(source.totalMs).toBeGreaterThan(3 * 1282);
+    expect(source.totalMs).toBeLessThan(6 * 1282);
+  });
+});
+
 test('a disk that is always slow is not waited for with the guest stunned', async () => {
   const environment = createVirtualEnvironment();
   const world = createWorld({
