@@ -1,6 +1,6 @@
 /**
  * How well migrations are predicted: `npm run predict -- --seeds 200`, with `--from N`, and with `--swarm` for the small worlds of `npm run simulate` instead of VMs that take
- * seconds to move. In virtual time, so the figures do not depend on the machine.
+ * seconds to move, and with `--compression` for both ends with a codec. In virtual time, so the figures do not depend on the machine.
  */
 import { parseArgs } from 'node:util';
 import {
@@ -9,13 +9,14 @@ import {
   type PredictionResult,
   predictScenario,
 } from '../test/support/prediction-cell.ts';
-import { drawCalm, drawLarger } from '../test/support/prediction-draw.ts';
+import { drawCalm, drawLarger, withCompression } from '../test/support/prediction-draw.ts';
 
 const { values } = parseArgs({
   options: {
     seeds: { type: 'string', default: '100' },
     from: { type: 'string', default: '1' },
     swarm: { type: 'boolean', default: false },
+    compression: { type: 'boolean', default: false },
   },
 });
 
@@ -23,7 +24,8 @@ const from = Number(values.from);
 const results: PredictionResult[] = [];
 for (let seed = from; seed < from + Number(values.seeds); seed++) {
   const scenario = values.swarm ? drawCalm(seed) : drawLarger(seed);
-  if (scenario !== undefined) results.push(await predictScenario(seed, scenario));
+  if (scenario === undefined) continue;
+  results.push(await predictScenario(seed, values.compression ? withCompression(scenario) : scenario));
 }
 const completed = results.filter(({ outcome }) => outcome === 'completed').length;
 console.log(`${results.length} migrations, ${completed} completed`);

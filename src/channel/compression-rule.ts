@@ -62,9 +62,8 @@ export class CompressionRule {
   verdict({ nowMs, bytesPerSecond = 0, aheadBytes, itemBytes }: CompressionInputs): CompressionVerdict {
     if (bytesPerSecond === 0 || nowMs < this.#seenMs + this.#pauseMs) return 'no';
     const call = this.#callBytesPerSecond(nowMs);
-    const keepsUp = this.#callsMax * call >= keepsUpGain * bytesPerSecond;
     const inTime = aheadBytes / bytesPerSecond >= (inTimeGain * itemBytes) / call;
-    if (!keepsUp || !inTime) return 'no';
+    if (!keepsUp(this.#callsMax * call, bytesPerSecond) || !inTime) return 'no';
     return this.#pauseMs > 0 || nowMs > this.#seenMs + measurementMsMax ? 'sample' : 'compress';
   }
 
@@ -93,6 +92,15 @@ export class CompressionRule {
   }
 }
 
-function isUseful({ inputBytes, outputBytes }: CompressionResult): boolean {
+/** Whether an item that was compressed, in whole or a sample of it, shrank by enough to travel so. */
+export function isUseful({
+  inputBytes,
+  outputBytes,
+}: Pick<CompressionResult, 'inputBytes' | 'outputBytes'>): boolean {
   return outputBytes <= usefulShare * inputBytes;
+}
+
+/** Whether all calls together take so much more in a second, in bytes, than the link does that compressing pays. */
+export function keepsUp(callsBytesPerSecond: number, linkBytesPerSecond: number): boolean {
+  return callsBytesPerSecond >= keepsUpGain * linkBytesPerSecond;
 }

@@ -217,6 +217,7 @@ class Source extends MigrationEnd implements MeasuringSource {
         environment: this.environment,
         connect: (call) => this.#dial(call),
         durationMs,
+        policy: this.#policy,
         signal,
       });
       this.#outlook.measured = measured;

@@ -59,7 +59,8 @@ export interface MemorySource {
 
   /**
    * For the audit: what the hypervisor itself has in these ranges, not what rounds brought. Called with the guest stunned, its state saved and a round
-   * empty, with some hundred small ranges at a time; it is a part of the downtime. Resolves to the content of each, in their order; undefined for a
+   * empty, with some hundred small ranges at a time; it is a part of the downtime. For an estimate of a migration that may compress it is called too, once, with nothing
+   * set up and the guest running: then what the guest writes meanwhile may be there in part. Resolves to the content of each, in their order; undefined for a
    * range that it cannot read, or where the ends may rightly differ. The content is the caller's: nothing changes it later. Rejects with `memory`, and then
    * no more of it is audited, and with `unsupported` without the capability `auditMemory`.
    */

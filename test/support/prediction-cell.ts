@@ -10,6 +10,7 @@ import {
   type ProgressPrediction,
 } from '../../src/index.ts';
 import { useKnownChecksums } from '../../src/testing/sim/known-checksums.ts';
+import { repeatCodec } from '../../src/testing/sim/repeat-codec.ts';
 import type { Scenario } from '../../src/testing/sim/scenario.ts';
 import { World } from '../../src/testing/sim/world.ts';
 import { createVirtualEnvironment, type VirtualEnvironment } from '../../src/testing/virtual-time.ts';
@@ -48,7 +49,7 @@ export interface PredictionResult {
   readonly fractions: readonly number[];
 }
 
-/** Runs an estimate and then the migration, in virtual time, without its timeline. Equal scenarios and seeds have equal results. */
+/** Runs an estimate and then the migration, in virtual time, without its timeline; both ends have a codec if the scenario says so. Equal scenarios and seeds have equal results. */
 export async function predictScenario(seed: number, scenario: Scenario): Promise<PredictionResult> {
   const endKnownChecksums = useKnownChecksums();
   try {
@@ -65,6 +66,7 @@ interface Told {
 
 async function run(seed: number, scenario: Scenario): Promise<PredictionResult> {
   const environment = createVirtualEnvironment(seed);
+  if (scenario.hosts?.codec === true) Object.assign(environment, { codecs: [repeatCodec(environment)] });
   const world = new World(environment, seed, scenario, false);
   const { vm, backend, network } = world;
   // The guest is at its work when somebody thinks of moving it.

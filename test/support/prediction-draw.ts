@@ -64,6 +64,12 @@ export function drawLarger(seed: number): Scenario {
   };
 }
 
+/** The same, with a codec at both ends and leave to use it. */
+export function withCompression(scenario: Scenario): Scenario {
+  const { policy, hosts } = scenario;
+  return { ...scenario, policy: { ...policy, compression: 'auto' }, hosts: { ...hosts, codec: true } };
+}
+
 /** As hypervisors are: stopping, saving and starting take milliseconds, and loading some tens at the most. */
 function drawTimings(chance: Chance): VmTimings {
   return {

@@ -2,6 +2,7 @@
 import type { Channel } from '../../channel/channel.ts';
 import { MigrationError } from '../../errors.ts';
 import type { SourceDisk } from '../../interfaces/block-device.ts';
+import type { Chunks } from '../../interfaces/content.ts';
 import type { Environment } from '../../interfaces/environment.ts';
 import type { GuestMeasurement, SourceVm } from '../../interfaces/hypervisor.ts';
 import type { Estimate } from '../../interfaces/migration.ts';
@@ -21,6 +22,7 @@ import type { DiskForecast, ForecastInputs } from './forecast.ts';
 import { lookAtDisk } from './look-at-disk.ts';
 import { predict, usualDoubts } from './predict.ts';
 import { type LinkLook, probeLink } from './probe-link.ts';
+import { type CodecLook, gainOf, lateMsExpected, sampleMemory, tryCodec } from './try-codec.ts';
 import { dirtiedIn, type WorkingSet, workingSetOf } from './working-set.ts';
 
 export interface EstimateParts {
@@ -31,6 +33,8 @@ export interface EstimateParts {
   readonly environment: Environment;
   readonly connect: (signal: AbortSignal) => Promise<Channel>;
   readonly durationMs: number;
+  /** Says whether content may be compressed, and whether memory moves. Default: it may not. */
+  readonly policy?: Pick<ResolvedPolicy, 'compression' | 'memory'>;
   readonly signal: AbortSignal | undefined;
 }
 
@@ -62,6 +66,9 @@ export interface Measured {
   readonly link: LinkLook;
   readonly connectMs: number;
   readonly registerMs: number;
+  /** What the codec made of samples of memory and of the disks; undefined: nothing will be compressed, or it could not be seen. */
+  readonly memoryCodec?: CodecLook | undefined;
+  readonly diskCodec?: CodecLook | undefined;
 }
 
 /** For how long guest and link are looked at, if nobody says so. */
@@ -74,6 +81,8 @@ const lookParts = [1 / 30, 1 / 6, 4 / 5] as const;
 const auditReadsAtOnce = 8;
 /** An audit of everything reads and compares no more in a second. */
 const auditBytesPerSecond = 1 << 30;
+/** What new connections send in their first round trip, all together; in each that follows it is twice as much, until the link is full. */
+const firstWindowBytes = 4 * 14_600;
 
 /** Memory of which nobody knows how much is zeros: from a third of it to all. */
 const usedShareExpected = 0.6;
@@ -100,7 +109,7 @@ export async function measureMigration(parts: EstimateParts): Promise<Measured> 
 }
 
 async function measure(parts: EstimateParts, over: AbortController): Promise<Measured> {
-  const { vm, environment, register, durationMs, disks } = parts;
+  const { vm, environment, register, durationMs, disks, policy } = parts;
   const { signal } = over;
   const beganMs = environment.now();
   const channel = await parts.connect(signal);
@@ -113,15 +122,22 @@ async function measure(parts: EstimateParts, over: AbortController): Promise<Mea
     guest.catch(() => {});
     const link = await probeLink(channel, environment, durationMs, signal);
     const { looks, usedBytes, writtenPerSecond } = await raceAbort(guest, signal);
+    const [codec] = policy?.compression === 'auto' ? (environment.codecs ?? []) : [];
+    const content: Uint8Array[] = [];
+    const onContent = codec && ((chunks: Chunks) => content.push(...chunks));
     const seen = await Promise.all(
       disks.map(async (disk) => ({
         id: disk.id,
         sizeBytes: disk.sizeBytes,
-        ...(await lookAtDisk(disk, environment, { signal })),
+        ...(await lookAtDisk(disk, environment, { signal, onContent })),
         guestBytesPerSecond: writtenPerSecond.get(disk.id),
         unseen: !disk.readOnly && disk.tapCapability === 'none',
       })),
     );
+    const tried = async (some: Chunks) => codec && tryCodec(codec, environment, some, { signal });
+    const diskCodec = await tried(content);
+    const readsMemory = codec && vm.capabilities.auditMemory && policy?.memory !== 'none';
+    const memoryCodec = await tried(readsMemory ? await sampleMemory(vm.memory, { signal }) : []);
     throwIfAborted(signal);
     channel.send({ type: 'bye' });
     const memoryBytes = vm.memory.regions.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
@@ -134,6 +150,8 @@ async function measure(parts: EstimateParts, over: AbortController): Promise<Mea
       link,
       connectMs,
       registerMs,
+      memoryCodec,
+      diskCodec,
     };
   } finally {
     over.abort(new MigrationError('aborted', 'the estimate is over'));
@@ -196,7 +214,13 @@ export function setupMsExpected({
   registerMs = 0,
   link,
 }: Partial<Pick<Measured, 'connectMs' | 'registerMs' | 'link'>>): number {
-  return connectMs + 2 * registerMs + (link?.roundTripMs ?? 0) + prepareMsExpected;
+  return connectMs + 2 * registerMs + (link === undefined ? 0 : beginsMs(link)) + prepareMsExpected;
+}
+
+/** A question and its answer, and until connections are as fast as the link. */
+function beginsMs({ roundTripMs, bytesPerSecond }: LinkLook): number {
+  const inFlightBytes = (bytesPerSecond * roundTripMs) / 1000;
+  return roundTripMs * (1 + Math.log2(Math.max(1, inFlightBytes / firstWindowBytes)));
 }
 
 /** The disks that are copied while the guest runs, before anything of them was. */
@@ -210,19 +234,32 @@ export function disksExpected(disks: readonly MeasuredDisk[]): readonly DiskFore
     }));
 }
 
-/** What a migration from the beginning goes by. What compression will make of it nobody knows. */
+/** What compression is expected to be good for over such a link. */
+export function gainsExpected(
+  { memoryCodec, diskCodec }: Partial<Pick<Measured, 'memoryCodec' | 'diskCodec'>>,
+  linkBytesPerSecond: number,
+): Required<Pick<ForecastInputs, 'gain' | 'diskGain'>> {
+  return { gain: gainOf(memoryCodec, linkBytesPerSecond), diskGain: gainOf(diskCodec, linkBytesPerSecond) };
+}
+
+/** What a migration from the beginning goes by. */
 function inputsBefore(measured: Measured, policy: ResolvedPolicy): ForecastInputs {
   const { link, registerMs, disks, workingSet, usedBytes } = measured;
   const disksAlone = policy.memory === 'none';
+  const passRestBytes = disksAlone ? 0 : (usedBytes ?? usedShareExpected * measured.memoryBytes);
+  const diskForecasts = disksExpected(disks);
+  const diskBytes = diskForecasts.reduce((sum, { restBytes }) => sum + restBytes, 0);
+  const gains = gainsExpected(measured, link.bytesPerSecond);
+  const firstGain = diskBytes > 0 ? gains.diskGain : gains.gain;
   return {
-    setupMs: setupMsExpected(measured),
-    disks: disksExpected(disks),
+    setupMs: setupMsExpected(measured) + lateMsExpected(firstGain, diskBytes + passRestBytes, link),
+    disks: diskForecasts,
     stunBytes: disks.reduce((sum, { unseen, contentBytes }) => sum + (unseen ? contentBytes : 0), 0),
-    passRestBytes: disksAlone ? 0 : (usedBytes ?? usedShareExpected * measured.memoryBytes),
+    passRestBytes,
     passedMs: 0,
     workingSet,
     linkBytesPerSecond: link.bytesPerSecond,
-    gain: 1,
+    ...gains,
     roundTripMs: link.roundTripMs,
     claimMs: registerMs,
     flushMs: flushMsExpected,

@@ -40,16 +40,18 @@ export interface ForecastInputs {
   /** What the link carries, in bytes a second, more than 0. */
   readonly linkBytesPerSecond: number;
   /**
-   * How many bytes of content go over it as one, because they are compressed: 1 or more. It counts for disks and rounds; what the guest writes to disks, and what is
-   * sent first once it stands still, goes as it is.
+   * How many bytes of content go over it as one, because they are compressed: 1 or more. It counts for rounds; what the guest writes to disks, and what is sent
+   * first once it stands still, goes as it is.
    */
   readonly gain: number;
+  /** As `gain`, of what disks hold. */
+  readonly diskGain: number;
   readonly roundTripMs: number;
   /** What a claim takes, in ms. */
   readonly claimMs: number;
   /** What the audit takes, in ms. */
   readonly auditMs: number;
-  /** How many round trips the last flight takes beside the handover's own: a connection that was idle begins slowly, and a lost packet is sent again. */
+  /** How many round trips the last flight takes beside the handover's own, if it is no short one: a connection that was idle begins slowly, and a lost packet is sent again. */
   readonly slowRoundTrips: number;
   /** What the destination's flush takes, in ms. */
   readonly flushMs: number;
@@ -88,6 +90,10 @@ const copyShareMin = 0.25;
 const roundsSeen = 400;
 /** Nor is what is more than a month off: a guest that outruns its link has ever more to send. */
 const msSeen = 30 * 86_400_000;
+/** What of a round goes before its other items, and is not compressed: its first batch. */
+const roundPlainBytes = 1 << 20;
+/** What the queues of a link hold at the least, as the time that it takes to be sent: a last flight that is shorter loses little. */
+const queueMsAssumed = 25;
 /** Saying goodbye, in round trips. */
 const releaseRoundTrips = 0.5;
 
@@ -135,7 +141,7 @@ function copyDisks(inputs: ForecastInputs): { readonly ms: number; readonly byte
   const bytes = inputs.disks.reduce((sum, { restBytes }) => sum + restBytes, 0);
   if (bytes === 0) return { ms: 0, bytes: 0 };
   const mirrored = diskRate(inputs) / 2;
-  const linkMs = (1000 * bytes) / (inputs.copyBytesPerSecond ?? inputs.gain * copyRate(inputs, mirrored));
+  const linkMs = (1000 * bytes) / (inputs.copyBytesPerSecond ?? inputs.diskGain * copyRate(inputs, mirrored));
   const ms = inputs.disks.reduce(
     (longest, { restBytes, bytesPerSecondMax: most }) =>
       most === undefined ? longest : Math.max(longest, (1000 * restBytes) / most),
@@ -156,7 +162,7 @@ interface MemoryForecast {
 /** The pass that is under way, and rounds, each of what was dirtied in the one before, until the rule says that it is time. */
 function copyMemory(inputs: ForecastInputs): MemoryForecast {
   const { workingSet, policy, stateBytes, flushMs, roundTripMs, claimMs } = inputs;
-  const { linkBytesPerSecond: link, gain } = inputs;
+  const { linkBytesPerSecond: link } = inputs;
   const flushTakesMs = flushMs + roundTripMs;
   const claimsMs = claimsMsCounted(2 * claimMs, policy.downtimeMsMax);
   if (inputs.disksAlone) return { ms: flushTakesMs, bytes: 0, lastBytes: 0, converges: true, throttle: 0 };
@@ -167,8 +173,8 @@ function copyMemory(inputs: ForecastInputs): MemoryForecast {
   let roundBytes = inputs.passRestBytes;
   /** What of a round is queued still when the next one begins, compressed. */
   const queueBytes = Math.max(queueBetween.least, (link * queueBetween.ms) / 1000);
-  let backlogBytes = Math.min(roundBytes / gain, queueBytes);
-  let ms = (1000 * (roundBytes / gain - backlogBytes)) / rate;
+  let backlogBytes = Math.min(roundBytes / inputs.gain, queueBytes);
+  let ms = (1000 * (roundBytes / inputs.gain - backlogBytes)) / rate;
   let bytes = roundBytes;
   let dirtyingMs = Math.max(1, inputs.passedMs + ms);
   /** In how long this round's pages were dirtied; undefined of the first pass, which sends all. */
@@ -177,11 +183,12 @@ function copyMemory(inputs: ForecastInputs): MemoryForecast {
   /** Rounds in which a throttle that is harder than any before has not had its time to work: they do not count. */
   let apart = 0;
   let harder = false;
-  /** Since both ends were flushed, what was left after each round that fitted. */
-  let fitted: number[] | undefined;
+  /** Since both ends were flushed, what was left after each round that fitted, and when. */
+  let fitted: { readonly ms: number; readonly restMs: number }[] | undefined;
   const history: number[] = [];
   for (let round = Math.max(1, inputs.rounds); ; round++) {
     const dirtyBytes = dirtiedIn(workingSet, dirtyingMs * (1 - throttle));
+    const gain = roundGain(dirtyBytes, inputs.gain);
     history.push(roundBytes);
     if (harder && throttleAgeMs !== undefined && throttleAgeMs < throttleWorksMs) apart++;
     const verdict = convergence(
@@ -201,7 +208,9 @@ function copyMemory(inputs: ForecastInputs): MemoryForecast {
         throttle,
         history,
         diskBytesPerSecond: mirrored,
-        fitted,
+        fitted: fitted?.map((one) => one.restMs),
+        fittedAgesMs: fitted?.map((one) => ms - one.ms) ?? [],
+        roundTripMs,
         ...(throttleAgeMs === undefined ? {} : { throttleAgeMs }),
       },
       { ...policy, roundsMax: policy.roundsMax + apart },
@@ -214,7 +223,7 @@ function copyMemory(inputs: ForecastInputs): MemoryForecast {
     }
     const flushes = decision === 'switchover';
     if (!fits) fitted = undefined;
-    else fitted = flushes ? [] : [...(fitted ?? []), restMs];
+    else fitted = flushes ? [] : [...(fitted ?? []), { ms, restMs }];
     if (!flushes && verdict.throttle !== throttle) {
       throttle = verdict.throttle;
       throttleAgeMs = 0;
@@ -234,6 +243,12 @@ function copyMemory(inputs: ForecastInputs): MemoryForecast {
   }
 }
 
+/** Of a round of so much. */
+function roundGain(bytes: number, gain: number): number {
+  const plainBytes = Math.min(bytes, roundPlainBytes);
+  return bytes === 0 ? 1 : bytes / (plainBytes + (bytes - plainBytes) / gain);
+}
+
 function dirtiedBetween(set: WorkingSet, sinceMs: number, moreMs: number, throttle: number): number {
   const slowed = 1 - throttle;
   return dirtiedIn(set, (sinceMs + moreMs) * slowed) - dirtiedIn(set, sinceMs * slowed);
@@ -243,10 +258,11 @@ function dirtiedBetween(set: WorkingSet, sinceMs: number, moreMs: number, thrott
 function downtime(inputs: ForecastInputs, lastBytes: number): number {
   const { linkBytesPerSecond, roundTripMs, claimMs, flushMs, hypervisorMs, stunBytes, auditMs } = inputs;
   const stateBytes = inputs.disksAlone ? 0 : inputs.stateBytes;
-  const sendMs = (1000 * (lastBytes + stateBytes + stunBytes / inputs.gain)) / linkBytesPerSecond;
+  const sendMs = (1000 * (lastBytes + stateBytes + stunBytes / inputs.diskGain)) / linkBytesPerSecond;
   if (inputs.disksAlone) return hypervisorMs / 2 + sendMs + roundTripMs + flushMs + auditMs;
   const inOneFlight = inputs.handover === 'one-flight';
-  const flightMs = ((inOneFlight ? 0.5 : 1.5) + inputs.slowRoundTrips) * roundTripMs;
+  const slowRoundTrips = inputs.slowRoundTrips * Math.min(1, sendMs / queueMsAssumed);
+  const flightMs = ((inOneFlight ? 0.5 : 1.5) + slowRoundTrips) * roundTripMs;
   // The last of the content is on its way while units are read for the audit; in one flight, also while the VM is claimed to be given.
   const besideMs = auditMs + (inOneFlight ? claimMs : 0);
   const claimsMs = inOneFlight ? claimMs : 2 * claimMs;

@@ -1,5 +1,5 @@
 import type { ReadableDisk } from '../../interfaces/block-device.ts';
-import type { CallOptions } from '../../interfaces/content.ts';
+import type { CallOptions, Chunks } from '../../interfaces/content.ts';
 import type { Environment } from '../../interfaces/environment.ts';
 import { chunksLength, isZero, sliceChunks } from '../../util/chunks.ts';
 import { alignExtents } from '../storage/align-extents.ts';
@@ -25,11 +25,17 @@ const samples = 32;
 const samplesAtOnce = 8;
 const samplesMsMax = 500;
 
+/** What comes with {@link lookAtDisk}. */
+export interface LookOptions extends CallOptions {
+  /** Is given some of the content of each sample that is not zeros. */
+  readonly onContent?: ((content: Chunks) => void) | undefined;
+}
+
 /** Looks at what of a disk holds data, and reads samples of it. Rejects with `disk-read`, and when the signal is aborted. */
 export async function lookAtDisk(
   disk: ReadableDisk,
   environment: Environment,
-  options: CallOptions,
+  { onContent, ...options }: LookOptions,
 ): Promise<DiskLook> {
   const { data, seenBytes } = await dataOf(disk, environment, options);
   const dataBytes = data.reduce((sum, { length }) => sum + length, 0);
@@ -38,7 +44,10 @@ export async function lookAtDisk(
   const beganMs = environment.now();
   await disk.read(first.offset, Math.min(smallBytes, first.length), options);
   const readMs = environment.now() - beganMs;
-  const { readBytes, zeroBytes, bytesPerSecond } = await sample(disk, data, environment, options);
+  const { readBytes, zeroBytes, bytesPerSecond } = await sample(disk, data, environment, {
+    ...options,
+    onContent,
+  });
   const content = readBytes > 0 ? 1 - zeroBytes / readBytes : 1;
   return { contentBytes: (dataBytes * content * disk.sizeBytes) / seenBytes, bytesPerSecond, readMs };
 }
@@ -76,7 +85,7 @@ async function sample(
   disk: ReadableDisk,
   data: readonly Stretch[],
   environment: Environment,
-  options: CallOptions,
+  { onContent, ...options }: LookOptions,
 ): Promise<Samples> {
   const places = placesIn(data);
   const startMs = environment.now();
@@ -87,10 +96,13 @@ async function sample(
       if (place === undefined) return;
       const chunks = await disk.read(place.offset, place.length, options);
       readBytes += chunksLength(chunks);
+      let content: Chunks | undefined;
       for (let at = 0; at < place.length; at += regionBytes) {
         const region = sliceChunks(chunks, at, Math.min(regionBytes, place.length - at));
         if (region.every(isZero)) zeroBytes += chunksLength(region);
+        else content ??= region;
       }
+      if (content !== undefined) onContent?.(content);
     }
   };
   await Promise.all(Array.from({ length: samplesAtOnce }, reader));

@@ -11,10 +11,18 @@ import {
 import type { ResolvedPolicy } from '../policy.ts';
 import type { SourceParts } from '../source-figures.ts';
 import type { DiskSender } from '../storage/disk-sender.ts';
-import { type Audited, auditMsExpected, disksExpected, type Measured, setupMsExpected } from './estimate.ts';
+import {
+  type Audited,
+  auditMsExpected,
+  disksExpected,
+  gainsExpected,
+  type Measured,
+  setupMsExpected,
+} from './estimate.ts';
 import type { DiskForecast, ForecastInputs } from './forecast.ts';
 import { Fraction } from './fraction.ts';
 import { later, predict, usualDoubts } from './predict.ts';
+import { lateMsExpected } from './try-codec.ts';
 import { dirtiedIn, scaled, type WorkingSet } from './working-set.ts';
 
 /** Where a migration stands. */
@@ -154,15 +162,15 @@ export class Outlook {
     if (link === undefined) return undefined;
     const roundTripMs = channel?.roundTripMs ?? measured?.link.roundTripMs ?? 0;
     const throttle = preCopy?.throttle ?? 0;
-    const gain = channel?.gain ?? 1;
     const backlogBytes = channel?.backlogBytes ?? 0;
     /** Before it was compressed. */
-    const queuedBytes = gain * backlogBytes;
+    const queuedBytes = (channel?.gain ?? 1) * backlogBytes;
     const inDisks = before || phase === 'copyDisks';
     const memory = this.#memory(view, inDisks);
+    const gains = this.#gains(view, inDisks, link);
     const disksAlone = this.#policy.memory === 'none';
     return {
-      setupMs: before ? this.#setupMs(view) : 0,
+      setupMs: (before ? this.#setupMs(view) : 0) + this.#lateMs(gains.diskGain, link, roundTripMs),
       disks:
         before && disks.length === 0
           ? disksExpected(measured?.disks ?? [])
@@ -176,7 +184,7 @@ export class Outlook {
         sizeBytes: this.#memoryBytes,
       },
       linkBytesPerSecond: link,
-      gain,
+      ...gains,
       roundTripMs,
       claimMs: view.claimMs || (measured?.registerMs ?? 0),
       flushMs: flushMsExpected,
@@ -206,6 +214,29 @@ export class Outlook {
     const { ms, roundTrips } = linkSeen;
     const sinceMs = this.#sendingSinceMs ?? Number.POSITIVE_INFINITY;
     return this.#environment.now() - sinceMs >= ms + roundTrips * (channel?.roundTripMs ?? 0);
+  }
+
+  /** As was expected, until content has been sent for long enough; of memory also while disks are sent. */
+  #gains(
+    { phase, parts }: OutlookView,
+    inDisks: boolean,
+    link: number,
+  ): Pick<ForecastInputs, 'gain' | 'diskGain'> {
+    const { channel } = parts;
+    const now = channel?.gain ?? 1;
+    const agreed = phase === 'idle' || phase === 'connect' || phase === 'prepare' || channel?.compression;
+    if (this.#measured === undefined || !agreed) return { gain: now, diskGain: now };
+    const expected = gainsExpected(this.#measured, link);
+    if (!this.#isSeen(parts)) return expected;
+    return { gain: inDisks ? expected.gain : now, diskGain: now };
+  }
+
+  /** What is left of the time in which nothing is compressed. */
+  #lateMs(gain: number, bytesPerSecond: number, roundTripMs: number): number {
+    if (this.#measured === undefined) return 0;
+    const nowMs = this.#environment.now();
+    const sinceMs = nowMs - (this.#sendingSinceMs ?? nowMs);
+    return Math.max(0, lateMsExpected(gain, this.#memoryBytes, { bytesPerSecond, roundTripMs }) - sinceMs);
   }
 
   #setupMs({ elapsedMs }: OutlookView): number {

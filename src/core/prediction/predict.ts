@@ -10,6 +10,8 @@ export interface Doubts {
   readonly guest: number;
   /** What there is to send, and how fast disks are. */
   readonly content: number;
+  /** What compression saves. */
+  readonly compression: number;
   /** What hypervisors take for their steps, and registers. */
   readonly steps: number;
   /** How much device state there is. */
@@ -31,6 +33,7 @@ export const usualDoubts: Doubts = {
   link: 1.15,
   guest: 1.15,
   content: 1.1,
+  compression: 1.3,
   steps: 1.6,
   state: 1.4,
   rest: 1.25,
@@ -97,6 +100,8 @@ function withDoubts(inputs: ForecastInputs, doubts: Doubts, sign: -1 | 1): Forec
     })),
     passRestBytes: more(inputs.passRestBytes, doubts.content),
     workingSet: scaled(inputs.workingSet, sign > 0 ? doubts.guest : 1 / doubts.guest),
+    gain: 1 + less(inputs.gain - 1, doubts.compression),
+    diskGain: 1 + less(inputs.diskGain - 1, doubts.compression),
     linkBytesPerSecond: less(inputs.linkBytesPerSecond, doubts.link),
     flushMs: more(inputs.flushMs, doubts.steps),
     hypervisorMs: more(inputs.hypervisorMs, doubts.steps),

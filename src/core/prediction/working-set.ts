@@ -62,7 +62,9 @@ function goingOn(from: DirtyLook, longer: readonly DirtyLook[], memoryBytes: num
 /** As it can have been: what a longer time shows no less of, in all, and no more of for its length. Those that saw something, each longer than the one before. */
 function evened(looks: readonly DirtyLook[]): readonly DirtyLook[] {
   const even: DirtyLook[] = [];
-  const ordered = looks.toSorted((one, other) => other.durationMs - one.durationMs);
+  const ordered = looks.toSorted(
+    (one, other) => other.durationMs - one.durationMs || other.dirtiedBytes - one.dirtiedBytes,
+  );
   const mostSeen = Math.max(0, ...looks.map(({ dirtiedBytes }) => dirtiedBytes));
   for (const { durationMs, dirtiedBytes: seen } of ordered) {
     const longer = even[0];

@@ -9,7 +9,8 @@ import {
   memoryDirtier,
   randomWriter,
 } from '../../../src/backends/memory/index.ts';
-import type { MigrationReport, Progress, SourceVm } from '../../../src/index.ts';
+import type { MigrationPolicy, MigrationReport, Progress, SourceVm } from '../../../src/index.ts';
+import { repeatCodec } from '../../../src/testing/index.ts';
 import { createVirtualEnvironment, type VirtualEnvironment } from '../../support/virtual-environment.ts';
 import { createWorld, mebibyte, type World, withChanges } from '../../support/worlds.ts';
 
@@ -77,6 +78,28 @@ describe('an estimate', () => {
     expect(report?.totalMs).toBeLessThanOrEqual(total.highMs);
     expect(report?.downtimeMs).toBeLessThanOrEqual(downtime.highMs);
     w.backend.vm?.destroy();
+  });
+
+  it('tries the codec where the policy asks for compression, and only there', async () => {
+    const of = async (policy: MigrationPolicy) => {
+      const environment = createVirtualEnvironment();
+      let calls = 0;
+      const codec = repeatCodec(environment);
+      const compress = (data: Uint8Array) => {
+        calls++;
+        return codec.compress(data);
+      };
+      Object.assign(environment, { codecs: [{ ...codec, compress }] });
+      const w = createWorld({ environment, vm: someVm(environment), link, policy });
+      const stop = new AbortController();
+      const receiving = w.destination.run({ signal: stop.signal });
+      await environment.run(w.source.estimate({ durationMs: 500 }));
+      stop.abort();
+      await environment.run(receiving);
+      return calls;
+    };
+    expect(await of({})).toBe(0);
+    expect(await of({ compression: 'auto' })).toBeGreaterThan(0);
   });
 
   it('says that a guest which outruns the link is throttled, or will not converge where that is not allowed', async () => {

@@ -12,7 +12,16 @@ import { predict } from '../../../src/core/prediction/predict.ts';
 import { dirtiedIn, workingSetOf } from '../../../src/core/prediction/working-set.ts';
 
 const mebibyte = 1 << 20;
-const doubts = { link: 1.2, guest: 1.3, content: 1.1, steps: 2, state: 1.4, rest: 1.1, downtime: 1.1 };
+const doubts = {
+  link: 1.2,
+  guest: 1.3,
+  content: 1.1,
+  compression: 1.3,
+  steps: 2,
+  state: 1.4,
+  rest: 1.1,
+  downtime: 1.1,
+};
 
 const bytes = fc.integer({ min: 0, max: 2 ** 40 });
 const milliseconds = fc.double({ min: 0, max: 1000, noNaN: true });
@@ -37,6 +46,7 @@ const inputsArbitrary: fc.Arbitrary<ForecastInputs> = fc.record({
   }),
   linkBytesPerSecond: fc.integer({ min: mebibyte, max: 2 ** 33 }),
   gain: fc.constantFrom(1, 1.5, 10),
+  diskGain: fc.constantFrom(1, 1.5, 10),
   roundTripMs: milliseconds,
   claimMs: milliseconds,
   auditMs: milliseconds,
@@ -61,6 +71,7 @@ const idle: ForecastInputs = {
   workingSet: { bytesPerSecond: 0, sizeBytes: 100 * mebibyte },
   linkBytesPerSecond: 10 * mebibyte,
   gain: 1,
+  diskGain: 1,
   roundTripMs: 10,
   claimMs: 1,
   auditMs: 0,
@@ -97,7 +108,10 @@ describe('the forecast', () => {
 
   it('goes by what compression makes of pages and disk content, but for what is sent once the guest stands still', () => {
     const disks = [{ restBytes: 100 * mebibyte, guestBytesPerSecond: 0, bytesPerSecondMax: undefined }];
-    const [plain, packed] = [forecast({ ...idle, disks }), forecast({ ...idle, disks, gain: 4 })];
+    const [plain, packed] = [
+      forecast({ ...idle, disks }),
+      forecast({ ...idle, disks, gain: 4, diskGain: 4 }),
+    ];
     expect(plain.restMs - packed.restMs).toBeCloseTo(2 * (10_000 - 2500), -1);
     expect(packed.downtimeMs).toBeCloseTo(plain.downtimeMs, 6);
     const workingSet = { bytesPerSecond: 15 * mebibyte, sizeBytes: 80 * mebibyte };
