@@ -30,6 +30,7 @@ import { LaneCount, openMax } from './lane-count.ts';
 import { LaneSet } from './lane-set.ts';
 import { LastFlight, lateAfterMs } from './last-flight.ts';
 import { bytesPerSecondAssumed, LinkEstimate } from './link-estimate.ts';
+import { LinkWindow } from './link-window.ts';
 import { Mailbox } from './mailbox.ts';
 import { Pacer } from './pacer.ts';
 import { Queueing } from './queueing.ts';
@@ -77,6 +78,11 @@ export interface Endurance {
 
 /** How often the round trip is measured, and silence is looked for. */
 const pingMs = 250;
+/** ... and while something is on its way, where that is asked for: so often in a round trip, but for so many ms between at least. */
+const probesInRoundTrip = 8;
+const probeMsMin = 10;
+/** The link's estimate weighs round trips as they come with the ticks. */
+const estimateMs = 0.9 * pingMs;
 /** Credit that was left over for so many round trips goes back. */
 const giveBackRoundTrips = 2;
 /** Before {@link Channel.outlast}. */
@@ -135,6 +141,10 @@ export class Channel {
   readonly #estimate = new LinkEstimate();
   readonly #rateBytesPerSecondMax: number | undefined;
   #pacer: Pacer | undefined;
+  /** Undefined where there are several paths: control shows the queue in front of its own. */
+  readonly #window: LinkWindow | undefined;
+  #cancelProbe: CancelTimer | undefined;
+  #nextEstimateMs = Number.NEGATIVE_INFINITY;
   #flight: LastFlight | undefined;
   /** Messages that are to go over a lane as well. */
   #copies: { readonly frame: OutgoingFrame; readonly lane: Lane }[] = [];
@@ -167,6 +177,7 @@ export class Channel {
   constructor(options: ChannelOptions, control: GreetedConnection) {
     this.#environment = options.environment;
     this.#lanes = new LaneSet(options.windowBytesMax, options.paths ?? 1);
+    this.#window = (options.paths ?? 1) > 1 ? undefined : new LinkWindow();
     const { rateBytesPerSecondMax: rate } = options;
     this.#rateBytesPerSecondMax = rate;
     this.#pacer = rate === undefined ? undefined : new Pacer(rate);
@@ -176,7 +187,7 @@ export class Channel {
       positions: (first) => this.#positions(first),
       positioned: (positions, first) => this.#positioned(positions, first),
       message: (message) => this.mailbox.deliver(message),
-      roundTrip: (ms) => this.#estimate.roundTrip(ms),
+      roundTrip: (ms) => this.#roundTrip(ms),
       lost: (error) => this.#controlLost(error),
       failed: (error) => this.#fail(error),
     });
@@ -312,14 +323,44 @@ export class Channel {
     else this.#attachControl(control);
   }
 
+  #roundTrip(ms: number): void {
+    const nowMs = this.#environment.now();
+    if (this.#window !== undefined) {
+      this.#window.roundTrip(ms, nowMs, this.#lanes.lateShare(nowMs, this.#window.lateAfterMs));
+      // It may have become larger.
+      this.#dataWake.notify();
+    }
+    if (nowMs < this.#nextEstimateMs) return;
+    this.#nextEstimateMs = nowMs + estimateMs;
+    this.#estimate.roundTrip(ms);
+  }
+
+  /** Looks at the queue in front of the link all the time while something is on its way. */
+  #probe(): void {
+    if (this.#window?.asks !== true || this.#cancelProbe !== undefined) return;
+    if (this.#ended || this.#cut !== undefined || this.#lanes.onLanesBytes === 0) return;
+    this.#control.ping();
+    const ms = Math.max(probeMsMin, this.roundTripMs / probesInRoundTrip);
+    this.#cancelProbe = this.#environment.setTimer(ms, () => {
+      this.#cancelProbe = undefined;
+      this.#probe();
+    });
+  }
+
   #attachControl(greeted: GreetedConnection): void {
-    if (greeted.roundTripMs > 0) this.#estimate.roundTrip(greeted.roundTripMs);
+    this.#greeted(greeted);
     this.#control.attach(greeted);
+  }
+
+  #greeted({ roundTripMs }: GreetedConnection): void {
+    if (roundTripMs === 0) return;
+    this.#estimate.roundTrip(roundTripMs);
+    this.#window?.greeted(roundTripMs);
   }
 
   #useLane(index: number, greeted: GreetedConnection): void {
     const lane = new Lane(index, greeted);
-    if (greeted.roundTripMs > 0) this.#estimate.roundTrip(greeted.roundTripMs);
+    this.#greeted(greeted);
     this.#lanes.add(lane);
     this.#start(this.#readData(lane));
     this.#start(this.#writeData(lane));
@@ -343,7 +384,7 @@ export class Channel {
         this.#dataWake.notify();
       },
       now: () => this.#environment.now(),
-      itemBytesMax: () => this.#lanes.itemBytesMax(this.#queuedBytes),
+      itemBytesMax: () => this.#lanes.itemBytesMax(this.#queuedBytes, this.#window?.bytesPerSecond),
       isHeld: () => this.#scheduler.isHeld(id),
       releaseFailed: (error: unknown) => {
         this.#fail(asMigrationError(error, 'hypervisor', 'content that was sent could not be given back'));
@@ -443,6 +484,7 @@ export class Channel {
     this.#cut?.cancelLimit();
     this.#cancelTick?.();
     this.#cancelPace?.();
+    this.#cancelProbe?.();
     this.#dialling.abort(error);
     this.#control.end();
     this.mailbox.fail(error);
@@ -505,6 +547,7 @@ export class Channel {
     this.#cut = undefined;
     this.#linkWake.notify();
     this.#estimate.interrupted();
+    this.#window?.interrupted();
     const resentBytes = this.#lanes.settle();
     this.#fillLanes();
     this.#endurance.onMended?.({ durationMs: this.#environment.now() - cut.sinceMs, resentBytes });
@@ -529,7 +572,8 @@ export class Channel {
       return;
     }
     const room = lane.inFlightBytes < this.#lanes.windowOf(lane);
-    const takes = room && !this.#isPaced() && !this.#lanes.isSlow(lane, this.#queuedBytes, nowMs);
+    const takes =
+      room && this.#linkHasRoom() && !this.#isPaced() && !this.#lanes.isSlow(lane, this.#queuedBytes, nowMs);
     const again = takes ? this.#lanes.nextAgain() : undefined;
     const frame = again ?? (takes ? this.#scheduler.next() : undefined);
     if (frame === undefined) {
@@ -553,6 +597,8 @@ export class Channel {
     }
     this.#estimate.sent(nowMs, frame.payloadBytes);
     this.#pacer?.sent(frame.payloadBytes, nowMs);
+    if (this.#flight === undefined) this.#window?.sent(frame.payloadBytes, nowMs);
+    this.#probe();
     const flight = again === undefined ? this.#flight : undefined;
     const sent = lane.sendKept(flight?.first(frame, lane, nowMs) ?? frame, nowMs);
     if (flight !== undefined) this.#dataWake.notify();
@@ -567,6 +613,8 @@ export class Channel {
   /** A guest stands still for what is sent from now on: as fast as the link takes it, and twice where that is cheap. Until {@link Channel.endFlight}. */
   beginFlight(): void {
     this.#pacer = undefined;
+    this.#cancelPace?.();
+    this.#cancelPace = undefined;
     this.#flight?.end();
     const { roundTripMs, bytesPerSecond = bytesPerSecondAssumed } = this.#estimate;
     const link = { roundTripMs, bytesPerSecond, aheadBytes: this.delayingBytes };
@@ -584,9 +632,19 @@ export class Channel {
     this.#flight = undefined;
   }
 
-  /** Whether the policy's rate lets nothing out now. Then the lanes are told when it does. */
+  /** Whether the link takes more without a queue in front of it; if not, the window hears that it holds something up. A last flight goes out whatever it makes. */
+  #linkHasRoom(): boolean {
+    if (this.#window === undefined || this.#flight !== undefined) return true;
+    if (this.#lanes.onLanesBytes < this.#window.bytes) return true;
+    if (this.#queuedBytes > 0) this.#window.limited();
+    return false;
+  }
+
+  /** Whether the policy's rate, or that of the window, lets nothing out now. Then the lanes are told when it does. */
   #isPaced(): boolean {
-    const waitMs = this.#pacer?.waitMs(this.#environment.now()) ?? 0;
+    const nowMs = this.#environment.now();
+    const spreadMs = this.#flight === undefined ? (this.#window?.waitMs(nowMs) ?? 0) : 0;
+    const waitMs = Math.max(this.#pacer?.waitMs(nowMs) ?? 0, spreadMs);
     this.#wakeIn(waitMs);
     return waitMs > 0;
   }
@@ -620,6 +678,7 @@ export class Channel {
         roundTripMs: this.roundTripMs,
         queueMs: this.#estimate.queueMs,
         busy: this.#scheduler.queuedBytes > 0 && !this.#reachesLimit,
+        full: this.#window?.isFull ?? false,
       });
       this.#lanesWanted = Math.max(1, count);
       const tooMany = open.slice(this.#lanesWanted);
@@ -776,6 +835,7 @@ export class Channel {
     }
     if (bytes > 0) {
       this.#stuckLooks = 0;
+      this.#window?.acknowledged(bytes, bytes + this.#lanes.onLanesBytes);
       this.#lanes.changed();
       // How long that took says nothing of the link, if it was gone meanwhile.
       if (this.#cut === undefined) {

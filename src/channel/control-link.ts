@@ -36,7 +36,9 @@ const positionsBytes = 2 << 20;
 const lastWordsMs = 1000;
 /** Messages that wait for those before them at most, each of 1 MiB at most. */
 const copiesMax = 8;
-/** A peer that asks more often without reading the answers is up to no good. */
+/** Pings on their way at most ... */
+const pingsMax = 12;
+/** ... and a peer that asks more often without reading the answers is up to no good. */
 const pongsMax = 16;
 
 interface ControlPayload {
@@ -78,8 +80,8 @@ export class ControlLink {
   #positionsBytes = 0;
   #cancelPositions: CancelTimer | undefined;
   #pingDue = false;
-  /** The one that is on its way. */
-  #ping: { readonly number: number; readonly sentMs: number } | undefined;
+  /** When those were sent that are on their way, by number. */
+  readonly #pings = new Map<number, number>();
   #pingNumber = 0;
   #heardMs: number;
   #ending = false;
@@ -126,7 +128,7 @@ export class ControlLink {
     this.#lane = lane;
     this.#sent = 0;
     this.#pongs = [];
-    this.#ping = undefined;
+    this.#pings.clear();
     this.#saidEnd = false;
     this.#toldFirst = false;
     this.#heardFirst = false;
@@ -188,7 +190,7 @@ export class ControlLink {
     this.#wake.notify();
   }
 
-  /** Measures the round trip, unless that is under way. */
+  /** Measures the round trip, unless that is under way often enough. */
   ping(): void {
     this.#pingDue = true;
     this.#wake.notify();
@@ -306,10 +308,10 @@ export class ControlLink {
       this.#saidEnd = true;
       return { type: 'end', number: 0, bytes: nothing };
     }
-    if (this.#pingDue && this.#ping === undefined) {
+    if (this.#pingDue && this.#pings.size < pingsMax) {
       this.#pingDue = false;
       this.#pingNumber = (this.#pingNumber + 1) >>> 0;
-      this.#ping = { number: this.#pingNumber, sentMs: this.#environment.now() };
+      this.#pings.set(this.#pingNumber, this.#environment.now());
       const bytes = new Uint8Array(4);
       new DataView(bytes.buffer).setUint32(0, this.#pingNumber);
       return { type: 'ping', number: 0, bytes };
@@ -357,12 +359,12 @@ export class ControlLink {
   }
 
   #ponged(payload: Uint8Array): void {
-    const ping = this.#ping;
-    const answers = payload.byteLength === 4 && new DataView(payload.buffer, payload.byteOffset).getUint32(0);
-    if (ping === undefined || answers !== ping.number)
+    const number = payload.byteLength === 4 && new DataView(payload.buffer, payload.byteOffset).getUint32(0);
+    const sentMs = number === false ? undefined : this.#pings.get(number);
+    if (number === false || sentMs === undefined)
       throw new MigrationError('protocol', 'a pong that answers no ping');
-    this.#ping = undefined;
-    this.#handlers.roundTrip(this.#environment.now() - ping.sentMs);
+    this.#pings.delete(number);
+    this.#handlers.roundTrip(this.#environment.now() - sentMs);
   }
 
   #positioned(positions: Positions): void {

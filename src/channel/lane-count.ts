@@ -14,6 +14,8 @@ export interface LaneFigures {
   readonly queueMs: number;
   /** There is more to send than the lanes take. */
   readonly busy: boolean;
+  /** As much is on its way as the link takes without a queue. */
+  readonly full: boolean;
 }
 
 /**
@@ -99,7 +101,8 @@ export class LaneCount {
       return lanes;
     }
     if (bytesPerSecond > risingGain * this.#highBytesPerSecond) this.#rose(nowMs, bytesPerSecond);
-    if (figures.queueMs > Math.max(queueMsMax, queueRoundTrips * roundTripMs)) this.#fullMs = nowMs;
+    if (figures.full || figures.queueMs > Math.max(queueMsMax, queueRoundTrips * roundTripMs))
+      this.#fullMs = nowMs;
     // A connection that has filled a queue may leave it empty for a while, when that has lost something.
     const full = nowMs - this.#fullMs < settleMs;
     if (this.#trial !== undefined) return this.#judge(this.#trial, figures, bytesPerSecond, settleMs);

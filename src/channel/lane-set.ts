@@ -48,6 +48,8 @@ export class LaneSet {
   #goneBytes = 0;
   /** What all open lanes would take on their way; undefined: to be summed up again. */
   #wantedBytes: number | undefined;
+  /** What is on its way on all lanes; undefined: to be summed up again. */
+  #onLanesBytes: number | undefined;
   #outlook: Outlook | undefined;
 
   constructor(windowBytesMax: number, paths: number) {
@@ -71,6 +73,15 @@ export class LaneSet {
     for (const lane of this.#lanes.values()) bytes += lane.inFlightBytes;
     for (const lane of this.#lost.values()) bytes += lane.inFlightBytes;
     return bytes;
+  }
+
+  /** ... on lanes that are there. */
+  get onLanesBytes(): number {
+    if (this.#onLanesBytes === undefined) {
+      this.#onLanesBytes = 0;
+      for (const lane of this.#lanes.values()) this.#onLanesBytes += lane.inFlightBytes;
+    }
+    return this.#onLanesBytes;
   }
 
   /** Payload that is to be sent once more. */
@@ -151,6 +162,7 @@ export class LaneSet {
   remove(lane: Lane): void {
     this.retire(lane);
     this.#lanes.delete(lane.index);
+    this.changed();
     this.#goneBytes += lane.bytesSent + lane.bytesReceived;
     if (lane.inFlightBytes > 0) this.#lost.set(lane.index, lane);
     this.#ended.set(lane.index, lane.receivedSequence);
@@ -180,7 +192,9 @@ export class LaneSet {
   takeKept(): readonly QueuedFrame[] {
     this.settle();
     this.#againBytes = 0;
-    return this.#again.splice(0).concat(this.all.flatMap((lane) => lane.takeKept()));
+    const frames = this.#again.splice(0).concat(this.all.flatMap((lane) => lane.takeKept()));
+    this.changed();
+    return frames;
   }
 
   /** By how much the oldest frame is late on the lane that holds it up most, in ms; less than 0 if none is. */
@@ -196,22 +210,33 @@ export class LaneSet {
     return lateMs;
   }
 
+  /** What part of the lanes has a frame that has been on its way for longer, in ms. */
+  lateShare(nowMs: number, afterMs: number): number {
+    const beforeMs = nowMs - afterMs;
+    const late = this.all.filter(({ oldestSentMs }) => oldestSentMs !== undefined && oldestSentMs < beforeMs);
+    return late.length / Math.max(1, this.#lanes.size);
+  }
+
   /** Something was sent or acknowledged. */
   changed(): void {
+    this.#onLanesBytes = undefined;
     this.#wantedBytes = undefined;
     this.#outlook = undefined;
   }
 
   /**
    * What an item should carry at the most, with `queuedBytes` waiting: 128 KiB, 256, 512 or 1024, by what a lane carries in a tenth of a second, or, where little
-   * waits, in 2 ms.
+   * waits, in 2 ms; and no more than the link is to carry in 2 ms, if that is told: each goes out in one burst.
    */
-  itemBytesMax(queuedBytes: number): number {
+  itemBytesMax(queuedBytes: number, linkBytesPerSecond = Number.POSITIVE_INFINITY): number {
     const keepsMs = queuedBytes < queuedBytesLarge ? frameMsFew : frameMs;
     const { open } = this;
     let bytesPerSecond = 0;
     for (const { window } of open) bytesPerSecond += window.bytesPerSecond;
-    const laneBytes = (bytesPerSecond * keepsMs) / 1000 / Math.max(1, open.length);
+    const laneBytes = Math.min(
+      (bytesPerSecond * keepsMs) / 1000 / Math.max(1, open.length),
+      (linkBytesPerSecond * frameMsFew) / 1000,
+    );
     let bytes = itemBytesMin;
     while (2 * bytes <= Math.min(laneBytes, itemContentBytesMax)) bytes *= 2;
     return bytes;

@@ -1,14 +1,24 @@
-/** What may be sent at once after a pause, as the time that it takes at the rate: timers come late, and what they miss is made up for. */
-const burstMs = 20;
+/** What may be sent at once after a pause, as the time that it takes at the rate, where nothing else is said: timers come late, and what they miss is made up for. */
+const burstMsUsual = 20;
 
 /** Keeps what is sent to a rate. Pure: the clock comes in as an argument. */
 export class Pacer {
-  readonly #bytesPerMs: number;
+  #bytesPerMs: number;
+  readonly #burstMs: number;
   /** When what was sent so far has taken its time. */
   #freeMs = Number.NEGATIVE_INFINITY;
 
-  constructor(bytesPerSecond: number) {
+  constructor(bytesPerSecond: number, burstMs = burstMsUsual) {
     this.#bytesPerMs = bytesPerSecond / 1000;
+    this.#burstMs = burstMs;
+  }
+
+  /** Another rate from now on; what was sent before, and has not taken its time, takes it at that rate. */
+  become(bytesPerSecond: number, nowMs: number): void {
+    const bytesPerMs = bytesPerSecond / 1000;
+    const aheadMs = this.waitMs(nowMs);
+    if (aheadMs > 0) this.#freeMs = nowMs + (aheadMs * this.#bytesPerMs) / bytesPerMs;
+    this.#bytesPerMs = bytesPerMs;
   }
 
   /** How long to wait until the next may be sent, in ms; 0: not at all. */
@@ -17,6 +27,6 @@ export class Pacer {
   }
 
   sent(bytes: number, nowMs: number): void {
-    this.#freeMs = Math.max(this.#freeMs, nowMs - burstMs) + bytes / this.#bytesPerMs;
+    this.#freeMs = Math.max(this.#freeMs, nowMs - this.#burstMs) + bytes / this.#bytesPerMs;
   }
 }

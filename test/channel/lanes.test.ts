@@ -151,7 +151,7 @@ describe('an item', () => {
   ])(
     'is what a lane of four carries in a tenth of a second, and 128 KiB where nothing waits: at %d Mbit/s at most %d KiB',
     async (rateMbit, kibibytes) => {
-      const near = await world([{ name: 'lan', rateMbit, delayMs: 5 }], { connections: 4 });
+      const near = await world([{ name: 'lan', rateMbit, delayMs: 4 }], { connections: 4 });
       await near.send(3000);
       expect(near.sender.itemBytesMax).toBe(kibibytes << 10);
       await near.wait(10_000);
@@ -159,6 +159,13 @@ describe('an item', () => {
       await near.end();
     },
   );
+});
+
+it('makes an item no larger than what a long link carries in two milliseconds and a half: it goes out in one burst', async () => {
+  const far = await world([{ name: 'wan', rateMbit: 1000, delayMs: 50 }], { connections: 4 });
+  await far.send(5000);
+  expect(far.sender.itemBytesMax).toBe(256 << 10);
+  await far.end();
 });
 
 describe('a channel with a rate', { timeout: 60_000 }, () => {
@@ -425,6 +432,7 @@ describe('the number of lanes', () => {
     bytesPerSecond,
     latestBytesPerSecond: bytesPerSecond,
     queueMs,
+    full: false,
   });
 
   /** The numbers of lanes that there are, one after the other, over a link that carries so much with so many. */
@@ -442,6 +450,14 @@ describe('the number of lanes', () => {
 
   it('is left alone where a queue shows that the link is full', () => {
     expect(follow(() => 1e6, 60_000, 20)).toEqual([4]);
+  });
+
+  it('is left alone where as much is on its way as the link takes', () => {
+    const count = new LaneCount();
+    for (let nowMs = 0; nowMs < 60_000; nowMs += 250) {
+      const figures = { nowMs, lanes: 4, opening: 0, ...carrying(1e6), roundTripMs: 50, busy: true };
+      expect(count.look({ ...figures, full: true })).toBe(4);
+    }
   });
 
   it('is left alone while the rate is rising by itself', () => {

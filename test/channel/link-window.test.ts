@@ -1,0 +1,261 @@
+/**
+ * Goal: a full link is kept full, with a short queue in front of it and nothing lost there, over any distance and after whatever it becomes; and where a smaller window is no help, there is none.
+ * Method: the pure window, over a model of a link with a queue that loses what it has no room for, a millisecond at a time.
+ */
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { LinkWindow } from '../../src/channel/link-window.ts';
+
+interface Link {
+  roundTripMs: number;
+  bytesPerMs: number;
+  /** The depth of its queue, in ms. */
+  queueMs: number;
+  /** What a round trip on it takes longer than it should, at that time. */
+  noiseMs?: (nowMs: number) => number;
+  /** Packets are lost all the time, whatever is sent. */
+  lossy?: boolean;
+  /** The processor at one of the ends looks only so often. */
+  turnMs?: number;
+}
+
+const itemBytes = 128 << 10;
+const probeMs = (roundTripMs: number) => Math.max(10, Math.round(roundTripMs / 8));
+
+/** A sender that always has more to send, over the link; it can be changed between two runs. */
+class Model {
+  readonly window = new LinkWindow();
+  readonly link: Link;
+  nowMs = 100_000;
+  #offeredBytesPerMs = Number.POSITIVE_INFINITY;
+  #offered = 0;
+  #queued = 0;
+  #inFlight = 0;
+  #arrived = 0;
+  #again = 0;
+  readonly #due = new Map<number, (() => void)[]>();
+  #nextProbeMs = this.nowMs;
+  #lostOut = 0;
+
+  constructor(link: Link) {
+    this.link = link;
+    this.window.greeted(link.roundTripMs);
+  }
+
+  /** So much is there to send from now on, in bytes per ms. */
+  offer(bytesPerMs: number): void {
+    this.#offeredBytesPerMs = bytesPerMs;
+    this.#offered = 0;
+  }
+
+  /** What arrived, what was lost in front of the link, and how long its queue was at the most, and on average, in ms. */
+  run(ms: number) {
+    const arrivedBefore = this.#arrived;
+    let lost = 0;
+    let queueMs = 0;
+    let longestMs = 0;
+    const { window, link } = this;
+    for (const endMs = this.nowMs + ms; this.nowMs < endMs; this.nowMs++) {
+      for (const happen of this.#due.get(this.nowMs) ?? []) happen();
+      this.#due.delete(this.nowMs);
+      this.#offered = Math.min(1 << 30, this.#offered + this.#offeredBytesPerMs);
+      while (this.#offered >= itemBytes && window.waitMs(this.nowMs) === 0) {
+        if (this.#inFlight >= window.bytes) {
+          window.limited();
+          break;
+        }
+        if (this.#inFlight > 1 << 30) break;
+        window.sent(itemBytes, this.nowMs);
+        this.#inFlight += itemBytes;
+        this.#offered -= itemBytes;
+        this.#queued += itemBytes;
+      }
+      const over = this.#queued - link.queueMs * link.bytesPerMs;
+      if (over > 0) {
+        this.#queued -= over;
+        lost += over;
+        this.#lostOut++;
+        this.#in(1.3 * link.roundTripMs, () => {
+          this.#lostOut--;
+          this.#again += over;
+        });
+      }
+      const again = this.#queued < link.bytesPerMs ? Math.min(this.#again, link.bytesPerMs) : 0;
+      this.#again -= again;
+      this.#queued += again;
+      const carried = Math.min(this.#queued, link.bytesPerMs);
+      this.#queued -= carried;
+      this.#in(link.roundTripMs, () => {
+        this.#arrived += carried;
+        this.#inFlight -= carried;
+        if (carried > 0) window.acknowledged(carried, this.#inFlight + carried);
+      });
+      // Less than a frame and nothing would ever be sent again.
+      expect(window.bytes).toBeGreaterThanOrEqual(256 << 10);
+      const delayMs = this.#queued / link.bytesPerMs;
+      queueMs += delayMs / ms;
+      longestMs = Math.max(longestMs, delayMs);
+      if (this.nowMs < this.#nextProbeMs) continue;
+      this.#nextProbeMs = this.nowMs + probeMs(link.roundTripMs);
+      const due = this.nowMs + link.roundTripMs + delayMs + (link.noiseMs?.(this.nowMs) ?? 0);
+      const { turnMs = 1 } = link;
+      const trip = Math.ceil(due / turnMs) * turnMs - this.nowMs;
+      this.#in(trip, () => window.roundTrip(trip, this.nowMs, link.lossy || this.#lostOut > 0 ? 1 : 0));
+    }
+    return { share: (this.#arrived - arrivedBefore) / (ms * link.bytesPerMs), lost, queueMs, longestMs };
+  }
+
+  #in(ms: number, happen: () => void): void {
+    const at = this.nowMs + Math.max(1, Math.round(ms));
+    this.#due.set(at, [...(this.#due.get(at) ?? []), happen]);
+  }
+}
+
+/** From 0 to 1, the same for the same number. */
+const chance = (seed: number) => ((Math.imul(seed + 1, 2_654_435_761) >>> 0) % 1000) / 1000;
+const gigabit = 125_000;
+
+describe('the window of a link', () => {
+  it('fills it with a short queue, in which nothing is lost', () => {
+    const model = new Model({ roundTripMs: 100, bytesPerMs: gigabit, queueMs: 20 });
+    model.run(3000);
+    const { share, lost, longestMs } = model.run(10_000);
+    expect(share).toBeGreaterThan(0.97);
+    expect(lost).toBe(0);
+    expect(longestMs).toBeLessThan(15);
+  });
+
+  it('does so over any distance, at any rate, and while round trips tremble', () => {
+    const links = fc.record({
+      roundTripMs: fc.constantFrom(15, 30, 50, 100, 200, 400),
+      bytesPerMs: fc.constantFrom(2_500, 5_000, gigabit / 10, 50_000, gigabit, 10 * gigabit),
+      queueMs: fc.integer({ min: 60, max: 400 }),
+      seed: fc.nat(1000),
+    });
+    fc.assert(
+      fc.property(links, ({ seed, ...link }) => {
+        // So much may be on its way over any link: the least window, and an item.
+        const leastMs = (384 << 10) / link.bytesPerMs;
+        fc.pre(leastMs < link.roundTripMs + link.queueMs - 20);
+        // An item goes out as a whole, and has to find room in front of the link.
+        fc.pre(leastMs / 3 + 6 + 0.06 * link.roundTripMs < 0.8 * link.queueMs);
+        const model = new Model({ ...link, noiseMs: (nowMs) => 3 * chance(seed + nowMs) });
+        model.run(10_000 + 60 * link.roundTripMs);
+        const { share, lost, queueMs } = model.run(5000);
+        expect(share).toBeGreaterThan(0.93);
+        expect(lost).toBe(0);
+        expect(queueMs).toBeLessThan(2 * leastMs + 8 + 0.1 * link.roundTripMs);
+      }),
+      { numRuns: 40, seed: 4 },
+    );
+  });
+
+  it('does so where answers come in bunches', () => {
+    const model = new Model({ roundTripMs: 50, bytesPerMs: gigabit / 5, queueMs: 200, turnMs: 25 });
+    model.run(5000);
+    model.link.bytesPerMs = gigabit;
+    model.run(10_000);
+    expect(model.run(5000).share).toBeGreaterThan(0.8);
+    model.link.bytesPerMs = gigabit / 5;
+    model.run(30_000);
+    const { share, queueMs } = model.run(5000);
+    expect(share).toBeGreaterThan(0.8);
+    expect(queueMs).toBeLessThan(60);
+  });
+
+  it('lets out at once what waited for a rate that is too low', () => {
+    const window = new LinkWindow();
+    window.roundTrip(100, 0, 0);
+    for (let sent = 0; sent < 100; sent++) window.sent(1 << 20, 0);
+    const beforeMs = window.waitMs(0);
+    window.acknowledged(1, 8 << 20);
+    window.limited();
+    window.acknowledged(64 << 20, 8 << 20);
+    window.roundTrip(100, 10, 0);
+    expect(window.waitMs(10)).toBeLessThan(beforeMs / 3);
+  });
+
+  it('does not become smaller while nothing arrives', () => {
+    const model = new Model({ roundTripMs: 100, bytesPerMs: gigabit, queueMs: 60 });
+    model.run(5000);
+    const { bytes } = model.window;
+    for (let nowMs = 200_000; nowMs < 202_000; nowMs += 20) model.window.roundTrip(300, nowMs, 0);
+    expect(model.window.bytes).toBeGreaterThan(0.6 * bytes);
+  });
+
+  it('does not count where round trips are short', () => {
+    const model = new Model({ roundTripMs: 5, bytesPerMs: gigabit, queueMs: 20 });
+    model.run(3000);
+    expect(model.window.bytes).toBe(Number.POSITIVE_INFINITY);
+    expect(model.window.bytesPerSecond).toBe(Number.POSITIVE_INFINITY);
+  });
+
+  it('follows a link that becomes slower, and faster', () => {
+    const model = new Model({ roundTripMs: 100, bytesPerMs: gigabit, queueMs: 60 });
+    model.run(5000);
+    model.link.bytesPerMs = gigabit / 5;
+    model.run(20_000);
+    const slow = model.run(3000);
+    expect(slow.share).toBeGreaterThan(0.95);
+    expect(slow.lost).toBeLessThan(itemBytes);
+    expect(slow.queueMs).toBeLessThan(20);
+    model.link.bytesPerMs = gigabit;
+    model.run(6000);
+    expect(model.run(3000).share).toBeGreaterThan(0.95);
+  });
+
+  it('follows a route that becomes longer', () => {
+    const model = new Model({ roundTripMs: 100, bytesPerMs: gigabit, queueMs: 60 });
+    model.run(5000);
+    model.link.roundTripMs = 220;
+    model.run(15_000);
+    const { share, lost } = model.run(5000);
+    expect(share).toBeGreaterThan(0.9);
+    expect(lost).toBe(0);
+  });
+
+  it('does not starve a link for a processor that answers late', () => {
+    const noiseMs = (nowMs: number) => 40 * chance(nowMs);
+    const model = new Model({ roundTripMs: 100, bytesPerMs: gigabit, queueMs: 1000, noiseMs });
+    model.run(3000);
+    expect(model.run(30_000).share).toBeGreaterThan(0.8);
+  });
+
+  it('is given up where lanes are late whatever it is, for longer each time, and is there again when that is over', () => {
+    const model = new Model({ roundTripMs: 100, bytesPerMs: gigabit, queueMs: 60, lossy: true });
+    let without = 0;
+    for (let look = 0; look < 600; look++) {
+      model.run(100);
+      if (model.window.bytes === Number.POSITIVE_INFINITY) without++;
+    }
+    expect(without).toBeGreaterThan(450);
+    expect(without).toBeLessThan(600);
+    model.link.lossy = false;
+    model.run(200_000);
+    const { share, lost } = model.run(5000);
+    expect(share).toBeGreaterThan(0.95);
+    expect(lost).toBe(0);
+  });
+
+  it('stays what it was while there is little to send, however long round trips are then', () => {
+    const model = new Model({ roundTripMs: 100, bytesPerMs: gigabit, queueMs: 60 });
+    model.run(5000);
+    model.offer(gigabit / 20);
+    model.link.noiseMs = (nowMs) => 60 * chance(nowMs);
+    model.run(20_000);
+    model.link.noiseMs = () => 0;
+    model.run(300);
+    model.offer(Number.POSITIVE_INFINITY);
+    model.run(300);
+    expect(model.run(1000).share).toBeGreaterThan(0.95);
+  });
+
+  it('starts over any length of a slow start, however long round trips are meanwhile', () => {
+    const noiseMs = (nowMs: number) => (nowMs < 100_800 ? 20 : 0);
+    const model = new Model({ roundTripMs: 100, bytesPerMs: 100, queueMs: 60, noiseMs });
+    model.run(800);
+    model.link.bytesPerMs = gigabit;
+    model.run(3000);
+    expect(model.run(1000).share).toBeGreaterThan(0.9);
+  });
+});
