@@ -92,7 +92,13 @@ export class Verification {
     // Beside the flush: what is read is what the guest will read, durable or not.
     this.#checking = audit.check({ attempt: final.attempt, signal });
     this.#checking.catch(() => {});
-    await raceAbort(Promise.all(disks.map((disk) => disk.flush())), signal);
+    try {
+      await raceAbort(Promise.all(disks.map((disk) => disk.flush())), signal);
+    } catch (error) {
+      // The VM may be discarded for it, and is not to be read then.
+      await this.end(asMigrationError(error, 'internal'));
+      throw error;
+    }
     watch.lap('flush');
     await raceAbort(this.#checking, signal);
     watch.lap('verify');

@@ -9,7 +9,7 @@ const kept: readonly number[] = [1931, 5317];
 /** ... those with disks of every shape ... */
 const keptOfStorage: readonly number[] = [24261, 30695, 34841, 202376, 202501, 501365];
 /** ... and those with switchovers of every kind. */
-const keptOfSwitchover: readonly number[] = [119];
+const keptOfSwitchover: readonly number[] = [119, 700808];
 
 const outcomes = new Map<string, number>();
 const classes = new Set<string>();

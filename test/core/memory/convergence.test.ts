@@ -175,6 +175,9 @@ describe('convergence', () => {
     expect(convergence({ ...tooLong, fixedMs: 296, dirtyBytes }, policy).waitMs).toBe(900);
     // ... but a round that sends more may be what it takes,
     expect(convergence({ ...tooLong, fixedMs: 280, dirtyBytes: 0.1 * gigabit }, policy).waitMs).toBe(0);
+    // unless it leaves as much,
+    const busy = { dirtyBytes: 0.03 * gigabit, dirtyBytesPerSecond: 0.86 * gigabit };
+    expect(convergence({ ...tooLong, fixedMs: 280, ...busy }, policy).waitMs).toBe(900);
     // and nothing is measured again where nothing was measured, nor when there is no time for it.
     expect(convergence({ ...tooLong, flushed: undefined }, policy).waitMs).toBeLessThan(1);
     expect(convergence({ ...tooLong, flushed: { ...flushed, countsMs: -3 } }, policy).waitMs).toBeLessThan(1);
