@@ -50,7 +50,7 @@ const carriedLess = 0.5;
 const lookBack = 2;
 const lag = 2;
 /** Then it becomes by as much larger than it was, and not smaller for so many looks. */
-const heldLooks = 30;
+const heldLooks = 120;
 /** It is no help at all where so many of the lanes are late although the queue is short, in so many looks of so many. Then there is none, for so many ms, and for twice as many each further time. */
 const lateShareMin = 0.15;
 const lateLooksMin = 9;
@@ -67,7 +67,7 @@ const emptyLooksMin = 6;
 const heldUpMax = 4;
 /** What is sent in a burst would be a queue, too: it is spread out, a little faster than the window takes to arrive. */
 const spreadGain = 1.25;
-const spreadMs = 2;
+const spreadMs = 4;
 
 /** A window that became smaller. */
 interface Before {
