@@ -835,8 +835,8 @@ export class Channel {
     }
     if (bytes > 0) {
       this.#stuckLooks = 0;
-      this.#window?.acknowledged(bytes, bytes + this.#lanes.onLanesBytes);
       this.#lanes.changed();
+      this.#window?.acknowledged(bytes, bytes + this.#lanes.onLanesBytes);
       // How long that took says nothing of the link, if it was gone meanwhile.
       if (this.#cut === undefined) {
         this.#estimate.acknowledged(bytes, nowMs, this.#lanes.inFlightBytes);

@@ -187,7 +187,8 @@ export class LinkWindow {
 
   /** A round trip on the control connection; and what part of the lanes is late. */
   roundTrip(ms: number, nowMs: number, lateShare: number): void {
-    this.#late.push(lateShare);
+    // While nothing is sent there is no look to count it in.
+    if (this.#lookMs !== undefined) this.#late.push(lateShare);
     this.greeted(ms);
     const together = nowMs - this.#heardMs < togetherMs;
     this.#heardMs = nowMs;
