@@ -326,7 +326,8 @@ export class Channel {
   #roundTrip(ms: number): void {
     const nowMs = this.#environment.now();
     if (this.#window !== undefined) {
-      this.#window.roundTrip(ms, nowMs, this.#lanes.lateShare(nowMs, this.#window.lateAfterMs));
+      const late = this.#lanes.lateShare(this.#window.lateBeforeMs(nowMs - ms));
+      this.#window.roundTrip(ms, nowMs, late);
       // It may have become larger.
       this.#dataWake.notify();
     }
@@ -586,7 +587,10 @@ export class Channel {
       }
       this.#wakeIn(this.#flight?.waitMs(nowMs) ?? 0);
       // What waits for credit is work all the same: then the rate is that of the peer, and counts.
-      if (room && this.#queuedBytes === 0) this.#estimate.starved(this.#lanes.inFlightBytes);
+      if (room && this.#queuedBytes === 0) {
+        this.#window?.starved();
+        this.#estimate.starved(this.#lanes.inFlightBytes);
+      }
       await this.#dataWake.wait();
       return;
     }

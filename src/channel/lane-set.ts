@@ -210,9 +210,8 @@ export class LaneSet {
     return lateMs;
   }
 
-  /** What part of the lanes has a frame that has been on its way for longer, in ms. */
-  lateShare(nowMs: number, afterMs: number): number {
-    const beforeMs = nowMs - afterMs;
+  /** What part of the lanes has a frame on its way that was sent before that time. */
+  lateShare(beforeMs: number): number {
     const late = this.all.filter(({ oldestSentMs }) => oldestSentMs !== undefined && oldestSentMs < beforeMs);
     return late.length / Math.max(1, this.#lanes.size);
   }

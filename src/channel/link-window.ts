@@ -4,10 +4,12 @@
  * Low, INFOCOM 2004).
  *
  * Round trips are long for other reasons, too: packets that the network loses by itself, a busy processor, a longer route, others on the link. Then a smaller window is no help: lanes are
- * late all the same, or carry less. So each time it became smaller that is looked at, and where it was no help it becomes larger than before, or there is none for a while.
+ * late all the same, or carry less. So each time it became smaller that is looked at ({@link SmallerWindow}), and where it was no help it becomes what it was, and round trips may be longer; where lanes
+ * are late whatever it is, there is none for a while.
  */
 import { lateAfterMs } from './last-flight.ts';
 import { Pacer } from './pacer.ts';
+import { carriedLag, SmallerWindow } from './smaller-window.ts';
 
 /** The window at first. */
 const startBytes = 8 << 20;
@@ -22,14 +24,27 @@ const startGain = 0.5;
 const startSamples = 3;
 const startShare = 0.25;
 const risingGain = 1.25;
-/** The queue that is to be, in ms and as a share of the smallest round trip: enough to tell it from chance, and to keep the link busy meanwhile. */
-const queueMsMin = 6;
-const queueShare = 0.06;
-/** ... and a small item beside it, which goes out as a whole and takes the link so long, at most, in ms. */
+/** The queue that is to be, in ms and as a share of the smallest round trip: enough to tell it from chance. */
+const queueMsMin = 3;
+const queueShare = 0.03;
+/**
+ * ... and beside it so many small items, which go out as a whole each, and so keep the link busy only with some of them in front of it: where one takes the link long, fewer, up to this share of the
+ * smallest round trip, but one of them in any case, for so long at most, in ms.
+ */
 const itemBytes = 128 << 10;
+const itemsInFront = 5;
+const itemsShare = 0.12;
 const itemMsMax = 50;
 /** How much of the way to what the law says it goes at once: what it does shows a look later. */
 const step = 0.5;
+/**
+ * Where a queue is so many times what it is to be, and lanes are late, it has no room for more: connections that lose packets leave it empty for a moment, and fill it again. It goes all the way then,
+ * and becomes no larger for so many looks.
+ */
+const spillsOver = 1.5;
+const spiltLooks = 4;
+/** ... but never by more than this part of it at once: a processor that was busy for a moment looks the same. */
+const lessMax = 0.2;
 /** Where three of four round trips find less than so much of that queue, look after look, the window grows by more each time: twice as much, up to a quarter of it. */
 const emptyShare = 0.5;
 const growthMax = 0.25;
@@ -42,19 +57,17 @@ const lookRoundTripsMax = 3;
 const judgedBy = 0.75;
 /** Answers that come within so many ms have waited for something together, a lost packet or a processor: the shortest of them counts. */
 const togetherMs = 3;
-/** A window that is so much of what it was, for so many looks, is too small if less is carried, by more than this part of what it is less. */
-const judgedShare = 0.8;
-const judgedLooks = 4;
-const carriedLess = 0.5;
-/** What is carried is that of so many looks, and of a window as it was so many looks before. */
+/** What is carried is that of so many looks. */
 const lookBack = 2;
-const lag = 2;
-/** Then it becomes by as much larger than it was, and not smaller for so many looks. */
-const heldLooks = 120;
+/** Where a smaller window was no help, what round trips are longer by is taken for a queue only as far as this part of the one that is to be; each look forgets this part of that. */
+const queueLeft = 0.5;
+const forgotten = 0.01;
 /** It is no help at all where so many of the lanes are late although the queue is short, in so many looks of so many. Then there is none, for so many ms, and for twice as many each further time. */
 const lateShareMin = 0.15;
-const lateLooksMin = 9;
-const lateLooksOf = 12;
+const lateLooksMin = 4;
+const lateLooksOf = 6;
+/** ... or where so many are late in so many looks in a row while it becomes smaller. */
+const lateInVain = 12;
 const restMsFirst = 10_000;
 const restMsMax = 160_000;
 /**
@@ -69,16 +82,6 @@ const heldUpMax = 4;
 const spreadGain = 1.25;
 const spreadMs = 4;
 
-/** A window that became smaller. */
-interface Before {
-  readonly bytes: number;
-  /** What arrived with it; undefined: that is still to come. */
-  bytesPerMs: number | undefined;
-  /** Looks since, and those at less than {@link judgedShare} of it. */
-  looks: number;
-  smaller: number;
-}
-
 /** See the top of this file. Pure: the clock comes in as an argument. */
 export class LinkWindow {
   readonly #spread = new Pacer(Number.POSITIVE_INFINITY, spreadMs);
@@ -89,12 +92,13 @@ export class LinkWindow {
   #heardMs = Number.NEGATIVE_INFINITY;
   /** The last answer, or the least of those that came together, while it is not known whether the next comes with it. */
   #lastMs: number | undefined;
-  /** Of this look: when it began, undefined if nothing was sent since the one before, its round trips, what arrived, what was on its way at the most, and whether the window has held anything up. */
+  /** Of this look: when it began, undefined if nothing was sent since the one before, its round trips, what arrived, what was on its way at the most, whether the window has held anything up, and whether there was nothing to send. */
   #lookMs: number | undefined;
   #samples: number[] = [];
   #arrivedBytes = 0;
   #mostBytes = 0;
   #limited = false;
+  #starved = false;
   /** What part of the lanes was late, each time that was told. */
   #late: number[] = [];
   /** In which of the last looks many were late although the queue was short. */
@@ -107,8 +111,11 @@ export class LinkWindow {
   /** Looks in a row that found no queue while the window held something up, and by how much it grew after the last of them. */
   #emptyLooks = 0;
   #growth = 0;
-  #before: Before | undefined;
-  #heldLooks = 0;
+  readonly #smaller = new SmallerWindow();
+  #lateInVain = 0;
+  #looksSinceSpilt = Number.POSITIVE_INFINITY;
+  /** By how much round trips are longer whatever is sent, in ms. */
+  #tremblesMs = 0;
   /** Until when there is none, and for how long it is next time. */
   #restUntilMs: number | undefined;
   #restMsNext = restMsFirst;
@@ -133,9 +140,10 @@ export class LinkWindow {
     return this.#counts;
   }
 
-  /** What has been on its way for longer, in ms, is late: it waits for a packet that was lost. */
-  get lateAfterMs(): number {
-    return lateAfterMs(this.#smallestMs + this.#queueMs);
+  /** What was sent before that time and has not arrived is late, when a question has been answered that was asked at `askedMs`: it waits for a packet that was lost. */
+  lateBeforeMs(askedMs: number): number {
+    const usualMs = this.#smallestMs + this.#queueMs;
+    return askedMs - (lateAfterMs(usualMs) - usualMs);
   }
 
   /** How long to wait until the next may be sent, in ms; 0: not at all. */
@@ -150,7 +158,7 @@ export class LinkWindow {
 
   /** The link was gone: what was seen says nothing of what it is now. */
   interrupted(): void {
-    this.#before = undefined;
+    this.#smaller.forget();
     this.#lastMs = undefined;
     this.#beginLook(undefined);
   }
@@ -170,7 +178,13 @@ export class LinkWindow {
 
   get #queueMs(): number {
     const itemMs = itemBytes / Math.max(itemBytes / itemMsMax, ...this.#rates);
-    return Math.max(queueMsMin, queueShare * this.#smallestMs) + itemMs;
+    const itemsMs = Math.min(itemsInFront * itemMs, Math.max(itemMs, itemsShare * this.#smallestMs));
+    return Math.max(queueMsMin, queueShare * this.#smallestMs) + itemsMs;
+  }
+
+  /** There was room, and nothing to send. */
+  starved(): void {
+    this.#starved = true;
   }
 
   /** It has held something up. */
@@ -206,7 +220,7 @@ export class LinkWindow {
     const enough = this.#samples.length >= samplesMin || lookMs >= lookRoundTripsMax * this.#smallestMs;
     if (!enough || lookMs < this.#smallestMs) return;
     this.#rates = [...this.#rates.slice(1 - fastestLooks), this.#arrivedBytes / lookMs];
-    this.#sizes = [...this.#sizes.slice(-lag), this.#bytes];
+    this.#sizes = [...this.#sizes.slice(-carriedLag), this.#bytes];
     this.#look(
       this.#samples.toSorted((a, b) => a - b),
       nowMs,
@@ -222,6 +236,7 @@ export class LinkWindow {
     this.#arrivedBytes = 0;
     this.#mostBytes = 0;
     this.#limited = false;
+    this.#starved = false;
   }
 
   #starts(lately: number[], ms: number, lookMs: number): void {
@@ -248,17 +263,25 @@ export class LinkWindow {
     }
     const at = (share: number) => sorted[Math.floor(share * (sorted.length - 1))] ?? 0;
     const queueMs = at(judgedBy) - this.#smallestMs;
+    const late = mean(this.#late) >= lateShareMin;
     const empty = queueMs < emptyShare * this.#queueMs;
     this.#full = this.#limited;
     this.#emptyLooks = empty && this.#limited ? this.#emptyLooks + 1 : 0;
-    this.#heldLooks = Math.max(0, this.#heldLooks - 1);
-    const change = step * ((this.#smallestMs + this.#queueMs) / at(judgedBy) - 1);
-    if (change < 0) this.#shrink(1 + change);
-    else if (this.#limited) this.#grow(change);
-    this.#lossy = [...this.#lossy.slice(1 - lateLooksOf), change >= 0 && mean(this.#late) >= lateShareMin];
-    if (this.#lossy.filter(Boolean).length >= lateLooksMin) this.#rest(nowMs);
+    this.#tremblesMs *= 1 - forgotten;
+    // Answers that waited for a lost packet are some of them.
+    const queues = at(0.5) - this.#smallestMs >= emptyShare * this.#queueMs;
+    const spills = late && queues && queueMs > spillsOver * this.#queueMs;
+    this.#looksSinceSpilt = spills ? 0 : this.#looksSinceSpilt + 1;
+    const spilt = this.#looksSinceSpilt <= spiltLooks;
+    const change = (this.#smallestMs + this.#queueMs + this.#tremblesMs) / at(judgedBy) - 1;
+    if (change < 0) this.#shrink(1 - Math.min(lessMax, (spills ? 1 : step) * -change));
+    else if (this.#limited && !spilt) this.#grow(step * change);
+    this.#judge(at(0), queueMs, late);
+    this.#lossy = [...this.#lossy.slice(1 - lateLooksOf), this.#limited && change >= 0 && late && !spilt];
+    this.#lateInVain = late && change < 0 ? this.#lateInVain + 1 : 0;
+    if (this.#lossy.filter(Boolean).length >= lateLooksMin || this.#lateInVain >= lateInVain)
+      this.#rest(nowMs);
     else if (!this.#lossy.some(Boolean)) this.#restMsNext = restMsFirst;
-    this.#judge(at(0));
   }
 
   #grow(change: number): void {
@@ -273,17 +296,17 @@ export class LinkWindow {
   }
 
   #shrink(factor: number): void {
-    // A queue that is there with little on its way, or with nothing that arrives, is not ours.
-    const ours = this.#arrivedBytes > 0 && (this.#limited || this.#mostBytes >= this.#bytes / 2);
-    if (this.#heldLooks > 0 || !ours) return;
+    // A queue that is there with nothing that arrives is not ours, nor one that a pause finds: there is less on its way for want of more to send.
+    const ours =
+      this.#arrivedBytes > 0 && (this.#limited || (!this.#starved && this.#mostBytes >= this.#bytes / 2));
+    if (!ours) return;
     this.#begin();
     this.#bytes = Math.max(bytesMin, factor * Math.min(this.#bytes, this.#mostBytes));
   }
 
   /** The window becomes smaller. */
   #begin(): void {
-    const bytes = Math.max(bytesMin, Math.min(this.#bytes, this.#mostBytes));
-    this.#before ??= { bytes, bytesPerMs: undefined, looks: 0, smaller: 0 };
+    this.#smaller.begin(Math.max(bytesMin, Math.min(this.#bytes, this.#mostBytes)));
   }
 
   /** What was carried lately, in bytes per ms. */
@@ -291,30 +314,23 @@ export class LinkWindow {
     return mean(this.#rates.slice(-lookBack));
   }
 
-  /** `leastMs`: the least round trip of the look. */
-  #judge(leastMs: number): void {
-    // What was carried of what there was to send says nothing.
-    if (!this.#limited) this.#before = undefined;
-    const before = this.#before;
+  /** `leastMs`: the least round trip of the look; `queueMs`: by how much that it is judged by was longer than the smallest. */
+  #judge(leastMs: number, queueMs: number, late: boolean): void {
+    const before = this.#smaller.look({
+      bytes: this.#bytes,
+      bytesThen: this.#sizes[0] ?? 0,
+      bytesPerMs: this.#carried,
+      tells: this.#limited && !late,
+    });
     if (before === undefined) return;
-    before.looks++;
-    if (before.looks === lag) before.bytesPerMs = this.#carried;
-    const share = this.#bytes / before.bytes;
-    if (share >= 1) this.#before = undefined;
-    if (share > judgedShare) return;
-    before.smaller++;
-    if (before.smaller < judgedLooks || before.bytesPerMs === undefined) return;
-    this.#before = undefined;
-    const less = 1 - (this.#sizes[0] ?? 0) / before.bytes;
-    if (1 - this.#carried / before.bytesPerMs <= carriedLess * less) return;
-    this.#bytes = before.bytes / judgedShare;
+    this.#bytes = before;
     // Where no round trip is shorter, the way has become as long as that.
     if (leastMs > this.#smallestMs + this.#queueMs) this.#smallestMs = leastMs;
-    else this.#heldLooks = heldLooks;
+    else this.#tremblesMs = Math.max(this.#tremblesMs, queueMs - queueLeft * this.#queueMs);
   }
 
   #rest(nowMs: number): void {
-    this.#before = undefined;
+    this.#smaller.forget();
     this.#full = false;
     this.#restUntilMs = nowMs + this.#restMsNext;
     this.#restMsNext = Math.min(restMsMax, 2 * this.#restMsNext);
@@ -324,6 +340,7 @@ export class LinkWindow {
     this.#restUntilMs = undefined;
     this.#bytes = Math.max(bytesMin, this.#carried * (this.#smallestMs + this.#queueMs));
     this.#lossy = [];
+    this.#lateInVain = 0;
   }
 }
 

@@ -162,7 +162,7 @@ describe('an item', () => {
 });
 
 it('makes an item no larger than what a long link carries in two milliseconds and a half: it goes out in one burst', async () => {
-  const far = await world([{ name: 'wan', rateMbit: 1000, delayMs: 50 }], { connections: 4 });
+  const far = await world([{ name: 'wan', rateMbit: 1000, delayMs: 50 }], { connections: 16 });
   await far.send(5000);
   expect(far.sender.itemBytesMax).toBe(256 << 10);
   await far.end();

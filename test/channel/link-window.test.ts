@@ -70,6 +70,7 @@ class Model {
         this.#offered -= itemBytes;
         this.#queued += itemBytes;
       }
+      if (this.#offered < itemBytes) window.starved();
       const over = this.#queued - link.queueMs * link.bytesPerMs;
       if (over > 0) {
         this.#queued -= over;
@@ -204,6 +205,46 @@ describe('the window of a link', () => {
     expect(model.run(3000).share).toBeGreaterThan(0.95);
   });
 
+  it('finds out of losing all the time what a queue has no room for, and finding it empty in between', () => {
+    const model = new Model({ roundTripMs: 100, bytesPerMs: gigabit, queueMs: 60 });
+    model.run(5000);
+    const { window } = model;
+    const { bytes } = window;
+    for (let nowMs = 200_000; nowMs < 205_000; nowMs += 20) {
+      window.sent(itemBytes, nowMs);
+      window.limited();
+      window.acknowledged(20 * gigabit, window.bytes);
+      const full = (nowMs / 100) % 4 < 1;
+      window.roundTrip(full ? 120 : 101, nowMs, full ? 0.5 : 0.1);
+    }
+    expect(window.bytes).toBeLessThan(0.75 * bytes);
+  });
+
+  it('stays near what it was where a processor is busy for a moment', () => {
+    const model = new Model({ roundTripMs: 100, bytesPerMs: gigabit, queueMs: 60 });
+    model.run(5000);
+    const { window } = model;
+    const { bytes } = window;
+    for (let nowMs = 200_000; nowMs < 200_200; nowMs += 20) {
+      window.sent(itemBytes, nowMs);
+      window.limited();
+      window.acknowledged(20 * gigabit, window.bytes);
+      window.roundTrip(400, nowMs, 0.5);
+    }
+    expect(window.bytes).toBeGreaterThan(0.75 * bytes);
+    expect(window.bytes).toBeLessThan(bytes);
+  });
+
+  it('stays what it was over a pause, however long a queue that finds', () => {
+    const model = new Model({ roundTripMs: 100, bytesPerMs: gigabit, queueMs: 60 });
+    model.run(5000);
+    const { bytes } = model.window;
+    model.offer(0.7 * gigabit);
+    model.link.noiseMs = () => 40;
+    model.run(5000);
+    expect(model.window.bytes).toBeGreaterThan(0.9 * bytes);
+  });
+
   it('follows a route that becomes longer', () => {
     const model = new Model({ roundTripMs: 100, bytesPerMs: gigabit, queueMs: 60 });
     model.run(5000);
@@ -212,6 +253,15 @@ describe('the window of a link', () => {
     const { share, lost } = model.run(5000);
     expect(share).toBeGreaterThan(0.9);
     expect(lost).toBe(0);
+  });
+
+  it('does not starve a route that becomes longer and loses packets', () => {
+    const model = new Model({ roundTripMs: 100, bytesPerMs: gigabit, queueMs: 60 });
+    model.run(5000);
+    model.link.roundTripMs = 220;
+    model.link.lossy = true;
+    model.run(10_000);
+    expect(model.run(30_000).share).toBeGreaterThan(0.7);
   });
 
   it('does not starve a link for a processor that answers late', () => {
@@ -223,6 +273,8 @@ describe('the window of a link', () => {
 
   it('is given up where lanes are late whatever it is, for longer each time, and is there again when that is over', () => {
     const model = new Model({ roundTripMs: 100, bytesPerMs: gigabit, queueMs: 60, lossy: true });
+    model.run(1700);
+    expect(model.window.bytes).toBe(Number.POSITIVE_INFINITY);
     let without = 0;
     for (let look = 0; look < 600; look++) {
       model.run(100);
