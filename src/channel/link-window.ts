@@ -159,6 +159,7 @@ export class LinkWindow {
   /** The link was gone: what was seen says nothing of what it is now. */
   interrupted(): void {
     this.#smaller.forget();
+    this.#tremblesMs = 0;
     this.#lastMs = undefined;
     this.#beginLook(undefined);
   }
@@ -270,7 +271,7 @@ export class LinkWindow {
     this.#tremblesMs *= 1 - forgotten;
     // Answers that waited for a lost packet are some of them.
     const queues = at(0.5) - this.#smallestMs >= emptyShare * this.#queueMs;
-    const spills = late && queues && queueMs > spillsOver * this.#queueMs;
+    const spills = late && queues && queueMs - this.#tremblesMs > spillsOver * this.#queueMs;
     this.#looksSinceSpilt = spills ? 0 : this.#looksSinceSpilt + 1;
     const spilt = this.#looksSinceSpilt <= spiltLooks;
     const change = (this.#smallestMs + this.#queueMs + this.#tremblesMs) / at(judgedBy) - 1;
@@ -320,7 +321,8 @@ export class LinkWindow {
       bytes: this.#bytes,
       bytesThen: this.#sizes[0] ?? 0,
       bytesPerMs: this.#carried,
-      tells: this.#limited && !late,
+      limited: this.#limited,
+      late,
     });
     if (before === undefined) return;
     this.#bytes = before;
@@ -341,6 +343,7 @@ export class LinkWindow {
     this.#bytes = Math.max(bytesMin, this.#carried * (this.#smallestMs + this.#queueMs));
     this.#lossy = [];
     this.#lateInVain = 0;
+    this.#tremblesMs = 0;
   }
 }
 

@@ -14,8 +14,10 @@ export interface WindowLook {
   readonly bytesThen: number;
   /** What was carried lately, in bytes per ms. */
   readonly bytesPerMs: number;
-  /** Whether that shows what the window carries: it held something up, and nothing waited for lost packets. */
-  readonly tells: boolean;
+  /** Whether it held something up: what was carried of what there was to send says nothing. */
+  readonly limited: boolean;
+  /** Whether what was carried waited for lost packets: such a look does not count. */
+  readonly late: boolean;
 }
 
 interface Before {
@@ -41,14 +43,15 @@ export class SmallerWindow {
   }
 
   /** The next look. Returns what the window was before it became too small, if it did. */
-  look({ bytes, bytesThen, bytesPerMs, tells }: WindowLook): number | undefined {
+  look({ bytes, bytesThen, bytesPerMs, limited, late }: WindowLook): number | undefined {
     const before = this.#before;
     if (before === undefined) return undefined;
+    const share = bytes / before.bytes;
+    if (!limited || share >= 1) this.forget();
+    if (!limited || late) return undefined;
     before.looks++;
     if (before.looks === carriedLag) before.bytesPerMs = bytesPerMs;
-    const share = bytes / before.bytes;
-    if (!tells || share >= 1) this.forget();
-    if (!tells || share > judgedShare) return undefined;
+    if (share > judgedShare) return undefined;
     before.smaller++;
     if (before.smaller < judgedLooks || before.bytesPerMs === undefined) return undefined;
     this.forget();

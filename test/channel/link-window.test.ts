@@ -15,6 +15,8 @@ interface Link {
   noiseMs?: (nowMs: number) => number;
   /** Packets are lost all the time, whatever is sent. */
   lossy?: boolean;
+  /** What part of the lanes is late at that time, whatever is sent. */
+  lateShare?: (nowMs: number) => number;
   /** The processor at one of the ends looks only so often. */
   turnMs?: number;
 }
@@ -101,7 +103,10 @@ class Model {
       const due = this.nowMs + link.roundTripMs + delayMs + (link.noiseMs?.(this.nowMs) ?? 0);
       const { turnMs = 1 } = link;
       const trip = Math.ceil(due / turnMs) * turnMs - this.nowMs;
-      this.#in(trip, () => window.roundTrip(trip, this.nowMs, link.lossy || this.#lostOut > 0 ? 1 : 0));
+      this.#in(trip, () => {
+        const late = link.lossy || this.#lostOut > 0 ? 1 : (link.lateShare?.(this.nowMs) ?? 0);
+        window.roundTrip(trip, this.nowMs, late);
+      });
     }
     return { share: (this.#arrived - arrivedBefore) / (ms * link.bytesPerMs), lost, queueMs, longestMs };
   }
@@ -269,6 +274,16 @@ describe('the window of a link', () => {
     const model = new Model({ roundTripMs: 100, bytesPerMs: gigabit, queueMs: 1000, noiseMs });
     model.run(3000);
     expect(model.run(30_000).share).toBeGreaterThan(0.8);
+  });
+
+  it('does not starve one either where lanes are late now and then', () => {
+    for (const seed of [0, 111, 222, 333]) {
+      const noiseMs = (nowMs: number) => 40 * chance(nowMs + seed);
+      const model = new Model({ roundTripMs: 100, bytesPerMs: gigabit, queueMs: 1000, noiseMs });
+      model.run(3000 + seed);
+      model.link.lateShare = (nowMs) => (nowMs % 1000 < 300 ? 0.5 : 0);
+      expect(model.run(60_000).share).toBeGreaterThan(0.7);
+    }
   });
 
   it('is given up where lanes are late whatever it is, for longer each time, and is there again when that is over', () => {
