@@ -26,7 +26,8 @@ export function dirtiedIn({ bytesPerSecond, sizeBytes, later }: WorkingSet, dura
   const touched = (bytesPerSecond * Math.max(0, durationMs)) / 1000;
   if (touched === 0 || sizeBytes === 0) return 0;
   if (!Number.isFinite(touched)) return sizeBytes;
-  return Number.isFinite(sizeBytes) ? (touched * sizeBytes) / (sizeBytes + touched) : touched;
+  // In this form rounding cannot make more of less.
+  return Number.isFinite(sizeBytes) ? sizeBytes / (1 + sizeBytes / touched) : touched;
 }
 
 /**

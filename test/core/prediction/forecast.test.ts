@@ -221,6 +221,10 @@ describe('the working set', () => {
         expect(dirtiedIn(workingSet, long)).toBeGreaterThanOrEqual(dirtiedIn(workingSet, short));
         expect(dirtiedIn(workingSet, long)).toBeLessThanOrEqual(workingSet.sizeBytes);
       }),
+      // These were rounded the wrong way once.
+      {
+        examples: [[{ bytesPerSecond: 278_629_998, sizeBytes: 112 }, 276.3532248206244, 276.35322482062475]],
+      },
     );
   });
 
