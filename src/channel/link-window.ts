@@ -62,12 +62,14 @@ const lookBack = 2;
 /** Where a smaller window was no help, what round trips are longer by is taken for a queue only as far as this part of the one that is to be; each look forgets this part of that. */
 const queueLeft = 0.5;
 const forgotten = 0.01;
+/** The least window is as small as it gets: where round trips are too long with it in so many looks in a row, that is no help either. */
+const leastLooksMax = 8;
 /** It is no help at all where so many of the lanes are late although the queue is short, in so many looks of so many. Then there is none, for so many ms, and for twice as many each further time. */
 const lateShareMin = 0.15;
 const lateLooksMin = 4;
 const lateLooksOf = 6;
 /** ... or where so many are late in so many looks in a row while it becomes smaller. */
-const lateInVain = 12;
+const lateInVainMax = 12;
 const restMsFirst = 10_000;
 const restMsMax = 160_000;
 /**
@@ -113,6 +115,7 @@ export class LinkWindow {
   #growth = 0;
   readonly #smaller = new SmallerWindow();
   #lateInVain = 0;
+  #leastLooks = 0;
   #looksSinceSpilt = Number.POSITIVE_INFINITY;
   /** By how much round trips are longer whatever is sent, in ms. */
   #tremblesMs = 0;
@@ -160,6 +163,9 @@ export class LinkWindow {
   interrupted(): void {
     this.#smaller.forget();
     this.#tremblesMs = 0;
+    this.#lossy = [];
+    this.#lateInVain = 0;
+    this.#looksSinceSpilt = Number.POSITIVE_INFINITY;
     this.#lastMs = undefined;
     this.#beginLook(undefined);
   }
@@ -275,12 +281,15 @@ export class LinkWindow {
     this.#looksSinceSpilt = spills ? 0 : this.#looksSinceSpilt + 1;
     const spilt = this.#looksSinceSpilt <= spiltLooks;
     const change = (this.#smallestMs + this.#queueMs + this.#tremblesMs) / at(judgedBy) - 1;
-    if (change < 0) this.#shrink(1 - Math.min(lessMax, (spills ? 1 : step) * -change));
+    if (change < 0) this.#shrink(1 - Math.min(lessMax, (spills ? 1 : step) * -change), late);
     else if (this.#limited && !spilt) this.#grow(step * change);
     this.#judge(at(0), queueMs, late);
+    const least = change < 0 && this.#limited && this.#bytes === bytesMin && this.#mostBytes <= 2 * bytesMin;
+    this.#leastLooks = least ? this.#leastLooks + 1 : 0;
+    if (this.#leastLooks >= leastLooksMax) this.#noHelp(at(0), queueMs);
     this.#lossy = [...this.#lossy.slice(1 - lateLooksOf), this.#limited && change >= 0 && late && !spilt];
-    this.#lateInVain = late && change < 0 ? this.#lateInVain + 1 : 0;
-    if (this.#lossy.filter(Boolean).length >= lateLooksMin || this.#lateInVain >= lateInVain)
+    this.#lateInVain = this.#limited && late && change < 0 ? this.#lateInVain + 1 : 0;
+    if (this.#lossy.filter(Boolean).length >= lateLooksMin || this.#lateInVain >= lateInVainMax)
       this.#rest(nowMs);
     else if (!this.#lossy.some(Boolean)) this.#restMsNext = restMsFirst;
   }
@@ -296,11 +305,10 @@ export class LinkWindow {
     this.#bytes = Math.max(this.#bytes, grown);
   }
 
-  #shrink(factor: number): void {
-    // A queue that is there with nothing that arrives is not ours, nor one that a pause finds: there is less on its way for want of more to send.
-    const ours =
-      this.#arrivedBytes > 0 && (this.#limited || (!this.#starved && this.#mostBytes >= this.#bytes / 2));
-    if (!ours) return;
+  #shrink(factor: number, late: boolean): void {
+    // A queue that is there with nothing that arrives is not ours, nor one that a pause finds: there is less on its way for want of more to send. What overflows is.
+    const much = (!this.#starved || late) && this.#mostBytes >= this.#bytes / 2;
+    if (this.#arrivedBytes === 0 || !(this.#limited || much)) return;
     this.#begin();
     this.#bytes = Math.max(bytesMin, factor * Math.min(this.#bytes, this.#mostBytes));
   }
@@ -326,7 +334,13 @@ export class LinkWindow {
     });
     if (before === undefined) return;
     this.#bytes = before;
-    // Where no round trip is shorter, the way has become as long as that.
+    this.#noHelp(leastMs, queueMs);
+  }
+
+  /** Round trips are long whatever is sent. */
+  #noHelp(leastMs: number, queueMs: number): void {
+    this.#leastLooks = 0;
+    // Where none is shorter, the way has become as long as that.
     if (leastMs > this.#smallestMs + this.#queueMs) this.#smallestMs = leastMs;
     else this.#tremblesMs = Math.max(this.#tremblesMs, queueMs - queueLeft * this.#queueMs);
   }

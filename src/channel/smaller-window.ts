@@ -24,7 +24,7 @@ interface Before {
   readonly bytes: number;
   /** What arrived with it; undefined: that is still to come. */
   bytesPerMs: number | undefined;
-  /** Looks since, and those at less than {@link judgedShare} of it. */
+  /** Looks since, and those at less than {@link judgedShare} of it; late ones do not count. */
   looks: number;
   smaller: number;
 }
@@ -51,6 +51,12 @@ export class SmallerWindow {
     if (!limited || late) return undefined;
     before.looks++;
     if (before.looks === carriedLag) before.bytesPerMs = bytesPerMs;
+    // A smaller window carries less in proportion. Less than that, and it is the link that has become slower: what it carried says nothing any more.
+    const least = Math.min(1, bytesThen / before.bytes) * (before.bytesPerMs ?? 0);
+    if (bytesPerMs < judgedShare * least) {
+      this.#before = { bytes: bytesThen, bytesPerMs, looks: carriedLag, smaller: 0 };
+      return undefined;
+    }
     if (share > judgedShare) return undefined;
     before.smaller++;
     if (before.smaller < judgedLooks || before.bytesPerMs === undefined) return undefined;

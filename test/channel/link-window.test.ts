@@ -61,12 +61,12 @@ class Model {
       for (const happen of this.#due.get(this.nowMs) ?? []) happen();
       this.#due.delete(this.nowMs);
       this.#offered = Math.min(1 << 30, this.#offered + this.#offeredBytesPerMs);
-      while (this.#offered >= itemBytes && window.waitMs(this.nowMs) === 0) {
+      while (this.#offered >= itemBytes) {
         if (this.#inFlight >= window.bytes) {
           window.limited();
           break;
         }
-        if (this.#inFlight > 1 << 30) break;
+        if (window.waitMs(this.nowMs) > 0 || this.#inFlight > 1 << 30) break;
         window.sent(itemBytes, this.nowMs);
         this.#inFlight += itemBytes;
         this.#offered -= itemBytes;
@@ -78,8 +78,8 @@ class Model {
         this.#queued -= over;
         lost += over;
         this.#lostOut++;
+        this.#in(2.3 * link.roundTripMs, () => this.#lostOut--);
         this.#in(1.3 * link.roundTripMs, () => {
-          this.#lostOut--;
           this.#again += over;
         });
       }
@@ -248,6 +248,50 @@ describe('the window of a link', () => {
     model.link.noiseMs = () => 40;
     model.run(5000);
     expect(model.window.bytes).toBeGreaterThan(0.9 * bytes);
+  });
+
+  it.each([
+    [3, 100],
+    [5, 30],
+    [5, 100],
+    [10, 100],
+  ])(
+    'leaves no queue in front of a link that becomes %d times slower, however deep that may be, with round trips of %d ms',
+    (times, roundTripMs) => {
+      const queues: number[] = [];
+      for (let phaseMs = 0; phaseMs < 100; phaseMs += 20) {
+        const model = new Model({ roundTripMs, bytesPerMs: gigabit, queueMs: 2000 });
+        model.run(3000 + phaseMs);
+        model.link.bytesPerMs = gigabit / times;
+        model.run(20_000);
+        queues.push(model.run(3000).queueMs);
+      }
+      const [, , middle] = queues.toSorted((a, b) => a - b);
+      expect(middle).toBeLessThan(30);
+    },
+  );
+
+  it('becomes smaller for bursts that overflow a link which became slower', () => {
+    const model = new Model({ roundTripMs: 100, bytesPerMs: gigabit, queueMs: 60 });
+    model.run(5000);
+    model.link.bytesPerMs = gigabit / 10;
+    let lost = 0;
+    for (let burst = 0; burst < 30; burst++) {
+      model.offer(10e6 / 100);
+      lost = model.run(100).lost;
+      model.offer(0);
+      lost += model.run(1900).lost;
+    }
+    expect(lost).toBeLessThan(1e6);
+  });
+
+  it('finds a route that became longer while it was as small as it gets', () => {
+    const model = new Model({ roundTripMs: 100, bytesPerMs: 1250, queueMs: 500 });
+    model.run(30_000);
+    model.link.bytesPerMs = gigabit;
+    model.link.roundTripMs = 220;
+    model.run(60_000);
+    expect(model.run(3000).share).toBeGreaterThan(0.9);
   });
 
   it('follows a route that becomes longer', () => {
