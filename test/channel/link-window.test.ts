@@ -286,7 +286,7 @@ describe('the window of a link', () => {
   });
 
   it('finds a route that became longer while it was as small as it gets', () => {
-    const model = new Model({ roundTripMs: 100, bytesPerMs: 1250, queueMs: 500 });
+    const model = new Model({ roundTripMs: 100, bytesPerMs: 600, queueMs: 200 });
     model.run(30_000);
     model.link.bytesPerMs = gigabit;
     model.link.roundTripMs = 220;
