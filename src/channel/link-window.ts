@@ -28,8 +28,8 @@ const risingGain = 1.25;
 const queueMsMin = 3;
 const queueShare = 0.03;
 /**
- * ... and beside it so many small items, which go out as a whole each, and so keep the link busy only with some of them in front of it: where one takes the link long, fewer, up to this share of the
- * smallest round trip, but one of them in any case, for so long at most, in ms.
+ * ... and beside it so many small items, which go out as a whole each, and so keep the link busy only with some of them in front of it: where that were more than this share of
+ * the smallest round trip, fewer, but one of them in any case. One is never reckoned with more than so many ms.
  */
 const itemBytes = 128 << 10;
 const itemsInFront = 5;
@@ -80,6 +80,8 @@ const growthCap = 1.15;
 const fastestLooks = 10;
 const emptyLooksMin = 6;
 const heldUpMax = 4;
+/** ... by no more than this part of it at once. */
+const slowlyMax = 0.03;
 /** What is sent in a burst would be a queue, too: it is spread out, a little faster than the window takes to arrive. */
 const spreadGain = 1.25;
 const spreadMs = 4;
@@ -189,7 +191,7 @@ export class LinkWindow {
     return Math.max(queueMsMin, queueShare * this.#smallestMs) + itemsMs;
   }
 
-  /** There was room, and nothing to send. */
+  /** A lane had room, and there was nothing to send. */
   starved(): void {
     this.#starved = true;
   }
@@ -297,7 +299,7 @@ export class LinkWindow {
   #grow(change: number): void {
     this.#growth = this.#emptyLooks > 1 ? Math.min(growthMax, 2 * this.#growth) : change;
     const most = growthCap * Math.max(...this.#rates) * (this.#smallestMs + this.#queueMs);
-    const slowly = this.#emptyLooks > emptyLooksMin ? this.#bytes * (1 + Math.min(change, queueShare)) : 0;
+    const slowly = this.#emptyLooks > emptyLooksMin ? this.#bytes * (1 + Math.min(change, slowlyMax)) : 0;
     const grown = Math.max(
       Math.min(most, this.#bytes * (1 + this.#growth)),
       Math.min(heldUpMax * most, slowly),
