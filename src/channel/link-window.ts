@@ -297,7 +297,9 @@ export class LinkWindow {
   }
 
   #grow(change: number): void {
-    this.#growth = this.#emptyLooks > 1 ? Math.min(growthMax, 2 * this.#growth) : change;
+    // It may not have grown in the empty looks before this one.
+    const faster = this.#emptyLooks > 1 ? Math.min(growthMax, 2 * this.#growth) : 0;
+    this.#growth = Math.max(change, faster);
     const most = growthCap * Math.max(...this.#rates) * (this.#smallestMs + this.#queueMs);
     const slowly = this.#emptyLooks > emptyLooksMin ? this.#bytes * (1 + Math.min(change, slowlyMax)) : 0;
     const grown = Math.max(

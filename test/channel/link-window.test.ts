@@ -225,6 +225,26 @@ describe('the window of a link', () => {
     expect(window.bytes).toBeLessThan(0.75 * bytes);
   });
 
+  it('grows soon again after an overflow in its start has made it smaller than the link is', () => {
+    const window = new LinkWindow();
+    window.greeted(100);
+    let nowMs = 100_000;
+    const look = (ms: number, lateShare: number) => {
+      for (let turn = 0; turn < 5; turn++) {
+        nowMs += 21;
+        window.sent(itemBytes, nowMs);
+        window.limited();
+        window.acknowledged(window.bytes / 5, window.bytes);
+        window.roundTrip(ms, nowMs, lateShare);
+      }
+    };
+    look(101, 0);
+    for (let looks = 0; looks < 3; looks++) look(160, 0.5);
+    const { bytes } = window;
+    for (let looks = 0; looks < 9; looks++) look(101, 0);
+    expect(window.bytes).toBeGreaterThan(1.2 * bytes);
+  });
+
   it('stays near what it was where a processor is busy for a moment', () => {
     const model = new Model({ roundTripMs: 100, bytesPerMs: gigabit, queueMs: 60 });
     model.run(5000);
