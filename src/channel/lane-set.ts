@@ -210,10 +210,10 @@ export class LaneSet {
     return lateMs;
   }
 
-  /** What part of the lanes has a frame on its way that was sent before that time. */
+  /** What part of the lanes that have started holds up a frame that was sent before that time. */
   lateShare(beforeMs: number): number {
-    const late = this.all.filter(({ oldestSentMs }) => oldestSentMs !== undefined && oldestSentMs < beforeMs);
-    return late.length / Math.max(1, this.#lanes.size);
+    const started = this.all.filter(({ window }) => window.hasStarted);
+    return started.filter((lane) => lane.isLate(beforeMs)).length / Math.max(1, started.length);
   }
 
   /** Something was sent or acknowledged. */

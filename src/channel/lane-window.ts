@@ -64,6 +64,11 @@ export class LaneWindow {
     return this.#samples.at(-1)?.bytesPerSecond ?? 0;
   }
 
+  /** As much has arrived as may be on its way at first: that takes long while the connection's own slow start lasts, with nothing that was lost. */
+  get hasStarted(): boolean {
+    return (this.#startingBytes ?? Number.POSITIVE_INFINITY) >= 2 * startBytes;
+  }
+
   /** How many bytes it would take on their way. */
   get bytes(): number {
     const bytes =

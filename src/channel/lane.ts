@@ -141,6 +141,14 @@ export class Lane {
     return this.#kept[0]?.sentMs;
   }
 
+  /** Whether it holds its oldest frame up: that would have been out before that time, at the rate of the lane. */
+  isLate(beforeMs: number): boolean {
+    const oldest = this.#kept[0];
+    if (oldest === undefined) return false;
+    const rate = this.window.bytesPerSecond || Number.POSITIVE_INFINITY;
+    return oldest.sentMs + (1000 * oldest.bytes) / rate < beforeMs;
+  }
+
   /** Every frame that the peer may not have, copies apart, becomes what `held` makes of it: the same with another release. `sentMs`: when it was sent. */
   hold(held: (frame: QueuedFrame, sentMs: number) => QueuedFrame): void {
     for (const kept of this.#kept) {

@@ -39,10 +39,11 @@ const itemMsMax = 50;
 const step = 0.5;
 /**
  * Where a queue is so many times what it is to be, and lanes are late, it has no room for more: connections that lose packets leave it empty for a moment, and fill it again. It goes all the way then,
- * and becomes no larger for so many looks.
+ * and becomes no larger for so many looks. What is late in the first of them is so for that.
  */
 const spillsOver = 1.5;
 const spiltLooks = 4;
+const spiltLateLooks = 2;
 /** ... but never by more than this part of it at once: a processor that was busy for a moment looks the same. */
 const lessMax = 0.2;
 /** Where three of four round trips find less than so much of that queue, look after look, the window grows by more each time: twice as much, up to a quarter of it. */
@@ -55,8 +56,9 @@ const samplesMin = 4;
 const lookRoundTripsMax = 3;
 /** By the longer ones of them, all but a quarter: while packets are lost in front of the link, every other one finds an empty queue. */
 const judgedBy = 0.75;
-/** Answers that come within so many ms have waited for something together, a lost packet or a processor: the shortest of them counts. */
+/** Answers that come within so many ms, or within so much of the time between their questions, have waited for something together, a lost packet or a processor: the shortest of them counts. */
 const togetherMs = 3;
+const togetherShare = 0.5;
 /** What is carried is that of so many looks. */
 const lookBack = 2;
 /** Where a smaller window was no help, what round trips are longer by is taken for a queue only as far as this part of the one that is to be; each look forgets this part of that. */
@@ -68,10 +70,12 @@ const leastLooksMax = 8;
 const lateShareMin = 0.15;
 const lateLooksMin = 4;
 const lateLooksOf = 6;
+/** ... that are so many ms apart: one packet holds its lane up for longer than a short look. */
+const lateLookMsMin = 100;
 /** ... or where so many are late in so many looks in a row while it becomes smaller. */
 const lateInVainMax = 12;
-const restMsFirst = 10_000;
-const restMsMax = 160_000;
+const restMsFirst = 30_000;
+const restMsMax = 240_000;
 /**
  * It does not become more than this much of what the fastest of so many looks had, before there was no queue in so many: connections that look for the smallest round trip leave a full link empty
  * for a moment. After that it is what lost packets hold up that takes so much of it, and it grows slowly, up to so many times as much.
@@ -94,6 +98,7 @@ export class LinkWindow {
   #start: number[] | undefined = [];
   #smallestMs = Number.POSITIVE_INFINITY;
   #heardMs = Number.NEGATIVE_INFINITY;
+  #askedMs = Number.POSITIVE_INFINITY;
   /** The last answer, or the least of those that came together, while it is not known whether the next comes with it. */
   #lastMs: number | undefined;
   /** Of this look: when it began, undefined if nothing was sent since the one before, its round trips, what arrived, what was on its way at the most, whether the window has held anything up, and whether there was nothing to send. */
@@ -107,6 +112,8 @@ export class LinkWindow {
   #late: number[] = [];
   /** In which of the last looks many were late although the queue was short. */
   #lossy: boolean[] = [];
+  /** When the last of them was. */
+  #lostMs = Number.NEGATIVE_INFINITY;
   /** What arrived in the last looks, in bytes per ms. */
   #rates: number[] = [];
   /** The window in them. */
@@ -213,8 +220,10 @@ export class LinkWindow {
     // While nothing is sent there is no look to count it in.
     if (this.#lookMs !== undefined) this.#late.push(lateShare);
     this.greeted(ms);
-    const together = nowMs - this.#heardMs < togetherMs;
+    const askedMs = nowMs - ms;
+    const together = nowMs - this.#heardMs < Math.max(togetherMs, togetherShare * (askedMs - this.#askedMs));
     this.#heardMs = nowMs;
+    this.#askedMs = askedMs;
     const last = this.#lastMs;
     this.#lastMs = together && last !== undefined ? Math.min(ms, last) : ms;
     if (!together && last !== undefined) this.#answered(last, nowMs);
@@ -258,6 +267,8 @@ export class LinkWindow {
     const risen = before > 0 && last < risingGain * before;
     if (arrives * this.#smallestMs < startShare * this.#bytes && !risen) return;
     this.#start = undefined;
+    this.#lossy = [];
+    this.#looksSinceSpilt = 0;
     this.#begin();
     // What was on its way a round trip ago has made the queue.
     this.#bytes = Math.max(this.#bytes / (1 + startGain), bytesMin);
@@ -265,7 +276,6 @@ export class LinkWindow {
 
   /** `sorted`: its round trips, shortest first. */
   #look(sorted: readonly number[], nowMs: number): void {
-    if (this.#start !== undefined) return;
     if (this.#restUntilMs !== undefined) {
       if (nowMs >= this.#restUntilMs) this.#resume();
       return;
@@ -273,6 +283,10 @@ export class LinkWindow {
     const at = (share: number) => sorted[Math.floor(share * (sorted.length - 1))] ?? 0;
     const queueMs = at(judgedBy) - this.#smallestMs;
     const late = mean(this.#late) >= lateShareMin;
+    if (this.#start !== undefined) {
+      this.#loses(this.#limited && late && queueMs < this.#queueMs, nowMs);
+      return;
+    }
     const empty = queueMs < emptyShare * this.#queueMs;
     this.#full = this.#limited;
     this.#emptyLooks = empty && this.#limited ? this.#emptyLooks + 1 : 0;
@@ -289,11 +303,20 @@ export class LinkWindow {
     const least = change < 0 && this.#limited && this.#bytes === bytesMin && this.#mostBytes <= 2 * bytesMin;
     this.#leastLooks = least ? this.#leastLooks + 1 : 0;
     if (this.#leastLooks >= leastLooksMax) this.#noHelp(at(0), queueMs);
-    this.#lossy = [...this.#lossy.slice(1 - lateLooksOf), this.#limited && change >= 0 && late && !spilt];
     this.#lateInVain = this.#limited && late && change < 0 ? this.#lateInVain + 1 : 0;
-    if (this.#lossy.filter(Boolean).length >= lateLooksMin || this.#lateInVain >= lateInVainMax)
-      this.#rest(nowMs);
-    else if (!this.#lossy.some(Boolean)) this.#restMsNext = restMsFirst;
+    if (this.#lateInVain >= lateInVainMax) this.#rest(nowMs);
+    // A look that finds a long queue, or what that has left, tells nothing of what the network loses.
+    else if (spills || (change >= 0 && this.#looksSinceSpilt > spiltLateLooks))
+      this.#loses(this.#limited && late && !spills, nowMs);
+  }
+
+  /** Whether a look shows that the network loses packets by itself. */
+  #loses(lossy: boolean, nowMs: number): void {
+    if (lossy && nowMs - this.#lostMs < lateLookMsMin) return;
+    if (lossy) this.#lostMs = nowMs;
+    this.#lossy = [...this.#lossy.slice(1 - lateLooksOf), lossy];
+    if (this.#lossy.filter(Boolean).length >= lateLooksMin) this.#rest(nowMs);
+    else if (this.#lossy.length === lateLooksOf && !this.#lossy.some(Boolean)) this.#restMsNext = restMsFirst;
   }
 
   #grow(change: number): void {
@@ -350,6 +373,7 @@ export class LinkWindow {
   }
 
   #rest(nowMs: number): void {
+    this.#start = undefined;
     this.#smaller.forget();
     this.#full = false;
     this.#restUntilMs = nowMs + this.#restMsNext;

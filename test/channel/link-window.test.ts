@@ -13,7 +13,7 @@ interface Link {
   queueMs: number;
   /** What a round trip on it takes longer than it should, at that time. */
   noiseMs?: (nowMs: number) => number;
-  /** Packets are lost all the time, whatever is sent. */
+  /** Packets are lost all the time, whatever is sent: half of what is carried waits for them. */
   lossy?: boolean;
   /** What part of the lanes is late at that time, whatever is sent. */
   lateShare?: (nowMs: number) => number;
@@ -88,7 +88,8 @@ class Model {
       this.#queued += again;
       const carried = Math.min(this.#queued, link.bytesPerMs);
       this.#queued -= carried;
-      this.#in(link.roundTripMs, () => {
+      const heldUp = link.lossy && chance(this.nowMs) < 0.5;
+      this.#in(heldUp ? 2.3 * link.roundTripMs : link.roundTripMs, () => {
         this.#arrived += carried;
         this.#inFlight -= carried;
         if (carried > 0) window.acknowledged(carried, this.#inFlight + carried);
@@ -366,6 +367,65 @@ describe('the window of a link', () => {
     const { share, lost } = model.run(5000);
     expect(share).toBeGreaterThan(0.95);
     expect(lost).toBe(0);
+  });
+
+  it('is given up in its start where lanes are late with nothing queued: it would keep them from growing', () => {
+    const window = new LinkWindow();
+    window.greeted(100);
+    for (let nowMs = 100_000; nowMs < 100_800; nowMs += 20) {
+      window.sent(itemBytes, nowMs);
+      window.limited();
+      window.acknowledged(window.bytes / 15, window.bytes);
+      window.roundTrip(101, nowMs, 0.7);
+    }
+    expect(window.bytes).toBe(Number.POSITIVE_INFINITY);
+  });
+
+  it('is given up for twice as long each time, also where a look now and then finds no lane late', () => {
+    const model = new Model({ roundTripMs: 100, bytesPerMs: gigabit, queueMs: 60 });
+    model.link.lateShare = (nowMs) => (nowMs % 1000 < 800 ? 1 : 0);
+    const rests: number[] = [];
+    for (let sinceMs: number | undefined; model.nowMs < 400_000; model.run(100)) {
+      const resting = model.window.bytes === Number.POSITIVE_INFINITY;
+      if (resting) sinceMs ??= model.nowMs;
+      else if (sinceMs !== undefined) {
+        rests.push(model.nowMs - sinceMs);
+        sinceMs = undefined;
+      }
+    }
+    expect(rests.length).toBeGreaterThan(1);
+    for (const [index, rest] of rests.slice(1).entries())
+      expect(rest).toBeGreaterThan(1.8 * (rests[index] ?? 0));
+  });
+
+  it('is not given up over a short way where lanes are late for a moment each second', () => {
+    for (const roundTripMs of [15, 25, 40]) {
+      const model = new Model({ roundTripMs, bytesPerMs: gigabit, queueMs: 60 });
+      model.run(3000);
+      model.link.lateShare = (nowMs) => (nowMs % 1000 < 250 ? 0.5 : 0);
+      for (let turn = 0; turn < 200; turn++) {
+        model.run(100);
+        expect(model.window.bytes).toBeLessThan(Number.POSITIVE_INFINITY);
+      }
+    }
+  });
+
+  it('does not end its start for a packet of control that was lost: the answers behind it come together', () => {
+    const window = new LinkWindow();
+    window.greeted(100);
+    let nowMs = 100_000;
+    const answer = (ms: number, apartMs: number) => {
+      nowMs += apartMs;
+      window.sent(itemBytes, nowMs);
+      window.limited();
+      window.acknowledged(itemBytes, window.bytes);
+      window.roundTrip(ms, nowMs, 0);
+    };
+    for (let turn = 0; turn < 20; turn++) answer(100, 20);
+    for (let turn = 0; turn < 8; turn++) answer(300 - 16 * turn, 4);
+    const { bytes } = window;
+    for (let turn = 0; turn < 4; turn++) answer(100, 20);
+    expect(window.bytes).toBeGreaterThan(bytes);
   });
 
   it('stays what it was while there is little to send, however long round trips are then', () => {
