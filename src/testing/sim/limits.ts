@@ -145,10 +145,14 @@ function sendMs({ paths, hosts, timeline }: Scenario, bytes: number): number {
     const bothMs = delayMs + (back?.delayMs ?? delayMs);
     rateMbit = Math.min(rateMbit, rate, back?.rateMbit ?? rate, lossyMbit(bothMs, lossProbability));
   }
-  for (const { do: action } of timeline) {
-    if (!('change' in action)) continue;
-    const { rateMbit: rate = 1e4, lossProbability = 0 } = action.to;
-    rateMbit = Math.min(rateMbit, rate, lossyMbit(100, lossProbability));
+  const changes = timeline.flatMap(({ do: action }) => ('change' in action ? [action.to] : []));
+  if (changes.length > 0) {
+    // What a change says nothing of stays as it was: one may bring the losses, and another the delay.
+    const all = [...paths, ...paths.flatMap(({ back }) => back ?? []), ...changes];
+    const delayMs = Math.max(50, ...all.map((each) => each.delayMs ?? 0));
+    const lossProbability = Math.max(...all.map((each) => each.lossProbability ?? 0));
+    rateMbit = Math.min(rateMbit, ...changes.map(({ rateMbit: rate = 1e4 }) => rate));
+    rateMbit = Math.min(rateMbit, lossyMbit(2 * delayMs, lossProbability));
   }
   return (bytes * 8) / (rateMbit * 1000);
 }
