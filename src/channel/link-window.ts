@@ -39,11 +39,10 @@ const itemMsMax = 50;
 const step = 0.5;
 /**
  * Where a queue is so many times what it is to be, and lanes are late, it has no room for more: connections that lose packets leave it empty for a moment, and fill it again. It goes all the way then,
- * and becomes no larger for so many looks. What is late in the first of them is so for that.
+ * and becomes no larger for so many looks. What is late in them is so for that.
  */
 const spillsOver = 1.5;
 const spiltLooks = 4;
-const spiltLateLooks = 2;
 /** ... but never by more than this part of it at once: a processor that was busy for a moment looks the same. */
 const lessMax = 0.2;
 /** Where three of four round trips find less than so much of that queue, look after look, the window grows by more each time: twice as much, up to a quarter of it. */
@@ -170,7 +169,9 @@ export class LinkWindow {
 
   /** The link was gone: what was seen says nothing of what it is now. */
   interrupted(): void {
-    this.#smaller.forget();
+    if (this.#restUntilMs === undefined) this.#smaller.forget();
+    else this.#resume();
+    this.#restMsNext = restMsFirst;
     this.#tremblesMs = 0;
     this.#lossy = [];
     this.#lateInVain = 0;
@@ -267,8 +268,6 @@ export class LinkWindow {
     const risen = before > 0 && last < risingGain * before;
     if (arrives * this.#smallestMs < startShare * this.#bytes && !risen) return;
     this.#start = undefined;
-    this.#lossy = [];
-    this.#looksSinceSpilt = 0;
     this.#begin();
     // What was on its way a round trip ago has made the queue.
     this.#bytes = Math.max(this.#bytes / (1 + startGain), bytesMin);
@@ -284,7 +283,9 @@ export class LinkWindow {
     const queueMs = at(judgedBy) - this.#smallestMs;
     const late = mean(this.#late) >= lateShareMin;
     if (this.#start !== undefined) {
-      this.#loses(this.#limited && late && queueMs < this.#queueMs, nowMs);
+      // While connections become faster, what waits for them is late.
+      const rises = (this.#rates.at(-1) ?? 0) >= risingGain * Math.max(0, ...this.#rates.slice(0, -1));
+      this.#loses(this.#limited && late && !rises, nowMs);
       return;
     }
     const empty = queueMs < emptyShare * this.#queueMs;
@@ -306,8 +307,7 @@ export class LinkWindow {
     this.#lateInVain = this.#limited && late && change < 0 ? this.#lateInVain + 1 : 0;
     if (this.#lateInVain >= lateInVainMax) this.#rest(nowMs);
     // A look that finds a long queue, or what that has left, tells nothing of what the network loses.
-    else if (spills || (change >= 0 && this.#looksSinceSpilt > spiltLateLooks))
-      this.#loses(this.#limited && late && !spills, nowMs);
+    else if (spills || (change >= 0 && !spilt)) this.#loses(this.#limited && late && !spills, nowMs);
   }
 
   /** Whether a look shows that the network loses packets by itself. */

@@ -5,7 +5,9 @@
 import { describe, expect, it } from 'vitest';
 import { ChannelAcceptor, type ConnectOptions, connectChannel } from '../../src/channel/connect.ts';
 import { CreditPool } from '../../src/channel/credit-pool.ts';
+import { Lane } from '../../src/channel/lane.ts';
 import { LaneCount } from '../../src/channel/lane-count.ts';
+import { LaneSet } from '../../src/channel/lane-set.ts';
 import { LaneWindow } from '../../src/channel/lane-window.ts';
 import { MigrationError } from '../../src/errors.ts';
 import type { Connection, Transport } from '../../src/index.ts';
@@ -424,6 +426,53 @@ describe('a lane\u2019s window', () => {
     expect(window.deliveryMs(0, 100)).toBe(50);
     expect(window.deliveryMs(1e6, 100)).toBeCloseTo(60);
     expect(window.deliveryMs(1e6, 10_000)).toBeUndefined();
+  });
+});
+
+describe('lanes that are late', () => {
+  /** A lane of which so many bytes were acknowledged in the last turns of 100 ms, and that has one more frame on its way, since 1000 ms. */
+  function lane(index: number, acknowledgedBytes: number, frameBytes = 64 << 10, turns = 10): Lane {
+    const nothing = { send: async () => {}, recycle: () => {} };
+    const lane = new Lane(index, { connection: nothing, reader: nothing, roundTripMs: 100 } as never);
+    const frame = (payloadBytes: number) => ({
+      type: 'data',
+      stream: 1,
+      number: 1n,
+      class: 'bulk',
+      payload: [],
+      payloadBytes,
+      payloadCrc: 0,
+      itemBytes: payloadBytes,
+      queuedMs: 0,
+      release: () => {},
+    });
+    for (let turn = 1; turn <= turns; turn++) {
+      const nowMs = 1000 - (turns - turn) * 100;
+      void lane.sendKept(frame(acknowledgedBytes / turns) as never, nowMs - 100);
+      lane.received(turn, nowMs);
+    }
+    void lane.sendKept(frame(frameBytes) as never, 1000);
+    return lane;
+  }
+
+  function share(beforeMs: number, ...lanes: readonly Lane[]): number {
+    const set = new LaneSet(256 * mebibyte, 1);
+    for (const each of lanes) set.add(each);
+    return set.lateShare(beforeMs);
+  }
+
+  it('hold up a frame for longer than it takes', () => {
+    // 10 MB/s: a mebibyte takes a tenth of a second.
+    expect(share(1050, lane(1, 10e6), lane(2, 10e6, mebibyte))).toBe(0.5);
+    expect(share(1150, lane(1, 10e6), lane(2, 10e6, mebibyte))).toBe(1);
+    expect(share(990, lane(1, 10e6), lane(2, 10e6, mebibyte))).toBe(0);
+  });
+
+  it('are none of those in the slow start of their connections, which do not count', () => {
+    const starting = (index: number) => lane(index, 100e3, 64 << 10, 2);
+    expect(share(2000, starting(1), starting(2))).toBe(0);
+    expect(share(2000, starting(1), lane(2, 10e6))).toBe(1);
+    expect(share(2000)).toBe(0);
   });
 });
 

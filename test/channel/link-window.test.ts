@@ -381,6 +381,35 @@ describe('the window of a link', () => {
     expect(window.bytes).toBe(Number.POSITIVE_INFINITY);
   });
 
+  it('is not given up while connections become faster, with more waiting for them than they take', () => {
+    for (const faster of [1.3, 1.5, 2]) {
+      const window = new LinkWindow();
+      window.greeted(100);
+      let bytesPerMs = 2000;
+      for (let nowMs = 100_000; bytesPerMs < gigabit; nowMs += 20) {
+        window.sent(itemBytes, nowMs);
+        window.limited();
+        window.acknowledged(20 * bytesPerMs, window.bytes);
+        window.roundTrip(101, nowMs, 0.9);
+        expect(window.bytes).toBeLessThan(Number.POSITIVE_INFINITY);
+        bytesPerMs *= faster ** (20 / 100);
+      }
+    }
+  });
+
+  it('is there again after an outage: the way may be another one', () => {
+    const model = new Model({ roundTripMs: 100, bytesPerMs: gigabit, queueMs: 60, lossy: true });
+    model.run(10_000);
+    expect(model.window.bytes).toBe(Number.POSITIVE_INFINITY);
+    model.window.interrupted();
+    model.link.lossy = false;
+    expect(model.window.bytes).toBeLessThan(Number.POSITIVE_INFINITY);
+    model.run(5000);
+    const { share, lost } = model.run(5000);
+    expect(share).toBeGreaterThan(0.95);
+    expect(lost).toBe(0);
+  });
+
   it('is given up for twice as long each time, also where a look now and then finds no lane late', () => {
     const model = new Model({ roundTripMs: 100, bytesPerMs: gigabit, queueMs: 60 });
     model.link.lateShare = (nowMs) => (nowMs % 1000 < 800 ? 1 : 0);

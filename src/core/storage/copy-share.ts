@@ -38,8 +38,6 @@ const measureMs = 300;
 const pauseMsMax = 2000;
 /** What writes take without us is measured again after this: 0.4 s in 15 s are 3 % of the copy. */
 const measuredMsMax = 15_000;
-/** ... but soon for the first time, as until then an average over the guest's life stands for it, */
-const firstMeasuredMsMax = 1000;
 /** ... and when something is felt, unless that was measured just now. */
 const feltMeasuredMsMax = 2000;
 /** Against so many writes of before a new sample is weighed. */
@@ -74,8 +72,11 @@ export class CopyShare {
   #pauseMs: number | undefined;
   /** For how long no read has been out. */
   #calmMs = 0;
-  /** How long ago was measured what writes take without us. */
-  #measuredMs = measuredMsMax - firstMeasuredMsMax;
+  /**
+   * How long ago was measured what writes take without us. It is measured at once for the first time: until then an average over the guest's life stands for it, and while connections are in
+   * their slow start, the link carries what was read in the first look.
+   */
+  #measuredMs = measuredMsMax;
 
   /** The part of its read-ahead that each disk's copy may use: from {@link shareMin} to 1, and 0 while it is to pause. */
   get share(): number {

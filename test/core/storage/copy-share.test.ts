@@ -129,6 +129,14 @@ describe('CopyShare', () => {
     expect(meanMs).toBeLessThan(5);
   });
 
+  it('finds out in its start, while the link carries little, and then for fifteen seconds no more', () => {
+    const share = new CopyShare();
+    const guest = { writesPerSecond: 200, writeMs: () => 2 };
+    expect(play(guest, 6, share).pauses).toBeGreaterThan(2);
+    expect(share.baselineMs('disk')).toBeCloseTo(2);
+    expect(play(guest, 140, share).pauses).toBe(0);
+  });
+
   it('yields on all disks to what is felt on one', () => {
     const share = new CopyShare();
     share.before('a', { writes: 1000, totalMs: 1000 });
