@@ -152,6 +152,8 @@ export class Channel {
   #compressor: Compressor | undefined;
   #decompressor: Decompressor | undefined;
   readonly #queueing = new Queueing();
+  /** For how long control has heard nothing. */
+  #silentMs = 0;
   #cancelPace: CancelTimer | undefined;
   readonly #sendStreams = new Map<number, SendStream>();
   readonly #receiveStreams = new Map<number, ReceiveStream>();
@@ -203,6 +205,11 @@ export class Channel {
   /** The link is gone, and may come back. */
   get isCut(): boolean {
     return this.#cut !== undefined;
+  }
+
+  /** Nothing arrives, of acknowledgements neither: the link is gone, or has brought nothing for longer than a ping and its answer take, twice. */
+  get isSilent(): boolean {
+    return this.isCut || this.#silentMs > 2 * (pingMs + this.roundTripMs);
   }
 
   /** The smallest round trip seen on the control lane, in ms; 0 if none was. */
@@ -769,7 +776,8 @@ export class Channel {
     const { silenceMsMax } = this.#endurance;
     const silent = (label: string) =>
       new MigrationError('timeout', `nothing is heard of the peer any more on ${label}`);
-    if (this.#control.silentLooks() * pingMs >= silenceMsMax) this.#control.lose(silent(this.#control.label));
+    this.#silentMs = this.#control.silentLooks() * pingMs;
+    if (this.#silentMs >= silenceMsMax) this.#control.lose(silent(this.#control.label));
     for (const lane of this.#lanes.all) if (this.#isSilent(lane)) this.#laneOver(lane, silent(lane.label));
     if (this.#isStuck())
       this.#fail(new MigrationError('timeout', 'connections are there, and nothing gets through'));

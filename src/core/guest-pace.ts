@@ -149,7 +149,7 @@ export class GuestPace {
       nowMs: environment.now(),
       guestBytes,
       sentBytes: sender.stream.sentBytes,
-      isHeld: sender.stream.isHeld && !channel.isCut,
+      isHeld: sender.stream.isHeld && !channel.isSilent,
       throttle: throttle(),
     });
   }
