@@ -181,6 +181,11 @@ function outlasted({ ends, oracle, scenario }: World): void {
   if (error === undefined || error.phase === 'connect' || error.phase === 'prepare') return;
   // An outage can cost a switchover, and only so many are allowed.
   if (switchoverAttempts >= resolvePolicy(scenario.policy).switchoverAttemptsMax) return;
+  // What was lost is sent again: nothing is left over that would keep a modest guest from converging.
+  if (error.code === 'not-converging' && isModest(scenario)) {
+    oracle.report('needless', `an outage is the end: ${error.message}`);
+    return;
+  }
   // A destination that has ended for a reason of its own may not be able to say so.
   const codes = [error.code, ends.destination.report?.error?.code ?? error.code];
   if (codes.some((code) => code !== 'connection-lost' && code !== 'protocol')) return;

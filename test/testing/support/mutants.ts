@@ -177,7 +177,7 @@ export const mutants: readonly Mutant[] = [
     name: 'a silent connection is not noticed',
     file: 'channel/channel.ts',
     edits: [
-      ['if (this.#control.silentLooks() * pingMs >= silenceMsMax)', 'if (this.#control.silentLooks() < 0)'],
+      ['if (this.#silentMs >= silenceMsMax)', 'if (this.#silentMs < 0)'],
       [
         'return lane.silentLooks() * pingMs >= patienceMs;',
         'return lane.silentLooks() < 0 && patienceMs > 0;',
@@ -191,7 +191,7 @@ export const mutants: readonly Mutant[] = [
     draw: 'outages',
     file: 'channel/lane-set.ts',
     edits: [['this.#again = this.#again.concat(frames);', 'for (const frame of frames) frame.release();']],
-    seed: 913,
+    seed: 355,
     rules: ['settles', 'recovers', 'needless', 'progress', 'truth'],
   },
   {
@@ -373,7 +373,7 @@ export const mutants: readonly Mutant[] = [
     name: 'the destination is taken to be slow with every disk',
     draw: 'storage',
     file: 'core/guest-pace.ts',
-    edits: [['isHeld: sender.stream.isHeld && !channel.isCut,', 'isHeld: true,']],
+    edits: [['isHeld: sender.stream.isHeld && !channel.isSilent,', 'isHeld: true,']],
     seed: 320,
     rules: ['truth', 'needless'],
   },
