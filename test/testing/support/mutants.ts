@@ -374,7 +374,7 @@ export const mutants: readonly Mutant[] = [
     draw: 'storage',
     file: 'core/guest-pace.ts',
     edits: [['isHeld: sender.stream.isHeld && !channel.isSilent,', 'isHeld: true,']],
-    seed: 320,
+    seed: 75,
     rules: ['truth', 'needless'],
   },
   {
