@@ -97,6 +97,7 @@ export class LinkWindow {
   #start: number[] | undefined = [];
   #smallestMs = Number.POSITIVE_INFINITY;
   #heardMs = Number.NEGATIVE_INFINITY;
+  /** When the question of the last answer was asked. */
   #askedMs = Number.POSITIVE_INFINITY;
   /** The last answer, or the least of those that came together, while it is not known whether the next comes with it. */
   #lastMs: number | undefined;
@@ -310,7 +311,7 @@ export class LinkWindow {
     else if (spills || (change >= 0 && !spilt)) this.#loses(this.#limited && late && !spills, nowMs);
   }
 
-  /** Whether a look shows that the network loses packets by itself. */
+  /** Counts a look that shows, or does not, that the network loses packets by itself; with enough of them there is no window for a while. */
   #loses(lossy: boolean, nowMs: number): void {
     if (lossy && nowMs - this.#lostMs < lateLookMsMin) return;
     if (lossy) this.#lostMs = nowMs;
