@@ -150,7 +150,7 @@ class Backend implements SimulatedBackend {
   clearFaults(): void {
     this.#faults.clear();
     this.#vmFaults.length = 0;
-    for (const { core } of this.#prepared) core.faults.clear();
+    for (const { core } of this.#prepared) core.clearFaults();
   }
 
   #newTie(): ProcessTie {

@@ -1,7 +1,7 @@
 import { requireArgument } from '../../backends/memory/arguments.ts';
 import { type ErrorCode, MigrationError } from '../../errors.ts';
 import type { Chunks } from '../../interfaces/content.ts';
-import type { Environment } from '../../interfaces/environment.ts';
+import type { CancelTimer, Environment } from '../../interfaces/environment.ts';
 import type {
   DiskDescription,
   GuestMeasurement,
@@ -39,6 +39,7 @@ export class VmCore {
   /** The save that the destination loaded, or that was made here last. */
   token: StateToken | undefined;
   readonly #listeners = new Set<(stop: UnexpectedStop) => void>();
+  readonly #clockFaults = new Set<CancelTimer>();
   #state: VmState;
   /** Where a resumed guest goes back to. */
   #before: 'running' | 'paused' = 'paused';
@@ -127,10 +128,19 @@ export class VmCore {
       return;
     }
     const delayMs = Math.max(0, (fault.fromMs ?? 0) - this.environment.now());
-    this.environment.setTimer(delayMs, () => {
+    const cancel = this.environment.setTimer(delayMs, () => {
+      this.#clockFaults.delete(cancel);
       this.emit({ kind: 'fault', fault });
       this.strike(fault);
     });
+    this.#clockFaults.add(cancel);
+  }
+
+  /** Nothing goes wrong any more that has not begun to. */
+  clearFaults(): void {
+    this.faults.clear();
+    for (const cancel of this.#clockFaults) cancel();
+    this.#clockFaults.clear();
   }
 
   /** Does what of a fault's effect concerns the whole VM. */

@@ -170,7 +170,7 @@ export class SimulatedVm {
 
   /** Nothing goes wrong any more that has not begun to. */
   clearFaults(): void {
-    this.#core.faults.clear();
+    this.#core.clearFaults();
   }
 
   /**
