@@ -3,7 +3,7 @@
  * nothing. Nobody up here can see what the network loses, so the copies are made where they are cheap: as much as the link carries in a quarter of a round trip, and none before
  * it has had the time for all that was sent once: in front of a full link they would be what the queue has no room for.
  *
- * What was on its way when the flight began goes out again only where it is late: a packet of it was lost, or its lane has become slow, and holds all that is behind.
+ * What was on its way when the flight began, or is more than that, goes out again only where it is late, and each time that it is: a packet of it was lost, or its lane has become slow, and holds all that is behind.
  *
  * A copy takes no number and no credit of its own. The peer takes each number once, from whichever lane it comes.
  */
@@ -27,11 +27,17 @@ export interface Copy {
   readonly release: () => void;
 }
 
-interface Waiting extends Copy {
+/** What may be sent once more. */
+interface Waiting {
+  readonly frame: OutgoingFrame;
   /** The lane that has the first one; undefined: control has. */
   readonly lane: object | undefined;
+  /** The lane that has the last copy, if there is one. */
+  copyLane?: object;
   /** No copy goes out before. */
-  readonly dueMs: number;
+  dueMs: number;
+  /** Its content is needed by one more. Returns what is to be called when it is not any more. */
+  readonly hold: () => () => void;
 }
 
 /** What a flight goes over. */
@@ -44,7 +50,7 @@ export interface FlightLink {
 
 /** See the top of this file. Pure: no I/O; the clock comes in as an argument. */
 export class LastFlight {
-  readonly #waiting: Waiting[] = [];
+  readonly #waiting = new Set<Waiting>();
   readonly #bytesPerMs: number;
   /** When the link has had the time for all that was sent. */
   #freeMs: number;
@@ -60,13 +66,13 @@ export class LastFlight {
 
   /** A control message goes out: any lane may carry its copy. */
   control(frame: OutgoingFrame): void {
-    this.#waiting.push({ frame, lane: undefined, dueMs: 0, release: () => {} });
+    this.#waiting.add({ frame, lane: undefined, dueMs: 0, hold: () => () => {} });
   }
 
   /** The frame as it is to be sent over this lane, now: its content is let go of when the peer has both, or one of which no copy was sent. */
   first(frame: QueuedFrame, lane: object, nowMs: number): QueuedFrame {
     this.#sent(frame, nowMs);
-    if (frame.payloadBytes > this.#leftBytes) return frame;
+    if (frame.payloadBytes > this.#leftBytes) return this.before(frame, lane, nowMs);
     this.#leftBytes -= frame.payloadBytes;
     return this.#held(frame, lane, 0);
   }
@@ -77,35 +83,35 @@ export class LastFlight {
   }
 
   #held(frame: QueuedFrame, lane: object, dueMs: number): QueuedFrame {
-    let holders = 1;
-    const release = (): void => {
-      if (--holders === 0) frame.release();
+    let holders = 0;
+    const hold = () => {
+      holders++;
+      return () => {
+        // Whichever of them it was, the peer has it.
+        this.#waiting.delete(waiting);
+        if (--holders === 0) frame.release();
+      };
     };
-    const waiting = { frame, lane, dueMs, release };
-    this.#waiting.push(waiting);
-    holders++;
-    return {
-      ...frame,
-      release: () => {
-        const index = this.#waiting.indexOf(waiting);
-        if (index >= 0) this.#waiting.splice(index, 1);
-        if (index >= 0) release();
-        release();
-      },
-    };
+    const waiting: Waiting = { frame, lane, dueMs, hold };
+    this.#waiting.add(waiting);
+    return { ...frame, release: hold() };
   }
 
-  /** What may be sent over this lane once more, now, taken out; undefined if nothing may. */
+  /** What may be sent over this lane once more, now; undefined if nothing may. Once more again where that is late, too: what overflowed a queue may have taken both. */
   second(lane: object, nowMs: number): Copy | undefined {
     const free = nowMs >= this.#freeMs;
-    let copy: Waiting | undefined;
+    let next: Waiting | undefined;
     for (const one of this.#waiting) {
-      const may = one.lane === undefined || (free && one.lane !== lane && nowMs >= one.dueMs);
-      if (may && (copy === undefined || one.dueMs < copy.dueMs)) copy = one;
+      const elsewhere = one.lane !== lane && one.copyLane !== lane;
+      const may = one.lane === undefined || (free && elsewhere && nowMs >= one.dueMs);
+      if (may && (next === undefined || one.dueMs < next.dueMs)) next = one;
     }
-    if (copy !== undefined) this.#waiting.splice(this.#waiting.indexOf(copy), 1);
-    if (copy !== undefined) this.#sent(copy.frame, nowMs);
-    return copy;
+    if (next === undefined) return undefined;
+    this.#sent(next.frame, nowMs);
+    if (next.lane === undefined) this.#waiting.delete(next);
+    next.copyLane = lane;
+    next.dueMs = nowMs + this.#lateMs;
+    return { frame: next.frame, release: next.hold() };
   }
 
   /** How long until there may be something to send again that there is not now, in ms; 0 if there will not be. */
@@ -124,6 +130,6 @@ export class LastFlight {
 
   /** It is over: no more copies. */
   end(): void {
-    for (const { release } of this.#waiting.splice(0)) release();
+    this.#waiting.clear();
   }
 }
