@@ -154,7 +154,9 @@ export class Channel {
   readonly #queueing = new Queueing();
   /** For how long control has heard nothing. */
   #silentMs = 0;
-  #cancelPace: CancelTimer | undefined;
+  /** When the lanes are woken, and how that is called off. */
+  #wakeMs = Number.POSITIVE_INFINITY;
+  #cancelWakeTimer: CancelTimer | undefined;
   readonly #sendStreams = new Map<number, SendStream>();
   readonly #receiveStreams = new Map<number, ReceiveStream>();
   readonly #failure = new AbortController();
@@ -279,6 +281,7 @@ export class Channel {
    */
   stopSending(reason: MigrationError): void {
     this.#sendingStopped = true;
+    this.#flight?.end();
     for (const stream of this.#sendStreams.values()) stream.fail(reason);
     this.#compressor?.stop();
     for (const frame of this.#scheduler.drain()) frame.release();
@@ -491,14 +494,13 @@ export class Channel {
     this.#ended = true;
     this.#cut?.cancelLimit();
     this.#cancelTick?.();
-    this.#cancelPace?.();
+    this.#cancelWake();
     this.#cancelProbe?.();
     this.#dialling.abort(error);
     this.#control.end();
     this.mailbox.fail(error);
     this.#dataWake.fail(error);
     this.#linkWake.fail(error);
-    this.#flight?.end();
     this.stopSending(error);
   }
 
@@ -576,7 +578,7 @@ export class Channel {
     const nowMs = this.#environment.now();
     const control = this.#takeCopy(lane);
     if (control !== undefined) {
-      await this.#sent(lane.sendCopy({ frame: control, release: () => {} }, nowMs));
+      await this.#sent(lane.sendCopy({ frame: control, release: () => {}, drop: () => {} }, nowMs));
       return;
     }
     const room = lane.inFlightBytes < this.#lanes.windowOf(lane);
@@ -610,9 +612,8 @@ export class Channel {
     this.#pacer?.sent(frame.payloadBytes, nowMs);
     if (this.#flight === undefined) this.#window?.sent(frame.payloadBytes, nowMs);
     this.#probe();
-    const flight = again === undefined ? this.#flight : undefined;
-    const sent = lane.sendKept(flight?.first(frame, lane, nowMs) ?? frame, nowMs);
-    if (flight !== undefined) this.#dataWake.notify();
+    const sent = lane.sendKept(this.#flight?.first(frame, lane, nowMs) ?? frame, nowMs);
+    if (this.#flight !== undefined) this.#dataWake.notify();
     await this.#sent(sent);
   }
 
@@ -624,8 +625,7 @@ export class Channel {
   /** A guest stands still for what is sent from now on: as fast as the link takes it, and twice where that is cheap. Until {@link Channel.endFlight}. */
   beginFlight(): void {
     this.#pacer = undefined;
-    this.#cancelPace?.();
-    this.#cancelPace = undefined;
+    this.#cancelWake();
     this.#flight?.end();
     const { roundTripMs, bytesPerSecond = bytesPerSecondAssumed } = this.#estimate;
     const link = { roundTripMs, bytesPerSecond, aheadBytes: this.delayingBytes };
@@ -641,6 +641,8 @@ export class Channel {
     this.#pacer = rate === undefined ? undefined : new Pacer(rate);
     this.#flight?.end();
     this.#flight = undefined;
+    this.#cancelWake();
+    this.#dataWake.notify();
   }
 
   /** Whether the link takes more without a queue in front of it; if not, the window hears that it holds something up. A last flight goes out whatever it makes. */
@@ -660,13 +662,21 @@ export class Channel {
     return waitMs > 0;
   }
 
-  /** Wakes the lanes after so long, if that is more than 0, and they are not to be woken anyway. */
+  /** Wakes the lanes after so long, if that is more than 0, and they are not to be woken before. */
   #wakeIn(waitMs: number): void {
-    if (waitMs === 0) return;
-    this.#cancelPace ??= this.#environment.setTimer(waitMs, () => {
-      this.#cancelPace = undefined;
+    const wakeMs = this.#environment.now() + waitMs;
+    if (waitMs === 0 || wakeMs >= this.#wakeMs) return;
+    this.#cancelWake();
+    this.#wakeMs = wakeMs;
+    this.#cancelWakeTimer = this.#environment.setTimer(waitMs, () => {
+      this.#wakeMs = Number.POSITIVE_INFINITY;
       this.#dataWake.notify();
     });
+  }
+
+  #cancelWake(): void {
+    this.#cancelWakeTimer?.();
+    this.#wakeMs = Number.POSITIVE_INFINITY;
   }
 
   /** It is not for want of lanes that no more is carried. */

@@ -21,6 +21,8 @@ interface KeptFrame {
   readonly bytes: number;
   readonly sentMs: number;
   release: () => void;
+  /** Copies only: it is lost with the lane. */
+  readonly drop?: (() => void) | undefined;
 }
 
 /** One connection in use by the channel: frames out, frames in, and what is on its way. */
@@ -87,8 +89,8 @@ export class Lane {
   }
 
   /** Sends a copy of what another lane has: should this one be lost, it is not needed again. */
-  sendCopy({ frame, release }: Copy, nowMs: number): Promise<void> {
-    return this.#keepAndSend(undefined, frame, nowMs, release);
+  sendCopy({ frame, release, drop }: Copy, nowMs: number): Promise<void> {
+    return this.#keepAndSend(undefined, frame, nowMs, release, drop);
   }
 
   #keepAndSend(
@@ -96,10 +98,11 @@ export class Lane {
     sent: OutgoingFrame,
     nowMs: number,
     release: () => void,
+    drop?: () => void,
   ): Promise<void> {
     if (this.#kept.length === 0) this.window.begin(nowMs);
     const bytes = sent.payloadBytes + frameHeaderBytes;
-    this.#kept.push({ frame, bytes, sentMs: nowMs, release });
+    this.#kept.push({ frame, bytes, sentMs: nowMs, release, drop });
     this.#inFlightBytes += bytes;
     return this.send(sent);
   }
@@ -162,8 +165,8 @@ export class Lane {
   takeKept(): readonly QueuedFrame[] {
     this.#inFlightBytes = 0;
     const frames: QueuedFrame[] = [];
-    for (const { frame, release } of this.#kept.splice(0)) {
-      if (frame === undefined) release();
+    for (const { frame, drop } of this.#kept.splice(0)) {
+      if (frame === undefined) drop?.();
       else frames.push(frame);
     }
     return frames;

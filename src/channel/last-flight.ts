@@ -3,14 +3,14 @@
  * nothing. Nobody up here can see what the network loses, so the copies are made where they are cheap: as much as the link carries in a quarter of a round trip, and none before
  * it has had the time for all that was sent once: in front of a full link they would be what the queue has no room for.
  *
- * What was on its way when the flight began, or is more than that, goes out again only where it is late, and each time that it is: a packet of it was lost, or its lane has become slow, and holds all that is behind.
+ * What was on its way when the flight began, and what of the flight is beyond that, goes out again only where it is late, as does what is late although a copy went out, after twice the time with each: a packet of it was lost, or its lane has become slow, and holds all that is behind.
  *
  * A copy takes no number and no credit of its own. The peer takes each number once, from whichever lane it comes.
  */
 import type { OutgoingFrame } from '../wire/frame.ts';
 import type { QueuedFrame } from './scheduler.ts';
 
-/** How much is sent again at most, over what the link carries in a round trip. */
+/** How much is sent again at once at most, over what the link carries in a round trip. */
 const share = 1 / 4;
 /** What was sent before is late when it was not acknowledged for so many round trips, and so many ms: by then a link that loses nothing has brought it. */
 const late = { roundTrips: 1.25, ms: 10 };
@@ -20,24 +20,28 @@ export function lateAfterMs(roundTripMs: number): number {
   return late.ms + late.roundTrips * roundTripMs;
 }
 
-/** A frame of which a copy may go out. */
+/** What is to be sent once more. */
 export interface Copy {
   readonly frame: OutgoingFrame;
-  /** To be called when its content is not needed any more. */
+  /** To be called when the peer has it ... */
   readonly release: () => void;
+  /** ... or when it is lost with its lane. */
+  readonly drop: () => void;
 }
 
 /** What may be sent once more. */
 interface Waiting {
   readonly frame: OutgoingFrame;
   /** The lane that has the first one; undefined: control has. */
-  readonly lane: object | undefined;
+  lane: object | undefined;
   /** The lane that has the last copy, if there is one. */
   copyLane?: object;
   /** No copy goes out before. */
   dueMs: number;
-  /** Its content is needed by one more. Returns what is to be called when it is not any more. */
-  readonly hold: () => () => void;
+  /** How many copies went out. */
+  copies: number;
+  /** A copy, whose content is needed until it is let go of. */
+  readonly copy: () => Copy;
 }
 
 /** What a flight goes over. */
@@ -50,7 +54,8 @@ export interface FlightLink {
 
 /** See the top of this file. Pure: no I/O; the clock comes in as an argument. */
 export class LastFlight {
-  readonly #waiting = new Set<Waiting>();
+  /** By the frame as it is kept. */
+  readonly #waiting = new Map<OutgoingFrame, Waiting>();
   readonly #bytesPerMs: number;
   /** When the link has had the time for all that was sent. */
   #freeMs: number;
@@ -66,13 +71,22 @@ export class LastFlight {
 
   /** A control message goes out: any lane may carry its copy. */
   control(frame: OutgoingFrame): void {
-    this.#waiting.add({ frame, lane: undefined, dueMs: 0, hold: () => () => {} });
+    const nothing = () => {};
+    const copy = () => ({ frame, release: nothing, drop: nothing });
+    this.#waiting.set(frame, { frame, lane: undefined, dueMs: 0, copies: 0, copy });
   }
 
-  /** The frame as it is to be sent over this lane, now: its content is let go of when the peer has both, or one of which no copy was sent. */
+  /** The frame as it is to be sent over this lane, now: its content is let go of when no lane holds it any more. One that is sent over another lane because its own was lost is known. */
   first(frame: QueuedFrame, lane: object, nowMs: number): QueuedFrame {
     this.#sent(frame, nowMs);
-    if (frame.payloadBytes > this.#leftBytes) return this.before(frame, lane, nowMs);
+    const known = this.#waiting.get(frame);
+    if (known !== undefined) {
+      known.lane = lane;
+      known.dueMs = this.#freeMs + this.#lateMs;
+      return frame;
+    }
+    // It is not late while the link carries what is ahead of it.
+    if (frame.payloadBytes > this.#leftBytes) return this.before(frame, lane, this.#freeMs);
     this.#leftBytes -= frame.payloadBytes;
     return this.#held(frame, lane, 0);
   }
@@ -83,41 +97,45 @@ export class LastFlight {
   }
 
   #held(frame: QueuedFrame, lane: object, dueMs: number): QueuedFrame {
-    let holders = 0;
-    const hold = () => {
-      holders++;
-      return () => {
-        // Whichever of them it was, the peer has it.
-        this.#waiting.delete(waiting);
-        if (--holders === 0) frame.release();
-      };
+    let holders = 1;
+    const drop = () => {
+      if (--holders === 0) frame.release();
     };
-    const waiting: Waiting = { frame, lane, dueMs, hold };
-    this.#waiting.add(waiting);
-    return { ...frame, release: hold() };
+    // Whichever of them it was, the peer has it.
+    const release = () => {
+      this.#waiting.delete(kept);
+      drop();
+    };
+    const kept = { ...frame, release };
+    const copy = () => {
+      holders++;
+      return { frame, release, drop };
+    };
+    this.#waiting.set(kept, { frame, lane, dueMs, copies: 0, copy });
+    return kept;
   }
 
   /** What may be sent over this lane once more, now; undefined if nothing may. Once more again where that is late, too: what overflowed a queue may have taken both. */
   second(lane: object, nowMs: number): Copy | undefined {
     const free = nowMs >= this.#freeMs;
     let next: Waiting | undefined;
-    for (const one of this.#waiting) {
+    for (const one of this.#waiting.values()) {
       const elsewhere = one.lane !== lane && one.copyLane !== lane;
       const may = one.lane === undefined || (free && elsewhere && nowMs >= one.dueMs);
       if (may && (next === undefined || one.dueMs < next.dueMs)) next = one;
     }
     if (next === undefined) return undefined;
     this.#sent(next.frame, nowMs);
-    if (next.lane === undefined) this.#waiting.delete(next);
+    if (next.lane === undefined) this.#waiting.delete(next.frame);
     next.copyLane = lane;
-    next.dueMs = nowMs + this.#lateMs;
-    return { frame: next.frame, release: next.hold() };
+    next.dueMs = this.#freeMs + this.#lateMs * 2 ** next.copies++;
+    return next.copy();
   }
 
   /** How long until there may be something to send again that there is not now, in ms; 0 if there will not be. */
   waitMs(nowMs: number): number {
     let ms = Number.POSITIVE_INFINITY;
-    for (const { dueMs } of this.#waiting) {
+    for (const { dueMs } of this.#waiting.values()) {
       const atMs = Math.max(dueMs, this.#freeMs);
       if (atMs > nowMs) ms = Math.min(ms, atMs - nowMs);
     }
