@@ -39,6 +39,7 @@ export class VmCore {
   /** The save that the destination loaded, or that was made here last. */
   token: StateToken | undefined;
   readonly #listeners = new Set<(stop: UnexpectedStop) => void>();
+  /** Calls off what is to happen at a time. */
   readonly #clockFaults = new Set<CancelTimer>();
   #state: VmState;
   /** Where a resumed guest goes back to. */
