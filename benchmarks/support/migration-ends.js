@@ -19,6 +19,10 @@ import { sizes, startMeter, tell, told } from './ends.js';
  * @property {import('../../dist/tcp.js').TcpPath[]} [paths] Instead, for the source: several ways to it.
  * @property {'random' | 'program'} [content] Of the memory: noise, which is the default, or Node's own program, again and again.
  * @property {import('../../dist/index.js').MigrationPolicy} [policy] Of the source.
+ *
+ * @typedef {object} Arrived How much has arrived at the destination, at a moment.
+ * @property {number} ms Since the phase `copyMemory` began.
+ * @property {number} bytes What the connections brought, headers and all.
  */
 
 /** The simulated VM's regions are of 4 GiB at most. */
@@ -84,7 +88,24 @@ export async function source(task) {
   await transport.close();
 }
 
-/** Each time: tells its port, and then what it cost. @param {Task} task */
+/**
+ * @param {ReturnType<typeof createDestination>} migration
+ * @returns {readonly Arrived[]} Which becomes longer.
+ */
+function watchArrivals(migration) {
+  /** @type {Arrived[]} */
+  const arrivals = [];
+  let beganMs = Number.NaN;
+  migration.on('phase', (phase) => {
+    if (phase === 'copyMemory') beganMs = performance.now();
+  });
+  migration.on('progress', ({ transferredBytes: bytes }) => {
+    if (!Number.isNaN(beganMs)) arrivals.push({ ms: performance.now() - beganMs, bytes });
+  });
+  return arrivals;
+}
+
+/** Each time: tells its port, and then what it cost and how the VM arrived. @param {Task} task */
 export async function destination(task) {
   const transport = tcp({ listen: { host: task.host, port: 0 } });
   for (const bytes of sizes(task)) {
@@ -95,10 +116,11 @@ export async function destination(task) {
     const migration = createDestination({ backend, transport, register: memoryRegister() });
     const { port } = await transport.listening();
     await tell({ port });
+    const arrivals = watchArrivals(migration);
     const meter = startMeter();
     const report = await migration.run();
     if (report.outcome !== 'completed') throw report.error ?? new Error(report.outcome);
-    await tell(meter());
+    await tell({ ...meter(), arrivals });
     vm.destroy();
   }
   await transport.close();

@@ -4,10 +4,12 @@
  * (laboratory.js), each end a process of its own. The engine and iperf3 take turns, so that whatever else
  * the machine does falls on both.
  *
- * Goodputs are payload bytes over wall time. `copyMemory` is the source's phase of that name; `total` is
- * its whole run, from connecting to the release. iperf3's are what its receiver read, with as many streams
- * as did best in that run: `cold` in the first seconds, slow start and all, as the engine starts too;
- * `warm` in as many seconds, later. CPU time is that of the process during the run, user and system; peak
+ * Goodputs are payload bytes over wall time. iperf3's are what its receiver read, with as many streams
+ * as did best in that run: `cold` in the first seconds, slow start and all; `warm` in as many seconds,
+ * later. `arrived` is the same of the engine: what the destination read in as many seconds, from the
+ * beginning of `copyMemory` on. `copyMemory` is all of the source's phase of that name, to where the rest
+ * fits the downtime: the end of a transfer, which iperf3's figures do not have, is in it. `total` is the
+ * source's whole run, from connecting to the release. CPU time is that of the process during the run, user and system; peak
  * RSS is that of the process's life, the VM's memory included.
  *
  * Uses the built library: `npm run build` first.
@@ -15,7 +17,7 @@
 import { cpuText, gibibyte, head, median, row, rssText } from './figures.js';
 import { iperf } from './iperf.js';
 import { openLaboratory, whyNoLaboratory } from './laboratory.js';
-import { migrate } from './migrate.js';
+import { arrivedMbit, migrate } from './migrate.js';
 import { readOptions, refuse } from './options.js';
 
 const usage = `Usage: node benchmarks/wan/goodput.js [options]
@@ -43,7 +45,7 @@ const bytesMax = 1.5 * gibibyte;
 const streamCounts = [1, 4, 16, 64];
 
 /**
- * @typedef {import('./migrate.js').Move & Peer} Run
+ * @typedef {import('./migrate.js').Move & Peer & { arrivedMbit: number }} Run
  *
  * @typedef {object} Peer
  * @property {import('./iperf.js').Transfer} cold The best of that run.
@@ -76,7 +78,8 @@ async function measure(settings, rttMs, lossPercent) {
     for (let run = 1; run <= settings.runs; run++) {
       process.stderr.write(`RTT ${rttMs} ms, loss ${lossPercent} %, run ${run} of ${settings.runs}: engine`);
       const engine = await migrate(laboratory, { bytes, lanes, secondsMax: 60 + 20 * seconds });
-      process.stderr.write(` ${engine.copyMbit.toFixed(0)} Mbit/s, iperf3`);
+      const arrived = arrivedMbit(engine, Math.min(seconds, (8 * bytes) / rateMbit / 1e6));
+      process.stderr.write(` ${arrived.toFixed(0)}, ${engine.copyMbit.toFixed(0)} Mbit/s, iperf3`);
       const transfers = [];
       for (const streams of streamCounts) {
         const transfer = await iperf(laboratory, { streams, seconds, omit });
@@ -86,7 +89,7 @@ async function measure(settings, rttMs, lossPercent) {
       process.stderr.write('\n');
       const cold = transfers.reduce((best, each) => (each.coldMbit > best.coldMbit ? each : best));
       const warm = transfers.reduce((best, each) => (each.warmMbit > best.warmMbit ? each : best));
-      runs.push({ ...engine, cold, warm });
+      runs.push({ ...engine, arrivedMbit: arrived, cold, warm });
     }
     const { ab, ba } = (await laboratory.stats()).paths[0] ?? {};
     return { runs, spoiled: (ab?.overflow ?? 0) + (ba?.overflow ?? 0), sockets: laboratory.sockets };
@@ -101,10 +104,12 @@ async function measure(settings, rttMs, lossPercent) {
  * @type {[string, number, (runs: readonly Run[], gib: number) => string][]}
  */
 const columns = [
+  ['arrived', 9, (runs) => median(runs, (run) => run.arrivedMbit).toFixed(0)],
   ['copyMemory', 12, (runs) => median(runs, (run) => run.copyMbit).toFixed(0)],
   ['total', 7, (runs) => median(runs, (run) => run.totalMbit).toFixed(0)],
   ['iperf3 cold', 13, (runs) => transferText(runs, 'cold')],
   ['iperf3 warm', 13, (runs) => transferText(runs, 'warm')],
+  ['arrived/cold', 14, (runs) => median(runs, (run) => run.arrivedMbit / run.cold.coldMbit).toFixed(2)],
   ['copy/cold', 11, (runs) => median(runs, (run) => run.copyMbit / run.cold.coldMbit).toFixed(2)],
   ['copy/warm', 11, (runs) => median(runs, (run) => run.copyMbit / run.warm.warmMbit).toFixed(2)],
   ['total/cold', 12, (runs) => median(runs, (run) => run.totalMbit / run.cold.coldMbit).toFixed(2)],

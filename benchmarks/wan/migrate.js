@@ -13,7 +13,7 @@ import { destination, source } from '../support/migration-ends.js';
  * @property {number} copyMbit Payload over `copyMs`.
  * @property {number} totalMbit
  * @property {Usage} source
- * @property {Usage} destination
+ * @property {Usage & { arrivals: readonly import('../support/migration-ends.js').Arrived[] }} destination
  * @property {number} linkCpu Cores that the emulation took meanwhile.
  */
 
@@ -70,6 +70,20 @@ export async function migrate(laboratory, { bytes, lanes = 0, paths = [0], secon
     sender?.kill();
     receiver.kill();
   }
+}
+
+/**
+ * What arrived in the first `seconds` of `copyMemory`, over that time, in Mbit/s: headers of frames, a thousandth, and all. As iperf3 counts: what is still on its way at the end does not.
+ *
+ * @param {Move} move @param {number} seconds
+ */
+export function arrivedMbit({ destination: { arrivals } }, seconds) {
+  const atMs = seconds * 1000;
+  const after = arrivals.findIndex(({ ms }) => ms >= atMs);
+  const [before, next] = [arrivals[after - 1], arrivals[after]];
+  if (before === undefined || next === undefined) throw new Error(`the VM arrived within ${seconds} s`);
+  const bytes = before.bytes + ((next.bytes - before.bytes) * (atMs - before.ms)) / (next.ms - before.ms);
+  return (bytes * 8) / 1e6 / seconds;
 }
 
 const [file, end, task] = process.argv.slice(1);

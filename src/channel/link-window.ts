@@ -65,12 +65,25 @@ const queueLeft = 0.5;
 const forgotten = 0.01;
 /** The least window is as small as it gets: where round trips are too long with it in so many looks in a row, that is no help either. */
 const leastLooksMax = 8;
-/** It is no help at all where so many of the lanes are late although the queue is short, in so many looks of so many. Then there is none, for so many ms, and for twice as many each further time. */
+/** Late lanes are some of them from this part on. */
 const lateShareMin = 0.15;
-const lateLooksMin = 4;
-const lateLooksOf = 6;
+/**
+ * It is no help at all where lanes are late although the queue is short: where what part of them is, of which so much counts in a look, comes to so much in so many looks. A link that loses nothing has
+ * none late. Then there is no window, for so many ms, and for twice as many each further time.
+ */
+const lateShareMax = 0.15;
+const lateSumMin = 0.55;
+const lateLooks = 8;
 /** ... that are so many ms apart: one packet holds its lane up for longer than a short look. */
 const lateLookMsMin = 100;
+/**
+ * ... and are not those in which connections look for the smallest round trip, as those of BBR do every five or ten seconds, for 200 ms and a round trip, and those that were opened together at once: what
+ * they have is late, and much less arrives than in the fastest of the last looks. Such a moment does not come again for so many ms.
+ */
+const dipShare = 0.6;
+const dipMs = 200;
+const dipRoundTrips = 3;
+const dipEveryMs = 4000;
 /** ... or where so many are late in so many looks in a row while it becomes smaller. */
 const lateInVainMax = 12;
 const restMsFirst = 30_000;
@@ -110,10 +123,12 @@ export class LinkWindow {
   #starved = false;
   /** What part of the lanes was late, each time that was told. */
   #late: number[] = [];
-  /** In which of the last looks many were late although the queue was short. */
-  #lossy: boolean[] = [];
-  /** When the last of them was. */
+  /** ... in the last looks that had a short queue. */
+  #lost: number[] = [];
+  /** When the last of them was in which one was. */
   #lostMs = Number.NEGATIVE_INFINITY;
+  /** When connections began to look for the smallest round trip. */
+  #dipMs = Number.NEGATIVE_INFINITY;
   /** What arrived in the last looks, in bytes per ms. */
   #rates: number[] = [];
   /** The window in them. */
@@ -174,7 +189,7 @@ export class LinkWindow {
     else this.#resume();
     this.#restMsNext = restMsFirst;
     this.#tremblesMs = 0;
-    this.#lossy = [];
+    this.#lost = [];
     this.#lateInVain = 0;
     this.#looksSinceSpilt = Number.POSITIVE_INFINITY;
     this.#lastMs = undefined;
@@ -282,11 +297,12 @@ export class LinkWindow {
     }
     const at = (share: number) => sorted[Math.floor(share * (sorted.length - 1))] ?? 0;
     const queueMs = at(judgedBy) - this.#smallestMs;
-    const late = mean(this.#late) >= lateShareMin;
+    const lateShare = mean(this.#late);
+    const late = lateShare >= lateShareMin;
     if (this.#start !== undefined) {
       // While connections become faster, what waits for them is late.
       const rises = (this.#rates.at(-1) ?? 0) >= risingGain * Math.max(0, ...this.#rates.slice(0, -1));
-      this.#loses(this.#limited && late && !rises, nowMs);
+      this.#loses(this.#limited && !rises ? lateShare : 0, nowMs);
       return;
     }
     const empty = queueMs < emptyShare * this.#queueMs;
@@ -308,16 +324,27 @@ export class LinkWindow {
     this.#lateInVain = this.#limited && late && change < 0 ? this.#lateInVain + 1 : 0;
     if (this.#lateInVain >= lateInVainMax) this.#rest(nowMs);
     // A look that finds a long queue, or what that has left, tells nothing of what the network loses.
-    else if (spills || (change >= 0 && !spilt)) this.#loses(this.#limited && late && !spills, nowMs);
+    else if (spills || (change >= 0 && !spilt)) this.#loses(this.#limited && !spills ? lateShare : 0, nowMs);
   }
 
-  /** Counts a look that shows, or does not, that the network loses packets by itself; with enough of them there is no window for a while. */
-  #loses(lossy: boolean, nowMs: number): void {
-    if (lossy && nowMs - this.#lostMs < lateLookMsMin) return;
-    if (lossy) this.#lostMs = nowMs;
-    this.#lossy = [...this.#lossy.slice(1 - lateLooksOf), lossy];
-    if (this.#lossy.filter(Boolean).length >= lateLooksMin) this.#rest(nowMs);
-    else if (this.#lossy.length === lateLooksOf && !this.#lossy.some(Boolean)) this.#restMsNext = restMsFirst;
+  /** Counts what part of the lanes the network holds up by losing packets by itself; with enough of them there is no window for a while. */
+  #loses(lateShare: number, nowMs: number): void {
+    if (this.#dips(nowMs) || (lateShare > 0 && nowMs - this.#lostMs < lateLookMsMin)) return;
+    if (lateShare > 0) this.#lostMs = nowMs;
+    this.#lost = [...this.#lost.slice(1 - lateLooks), Math.min(lateShareMax, lateShare)];
+    const sum = this.#lost.reduce((before, share) => before + share, 0);
+    if (sum >= lateSumMin) this.#rest(nowMs);
+    else if (this.#lost.length === lateLooks && sum < lateShareMin) this.#restMsNext = restMsFirst;
+  }
+
+  /** Whether this look may be one in which connections look for the smallest round trip. */
+  #dips(nowMs: number): boolean {
+    const sinceMs = nowMs - this.#dipMs;
+    if (sinceMs < dipMs + dipRoundTrips * this.#smallestMs) return true;
+    if (sinceMs < dipEveryMs || (this.#rates.at(-1) ?? 0) >= dipShare * Math.max(...this.#rates))
+      return false;
+    this.#dipMs = nowMs;
+    return true;
   }
 
   #grow(change: number): void {
@@ -384,7 +411,7 @@ export class LinkWindow {
   #resume(): void {
     this.#restUntilMs = undefined;
     this.#bytes = Math.max(bytesMin, this.#carried * (this.#smallestMs + this.#queueMs));
-    this.#lossy = [];
+    this.#lost = [];
     this.#lateInVain = 0;
     this.#tremblesMs = 0;
   }

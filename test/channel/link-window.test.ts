@@ -439,6 +439,61 @@ describe('the window of a link', () => {
     }
   });
 
+  /** One whose link carries `share` of a gigabit, with so many lanes late, over the time; calls `each` after every round trip. Both are of the time since it began. */
+  function steadily(
+    roundTripMs: number,
+    at: (ms: number) => { readonly share: number; readonly late: number },
+    untilMs: number,
+    each: (window: LinkWindow) => void,
+  ): void {
+    const window = new LinkWindow();
+    window.greeted(roundTripMs);
+    const stepMs = roundTripMs / 10;
+    for (let ms = 0; ms < untilMs; ms += stepMs) {
+      const { share, late } = at(ms);
+      window.sent(share * gigabit * stepMs, ms);
+      window.limited();
+      window.acknowledged(share * gigabit * stepMs, window.bytes);
+      window.roundTrip(roundTripMs + 2, ms, late);
+      each(window);
+    }
+  }
+
+  it('is not given up where connections look for the smallest round trip: much less arrives for a moment, and late', () => {
+    for (const roundTripMs of [50, 100, 200]) {
+      const dipMs = 200 + 2 * roundTripMs;
+      const dips = (ms: number) => ms > 5000 && ms % 5000 < dipMs;
+      const at = (ms: number) => (dips(ms) ? { share: 0.4, late: 0.6 } : { share: 1, late: 0 });
+      steadily(roundTripMs, at, 120_000, ({ bytes }) => expect(bytes).toBeLessThan(Number.POSITIVE_INFINITY));
+    }
+  });
+
+  it('is given up where much less arrives, and late, for longer than that, or again and again', () => {
+    const longer = () => true;
+    const often = (ms: number) => ms % 500 < 375;
+    for (const dips of [longer, often]) {
+      let given = 0;
+      const at = (ms: number) => (dips(ms) ? { share: 0.5, late: 0.55 } : { share: 1, late: 0 });
+      steadily(100, at, 20_000, ({ bytes }) => {
+        if (bytes === Number.POSITIVE_INFINITY) given++;
+      });
+      expect(given).toBeGreaterThan(100);
+    }
+  });
+
+  it('is given up where few lanes are late, but always some: a packet in a thousand is lost', () => {
+    let resting = false;
+    steadily(
+      100,
+      () => ({ share: 1, late: 0.08 }),
+      3000,
+      ({ bytes }) => {
+        resting = bytes === Number.POSITIVE_INFINITY;
+      },
+    );
+    expect(resting).toBe(true);
+  });
+
   it('does not end its start for a packet of control that was lost: the answers behind it come together', () => {
     const window = new LinkWindow();
     window.greeted(100);
