@@ -610,7 +610,7 @@ export class Channel {
     }
     this.#estimate.sent(nowMs, frame.payloadBytes);
     this.#pacer?.sent(frame.payloadBytes, nowMs);
-    if (this.#flight === undefined) this.#window?.sent(frame.payloadBytes, nowMs);
+    this.#window?.sent(frame.payloadBytes, nowMs);
     this.#probe();
     const sent = lane.sendKept(this.#flight?.first(frame, lane, nowMs) ?? frame, nowMs);
     if (this.#flight !== undefined) this.#dataWake.notify();
@@ -622,14 +622,15 @@ export class Channel {
     return sending;
   }
 
-  /** A guest stands still for what is sent from now on: as fast as the link takes it, and twice where that is cheap. Until {@link Channel.endFlight}. */
+  /** A guest stands still for what is sent from now on: as fast as the link carries it, however much is on its way, and twice where that is cheap. Until {@link Channel.endFlight}. */
   beginFlight(): void {
     this.#pacer = undefined;
     this.#cancelWake();
     this.#flight?.end();
+    const nowMs = this.#environment.now();
     const { roundTripMs, bytesPerSecond = bytesPerSecondAssumed } = this.#estimate;
-    const link = { roundTripMs, bytesPerSecond, aheadBytes: this.delayingBytes };
-    const flight = new LastFlight(link, this.#environment.now());
+    const aheadBytes = this.#estimate.aheadBytes(nowMs, this.#lanes.inFlightBytes);
+    const flight = new LastFlight({ roundTripMs, bytesPerSecond, aheadBytes }, nowMs);
     for (const lane of this.#lanes.all) lane.hold((frame, sentMs) => flight.before(frame, lane, sentMs));
     this.#flight = flight;
     this.#dataWake.notify();
@@ -645,7 +646,7 @@ export class Channel {
     this.#dataWake.notify();
   }
 
-  /** Whether the link takes more without a queue in front of it; if not, the window hears that it holds something up. A last flight goes out whatever it makes. */
+  /** Whether the link takes more without a queue in front of it; if not, the window hears that it holds something up. A last flight waits for no answers. */
   #linkHasRoom(): boolean {
     if (this.#window === undefined || this.#flight !== undefined) return true;
     if (this.#lanes.onLanesBytes < this.#window.bytes) return true;
@@ -656,8 +657,7 @@ export class Channel {
   /** Whether the policy's rate, or that of the window, lets nothing out now. Then the lanes are told when it does. */
   #isPaced(): boolean {
     const nowMs = this.#environment.now();
-    const spreadMs = this.#flight === undefined ? (this.#window?.waitMs(nowMs) ?? 0) : 0;
-    const waitMs = Math.max(this.#pacer?.waitMs(nowMs) ?? 0, spreadMs);
+    const waitMs = Math.max(this.#pacer?.waitMs(nowMs) ?? 0, this.#window?.waitMs(nowMs) ?? 0);
     this.#wakeIn(waitMs);
     return waitMs > 0;
   }
