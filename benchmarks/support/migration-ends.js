@@ -22,7 +22,7 @@ import { sizes, startMeter, tell, told } from './ends.js';
  *
  * @typedef {object} Arrived How much has arrived at the destination, at a moment.
  * @property {number} ms Since the phase `copyMemory` began.
- * @property {number} bytes What the connections brought, headers and all.
+ * @property {number} bytes What the connections brought: headers, a thousandth, and all.
  */
 
 /** The simulated VM's regions are of 4 GiB at most. */
@@ -97,10 +97,12 @@ function watchArrivals(migration) {
   const arrivals = [];
   let beganMs = Number.NaN;
   migration.on('phase', (phase) => {
-    if (phase === 'copyMemory') beganMs = performance.now();
+    if (phase !== 'copyMemory') return;
+    beganMs = performance.now();
+    arrivals.push({ ms: 0, bytes: 0 });
   });
   migration.on('progress', ({ transferredBytes: bytes }) => {
-    if (!Number.isNaN(beganMs)) arrivals.push({ ms: performance.now() - beganMs, bytes });
+    if (arrivals.length > 0) arrivals.push({ ms: performance.now() - beganMs, bytes });
   });
   return arrivals;
 }

@@ -5,9 +5,8 @@
  * the machine does falls on both.
  *
  * Goodputs are payload bytes over wall time. iperf3's are what its receiver read, with as many streams
- * as did best in that run: `cold` in the first seconds, slow start and all; `warm` in as many seconds,
- * later. `arrived` is the same of the engine: what the destination read in as many seconds, from the
- * beginning of `copyMemory` on. `copyMemory` is all of the source's phase of that name, to where the rest
+ * as did best in that run: `cold` in the first seconds, slow start and all; `warm` later. `arrived` is
+ * what `cold` is, of the engine: what the destination had read after as many seconds. `copyMemory` is all of the source's phase of that name, to where the rest
  * fits the downtime: the end of a transfer, which iperf3's figures do not have, is in it. `total` is the
  * source's whole run, from connecting to the release. CPU time is that of the process during the run, user and system; peak
  * RSS is that of the process's life, the VM's memory included.
@@ -72,17 +71,18 @@ async function measure(settings, rttMs, lossPercent) {
   const { rateMbit, queueMs, congestion, seed, seconds, omit, bytes, lanes } = settings;
   const path = { rateMbit, delayMs: rttMs / 2, lossPercent, queueMs };
   const laboratory = await openLaboratory({ paths: [path], congestion, seed });
+  const coldSeconds = Math.min(seconds, (8 * bytes) / rateMbit / 1e6);
   /** @type {Run[]} */
   const runs = [];
   try {
     for (let run = 1; run <= settings.runs; run++) {
       process.stderr.write(`RTT ${rttMs} ms, loss ${lossPercent} %, run ${run} of ${settings.runs}: engine`);
       const engine = await migrate(laboratory, { bytes, lanes, secondsMax: 60 + 20 * seconds });
-      const arrived = arrivedMbit(engine, Math.min(seconds, (8 * bytes) / rateMbit / 1e6));
+      const arrived = arrivedMbit(engine, coldSeconds, rttMs);
       process.stderr.write(` ${arrived.toFixed(0)}, ${engine.copyMbit.toFixed(0)} Mbit/s, iperf3`);
       const transfers = [];
       for (const streams of streamCounts) {
-        const transfer = await iperf(laboratory, { streams, seconds, omit });
+        const transfer = await iperf(laboratory, { streams, seconds, omit, coldSeconds });
         process.stderr.write(` ${transfer.coldMbit.toFixed(0)}/${transfer.warmMbit.toFixed(0)}`);
         transfers.push(transfer);
       }
@@ -174,7 +174,7 @@ async function measureAll(settings, rtts, losses) {
     `engine: ${gib.toFixed(2)} GiB of random memory, no disk, idle guest; ${lanes === 0 ? 'automatic' : lanes} lanes and control`,
   );
   console.log(
-    `iperf3: best of ${streamCounts.join(', ')} streams; cold: ${seconds} s; warm: as many after ${omit} s`,
+    `iperf3: best of ${streamCounts.join(', ')} streams; cold: the first ${seconds} s, or as long as the link takes for the VM; warm: ${seconds} s after ${omit} s`,
   );
   console.log('each end its own process; CPU and RSS: of the source and the destination');
   console.log(`goodput in Mbit/s; every figure and ratio the median of ${runs}`);

@@ -4,8 +4,8 @@ import { once } from 'node:events';
 /**
  * @typedef {object} Transfer Goodput in Mbit/s, of what the receiving process read.
  * @property {number} streams
- * @property {number} coldMbit Over the first `seconds`, slow start and all.
- * @property {number} warmMbit Over as many seconds, after the first `omit`.
+ * @property {number} coldMbit Over the first `coldSeconds`, slow start and all.
+ * @property {number} warmMbit Over `seconds`, after the first `omit`.
  * @property {number} retransmits Segments, of the whole run.
  *
  * @typedef {import('./laboratory.js').Laboratory} Laboratory
@@ -16,11 +16,14 @@ import { once } from 'node:events';
  * One transfer from `a` to `b`, which takes `omit` + `seconds`. Rejects if iperf3 fails.
  *
  * @param {Laboratory} laboratory
- * @param {{ path?: number, streams: number, seconds: number, omit: number, niceness?: number }} options Path 0
- *   and niceness 0 by default; whole seconds.
+ * @param {{ path?: number, streams: number, seconds: number, omit: number, coldSeconds?: number, niceness?: number }} options Path 0
+ *   and niceness 0 by default; `seconds` and `omit` whole ones; `coldSeconds` as `seconds` by default.
  * @returns {Promise<Transfer>}
  */
-export async function iperf(laboratory, { path = 0, streams, seconds, omit, niceness = 0 }) {
+export async function iperf(
+  laboratory,
+  { path = 0, streams, seconds, omit, coldSeconds = seconds, niceness = 0 },
+) {
   const { a, b } = laboratory.addresses[path] ?? { a: '', b: '' };
   const nicely = ['-n', String(niceness), 'iperf3'];
   const server = laboratory.spawn('b', 'nice', [...nicely, '-s', '-1', '-J', '-B', b], {
@@ -39,7 +42,7 @@ export async function iperf(laboratory, { path = 0, streams, seconds, omit, nice
     const sums = JSON.parse(text).intervals.map((/** @type {{ sum: Interval }} */ each) => each.sum);
     return {
       streams,
-      coldMbit: goodput(sums, 0, seconds),
+      coldMbit: goodput(sums, 0, coldSeconds),
       warmMbit: goodput(sums, omit, omit + seconds),
       retransmits: JSON.parse(client).end.sum_sent.retransmits,
     };

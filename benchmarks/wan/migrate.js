@@ -73,12 +73,13 @@ export async function migrate(laboratory, { bytes, lanes = 0, paths = [0], secon
 }
 
 /**
- * What arrived in the first `seconds` of `copyMemory`, over that time, in Mbit/s: headers of frames, a thousandth, and all. As iperf3 counts: what is still on its way at the end does not.
+ * What arrived in the first `seconds`, over that time, in Mbit/s, as iperf3's receiver counts: from a round trip before the first of it on, and what is still on its way at the end does not. (The
+ * destination hears of `copyMemory` when the first arrives.)
  *
- * @param {Move} move @param {number} seconds
+ * @param {Move} move @param {number} seconds @param {number} rttMs
  */
-export function arrivedMbit({ destination: { arrivals } }, seconds) {
-  const atMs = seconds * 1000;
+export function arrivedMbit({ destination: { arrivals } }, seconds, rttMs) {
+  const atMs = seconds * 1000 - rttMs;
   const after = arrivals.findIndex(({ ms }) => ms >= atMs);
   const [before, next] = [arrivals[after - 1], arrivals[after]];
   if (before === undefined || next === undefined) throw new Error(`the VM arrived within ${seconds} s`);

@@ -610,7 +610,7 @@ export class Channel {
     }
     this.#estimate.sent(nowMs, frame.payloadBytes);
     this.#pacer?.sent(frame.payloadBytes, nowMs);
-    this.#window?.sent(frame.payloadBytes, nowMs);
+    if (this.#flight === undefined) this.#window?.sent(frame.payloadBytes, nowMs);
     this.#probe();
     const sent = lane.sendKept(this.#flight?.first(frame, lane, nowMs) ?? frame, nowMs);
     if (this.#flight !== undefined) this.#dataWake.notify();
@@ -630,7 +630,8 @@ export class Channel {
     const nowMs = this.#environment.now();
     const { roundTripMs, bytesPerSecond = bytesPerSecondAssumed } = this.#estimate;
     const aheadBytes = this.#estimate.aheadBytes(nowMs, this.#lanes.inFlightBytes);
-    const flight = new LastFlight({ roundTripMs, bytesPerSecond, aheadBytes }, nowMs);
+    const spreadBytesPerSecond = this.#window?.bytesPerSecond;
+    const flight = new LastFlight({ roundTripMs, bytesPerSecond, aheadBytes, spreadBytesPerSecond }, nowMs);
     for (const lane of this.#lanes.all) lane.hold((frame, sentMs) => flight.before(frame, lane, sentMs));
     this.#flight = flight;
     this.#dataWake.notify();
@@ -654,10 +655,11 @@ export class Channel {
     return false;
   }
 
-  /** Whether the policy's rate, or that of the window, lets nothing out now. Then the lanes are told when it does. */
+  /** Whether the policy's rate, or that of the window or the last flight, lets nothing out now. Then the lanes are told when it does. */
   #isPaced(): boolean {
     const nowMs = this.#environment.now();
-    const waitMs = Math.max(this.#pacer?.waitMs(nowMs) ?? 0, this.#window?.waitMs(nowMs) ?? 0);
+    const spread = this.#flight ?? this.#window;
+    const waitMs = Math.max(this.#pacer?.waitMs(nowMs) ?? 0, spread?.spreadMs(nowMs) ?? 0);
     this.#wakeIn(waitMs);
     return waitMs > 0;
   }

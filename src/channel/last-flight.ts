@@ -5,15 +5,22 @@
  *
  * What was on its way when the flight began, and what of the flight is beyond that, goes out again only where it is late, as does what is late although a copy went out, after twice the time with each: a packet of it was lost, or its lane has become slow, and holds all that is behind.
  *
+ * It is spread out as what was sent before it was, or a little faster than the link is known to carry, whichever is more: all at once it may overflow a queue in front of the link. How it goes meanwhile changes nothing of that: there is no time to find out.
+ *
  * A copy takes no number and no credit of its own. The peer takes each number once, from whichever lane it comes.
  */
 import type { OutgoingFrame } from '../wire/frame.ts';
+import { Pacer } from './pacer.ts';
 import type { QueuedFrame } from './scheduler.ts';
 
 /** How much is sent again at once at most, over what the link carries in a round trip. */
 const share = 1 / 4;
 /** What was sent before is late when it was not acknowledged for so many round trips, and so many ms: by then a link that loses nothing has brought it. */
 const late = { roundTrips: 1.25, ms: 10 };
+
+/** How much faster than the link it goes out at least, and what may go out at once, in ms. */
+const spreadGain = 1.25;
+const burstMs = 4;
 
 /** For how long a frame may be on its way until it is late, in ms. */
 export function lateAfterMs(roundTripMs: number): number {
@@ -50,6 +57,8 @@ export interface FlightLink {
   readonly roundTripMs: number;
   /** What was sent before, and is not on the link yet. */
   readonly aheadBytes: number;
+  /** How fast things were sent before: infinite, all at once; undefined: the same. */
+  readonly spreadBytesPerSecond: number | undefined;
 }
 
 /** See the top of this file. Pure: no I/O; the clock comes in as an argument. */
@@ -57,6 +66,7 @@ export class LastFlight {
   /** By the frame as it is kept. */
   readonly #waiting = new Map<OutgoingFrame, Waiting>();
   readonly #bytesPerMs: number;
+  readonly #spread: Pacer;
   /** When the link has had the time for all that was sent. */
   #freeMs: number;
   readonly #lateMs: number;
@@ -64,6 +74,8 @@ export class LastFlight {
 
   constructor(link: FlightLink, nowMs: number) {
     this.#bytesPerMs = link.bytesPerSecond / 1000;
+    const { spreadBytesPerSecond = Number.POSITIVE_INFINITY } = link;
+    this.#spread = new Pacer(Math.max(spreadBytesPerSecond, spreadGain * link.bytesPerSecond), burstMs);
     this.#leftBytes = share * this.#bytesPerMs * link.roundTripMs;
     this.#lateMs = lateAfterMs(link.roundTripMs);
     this.#freeMs = nowMs + link.aheadBytes / this.#bytesPerMs;
@@ -79,6 +91,7 @@ export class LastFlight {
   /** The frame as it is to be sent over this lane, now: its content is let go of when no lane holds it any more. One that is sent over another lane because its own was lost is known. */
   first(frame: QueuedFrame, lane: object, nowMs: number): QueuedFrame {
     this.#sent(frame, nowMs);
+    this.#spread.sent(frame.payloadBytes, nowMs);
     const known = this.#waiting.get(frame);
     if (known !== undefined) {
       known.lane = lane;
@@ -130,6 +143,11 @@ export class LastFlight {
     next.copyLane = lane;
     next.dueMs = this.#freeMs + this.#lateMs * 2 ** next.copies++;
     return next.copy();
+  }
+
+  /** How long to wait until the next may be sent for the first time, in ms; 0: not at all. */
+  spreadMs(nowMs: number): number {
+    return this.#spread.waitMs(nowMs);
   }
 
   /** How long until there may be something to send again that there is not now, in ms; 0 if there will not be. */

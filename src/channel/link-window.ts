@@ -65,15 +65,14 @@ const queueLeft = 0.5;
 const forgotten = 0.01;
 /** The least window is as small as it gets: where round trips are too long with it in so many looks in a row, that is no help either. */
 const leastLooksMax = 8;
-/** Late lanes are some of them from this part on. */
-const lateShareMin = 0.15;
+/** From this part of the lanes on that are late it is many. */
+const lateShareMany = 0.15;
 /**
- * It is no help at all where lanes are late although the queue is short: where what part of them is, of which so much counts in a look, comes to so much in so many looks. A link that loses nothing has
- * none late. Then there is no window, for so many ms, and for twice as many each further time.
+ * It is no help at all where lanes are late although the queue is short: where what part of them is, of which no more than that counts in a look, comes to so much in so many looks. Then there is no
+ * window, for so many ms, and for twice as many each further time.
  */
-const lateShareMax = 0.15;
-const lateSumMin = 0.55;
-const lateLooks = 8;
+const lateSumMin = 0.6;
+const lateLooks = 6;
 /** ... that are so many ms apart: one packet holds its lane up for longer than a short look. */
 const lateLookMsMin = 100;
 /**
@@ -174,7 +173,7 @@ export class LinkWindow {
   }
 
   /** How long to wait until the next may be sent, in ms; 0: not at all. */
-  waitMs(nowMs: number): number {
+  spreadMs(nowMs: number): number {
     return this.#counts ? this.#spread.waitMs(nowMs) : 0;
   }
 
@@ -298,11 +297,11 @@ export class LinkWindow {
     const at = (share: number) => sorted[Math.floor(share * (sorted.length - 1))] ?? 0;
     const queueMs = at(judgedBy) - this.#smallestMs;
     const lateShare = mean(this.#late);
-    const late = lateShare >= lateShareMin;
+    const late = lateShare >= lateShareMany;
     if (this.#start !== undefined) {
       // While connections become faster, what waits for them is late.
       const rises = (this.#rates.at(-1) ?? 0) >= risingGain * Math.max(0, ...this.#rates.slice(0, -1));
-      this.#loses(this.#limited && !rises ? lateShare : 0, nowMs);
+      if (this.#limited) this.#loses(rises ? 0 : lateShare, nowMs);
       return;
     }
     const empty = queueMs < emptyShare * this.#queueMs;
@@ -324,24 +323,28 @@ export class LinkWindow {
     this.#lateInVain = this.#limited && late && change < 0 ? this.#lateInVain + 1 : 0;
     if (this.#lateInVain >= lateInVainMax) this.#rest(nowMs);
     // A look that finds a long queue, or what that has left, tells nothing of what the network loses.
-    else if (spills || (change >= 0 && !spilt)) this.#loses(this.#limited && !spills ? lateShare : 0, nowMs);
+    else if (this.#limited && (spills || (change >= 0 && !spilt))) this.#loses(spills ? 0 : lateShare, nowMs);
   }
 
   /** Counts what part of the lanes the network holds up by losing packets by itself; with enough of them there is no window for a while. */
   #loses(lateShare: number, nowMs: number): void {
-    if (this.#dips(nowMs) || (lateShare > 0 && nowMs - this.#lostMs < lateLookMsMin)) return;
+    if (lateShare > 0 && (nowMs - this.#lostMs < lateLookMsMin || this.#dips(nowMs))) return;
     if (lateShare > 0) this.#lostMs = nowMs;
-    this.#lost = [...this.#lost.slice(1 - lateLooks), Math.min(lateShareMax, lateShare)];
+    this.#lost = [...this.#lost.slice(1 - lateLooks), Math.min(lateShareMany, lateShare)];
     const sum = this.#lost.reduce((before, share) => before + share, 0);
     if (sum >= lateSumMin) this.#rest(nowMs);
-    else if (this.#lost.length === lateLooks && sum < lateShareMin) this.#restMsNext = restMsFirst;
+    else if (this.#lost.length === lateLooks && sum < lateSumMin / 2) this.#restMsNext = restMsFirst;
   }
 
-  /** Whether this look may be one in which connections look for the smallest round trip. */
+  /** Whether this look, in which lanes are late, may be one in which connections look for the smallest round trip. */
   #dips(nowMs: number): boolean {
     const sinceMs = nowMs - this.#dipMs;
-    if (sinceMs < dipMs + dipRoundTrips * this.#smallestMs) return true;
-    if (sinceMs < dipEveryMs || (this.#rates.at(-1) ?? 0) >= dipShare * Math.max(...this.#rates))
+    const lastsMs = dipMs + dipRoundTrips * this.#smallestMs;
+    if (sinceMs < lastsMs) return true;
+    if (
+      sinceMs < Math.max(dipEveryMs, 2 * lastsMs) ||
+      (this.#rates.at(-1) ?? 0) >= dipShare * Math.max(...this.#rates)
+    )
       return false;
     this.#dipMs = nowMs;
     return true;

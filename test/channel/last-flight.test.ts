@@ -6,7 +6,12 @@ import type { QueuedFrame } from '../../src/channel/scheduler.ts';
 
 const kibibyte = 1 << 10;
 /** A quarter of its round trip is 1 MiB. */
-const link = { bytesPerSecond: 40 << 20, roundTripMs: 100, aheadBytes: 0 };
+const link = {
+  bytesPerSecond: 40 << 20,
+  roundTripMs: 100,
+  aheadBytes: 0,
+  spreadBytesPerSecond: undefined,
+};
 /** A time at which the link has long had the time for whatever was sent. */
 let clockMs = 0;
 const later = (): number => {
@@ -39,6 +44,27 @@ describe('the last flight', () => {
     expect(flight.second(a, later())).toBeUndefined();
     expect(flight.second(b, later())?.frame.number).toBe(1);
     expect(flight.second(b, later())).toBeUndefined();
+  });
+
+  it('is spread out as what was sent before it, or a little faster than the link, whichever is more, however long it is', () => {
+    const paces = [
+      { before: 48 << 20, spread: 48 << 20 },
+      { before: 1 << 20, spread: 50 << 20 },
+    ];
+    for (const { before, spread } of paces) {
+      const flight = new LastFlight({ ...link, spreadBytesPerSecond: before }, 0);
+      let bytes = 0;
+      for (let ms = 0; ms < 3000; ms++) {
+        while (flight.spreadMs(ms) === 0) {
+          flight.first(frame(bytes, 64 * kibibyte), {}, ms);
+          bytes += 64 * kibibyte;
+        }
+      }
+      expect(bytes / 3 / spread).toBeCloseTo(1, 1);
+    }
+    expect(new LastFlight({ ...link, spreadBytesPerSecond: Number.POSITIVE_INFINITY }, 0).spreadMs(0)).toBe(
+      0,
+    );
   });
 
   it('takes no more copies than the link carries in a quarter of a round trip', () => {
