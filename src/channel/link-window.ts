@@ -77,7 +77,7 @@ const lateLooks = 6;
 const lateLookMsMin = 100;
 /**
  * ... and are not those in which connections look for the smallest round trip, as those of BBR do every five or ten seconds, for 200 ms and a round trip, and those that were opened together at once: what
- * they have is late, and much less arrives than in the fastest of the last looks. Such a moment does not come again for so many ms.
+ * they have is late, which little was in the looks before, and much less arrives than in the fastest of those. Such a moment does not come again for so many ms.
  */
 const dipShare = 0.6;
 const dipMs = 200;
@@ -122,7 +122,8 @@ export class LinkWindow {
   #starved = false;
   /** What part of the lanes was late, each time that was told. */
   #late: number[] = [];
-  /** ... in the last looks that had a short queue. */
+  /** ... in the last looks, and in those that had a short queue. */
+  #lateLately: number[] = [];
   #lost: number[] = [];
   /** When the last of them was in which one was. */
   #lostMs = Number.NEGATIVE_INFINITY;
@@ -298,6 +299,7 @@ export class LinkWindow {
     const queueMs = at(judgedBy) - this.#smallestMs;
     const lateShare = mean(this.#late);
     const late = lateShare >= lateShareMany;
+    this.#lateLately = [...this.#lateLately.slice(-lateLooks), lateShare];
     if (this.#start !== undefined) {
       // While connections become faster, what waits for them is late.
       const rises = (this.#rates.at(-1) ?? 0) >= risingGain * Math.max(0, ...this.#rates.slice(0, -1));
@@ -341,11 +343,10 @@ export class LinkWindow {
     const sinceMs = nowMs - this.#dipMs;
     const lastsMs = dipMs + dipRoundTrips * this.#smallestMs;
     if (sinceMs < lastsMs) return true;
-    if (
-      sinceMs < Math.max(dipEveryMs, 2 * lastsMs) ||
-      (this.#rates.at(-1) ?? 0) >= dipShare * Math.max(...this.#rates)
-    )
-      return false;
+    const soon = sinceMs < Math.max(dipEveryMs, 2 * lastsMs);
+    const lateBefore = mean(this.#lateLately.slice(0, -1)) >= lateShareMany;
+    const less = (this.#rates.at(-1) ?? 0) < dipShare * Math.max(...this.#rates);
+    if (soon || lateBefore || !less) return false;
     this.#dipMs = nowMs;
     return true;
   }

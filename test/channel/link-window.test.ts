@@ -444,7 +444,7 @@ describe('the window of a link', () => {
     roundTripMs: number,
     at: (ms: number) => { readonly share: number; readonly late: number },
     untilMs: number,
-    each: (window: LinkWindow) => void,
+    each: (window: LinkWindow, ms: number) => void,
   ): void {
     const window = new LinkWindow();
     window.greeted(roundTripMs);
@@ -455,7 +455,7 @@ describe('the window of a link', () => {
       window.limited();
       window.acknowledged(share * gigabit * stepMs, window.bytes);
       window.roundTrip(roundTripMs + 2, ms, late);
-      each(window);
+      each(window, ms);
     }
   }
 
@@ -484,6 +484,15 @@ describe('the window of a link', () => {
       });
       expect(given).toBeGreaterThan(100);
     }
+  });
+
+  it('is given up as soon where packets are lost from the beginning on, and what arrives trembles for that', () => {
+    let restMs = Number.POSITIVE_INFINITY;
+    const at = (ms: number) => ({ share: ms % 300 < 150 ? 0.4 : 1, late: 0.6 });
+    steadily(100, at, 5000, ({ bytes }, ms) => {
+      if (bytes === Number.POSITIVE_INFINITY) restMs = Math.min(restMs, ms);
+    });
+    expect(restMs).toBeLessThan(1000);
   });
 
   it('is given up where few lanes are late, but always some: a packet in a thousand is lost', () => {
