@@ -65,14 +65,10 @@ const queueLeft = 0.5;
 const forgotten = 0.01;
 /** The least window is as small as it gets: where round trips are too long with it in so many looks in a row, that is no help either. */
 const leastLooksMax = 8;
-/** From this part of the lanes on that are late it is many. */
-const lateShareMany = 0.15;
-/**
- * It is no help at all where lanes are late although the queue is short: where what part of them is, of which no more than that counts in a look, comes to so much in so many looks. Then there is no
- * window, for so many ms, and for twice as many each further time.
- */
-const lateSumMin = 0.6;
-const lateLooks = 6;
+/** It is no help at all where so many of the lanes are late although the queue is short, in so many looks of so many. Then there is none, for so many ms, and for twice as many each further time. */
+const lateShareMin = 0.15;
+const lateLooksMin = 4;
+const lateLooksOf = 6;
 /** ... that are so many ms apart: one packet holds its lane up for longer than a short look. */
 const lateLookMsMin = 100;
 /**
@@ -122,10 +118,11 @@ export class LinkWindow {
   #starved = false;
   /** What part of the lanes was late, each time that was told. */
   #late: number[] = [];
-  /** ... in the last looks, and in those that had a short queue. */
+  /** ... on average in the last looks. */
   #lateLately: number[] = [];
-  #lost: number[] = [];
-  /** When the last of them was in which one was. */
+  /** In which of the last looks many were late although the queue was short. */
+  #lossy: boolean[] = [];
+  /** When the last of them was. */
   #lostMs = Number.NEGATIVE_INFINITY;
   /** When connections began to look for the smallest round trip. */
   #dipMs = Number.NEGATIVE_INFINITY;
@@ -189,7 +186,7 @@ export class LinkWindow {
     else this.#resume();
     this.#restMsNext = restMsFirst;
     this.#tremblesMs = 0;
-    this.#lost = [];
+    this.#lossy = [];
     this.#lateInVain = 0;
     this.#looksSinceSpilt = Number.POSITIVE_INFINITY;
     this.#lastMs = undefined;
@@ -298,12 +295,12 @@ export class LinkWindow {
     const at = (share: number) => sorted[Math.floor(share * (sorted.length - 1))] ?? 0;
     const queueMs = at(judgedBy) - this.#smallestMs;
     const lateShare = mean(this.#late);
-    const late = lateShare >= lateShareMany;
-    this.#lateLately = [...this.#lateLately.slice(-lateLooks), lateShare];
+    const late = lateShare >= lateShareMin;
+    this.#lateLately = [...this.#lateLately.slice(-lateLooksOf), lateShare];
     if (this.#start !== undefined) {
       // While connections become faster, what waits for them is late.
       const rises = (this.#rates.at(-1) ?? 0) >= risingGain * Math.max(0, ...this.#rates.slice(0, -1));
-      if (this.#limited) this.#loses(rises ? 0 : lateShare, nowMs);
+      this.#loses(this.#limited && late && !rises, nowMs);
       return;
     }
     const empty = queueMs < emptyShare * this.#queueMs;
@@ -325,17 +322,16 @@ export class LinkWindow {
     this.#lateInVain = this.#limited && late && change < 0 ? this.#lateInVain + 1 : 0;
     if (this.#lateInVain >= lateInVainMax) this.#rest(nowMs);
     // A look that finds a long queue, or what that has left, tells nothing of what the network loses.
-    else if (this.#limited && (spills || (change >= 0 && !spilt))) this.#loses(spills ? 0 : lateShare, nowMs);
+    else if (spills || (change >= 0 && !spilt)) this.#loses(this.#limited && late && !spills, nowMs);
   }
 
-  /** Counts what part of the lanes the network holds up by losing packets by itself; with enough of them there is no window for a while. */
-  #loses(lateShare: number, nowMs: number): void {
-    if (lateShare > 0 && (nowMs - this.#lostMs < lateLookMsMin || this.#dips(nowMs))) return;
-    if (lateShare > 0) this.#lostMs = nowMs;
-    this.#lost = [...this.#lost.slice(1 - lateLooks), Math.min(lateShareMany, lateShare)];
-    const sum = this.#lost.reduce((before, share) => before + share, 0);
-    if (sum >= lateSumMin) this.#rest(nowMs);
-    else if (this.#lost.length === lateLooks && sum < lateSumMin / 2) this.#restMsNext = restMsFirst;
+  /** Counts a look that shows, or does not, that the network loses packets by itself; with enough of them there is no window for a while. */
+  #loses(lossy: boolean, nowMs: number): void {
+    if (lossy && (nowMs - this.#lostMs < lateLookMsMin || this.#dips(nowMs))) return;
+    if (lossy) this.#lostMs = nowMs;
+    this.#lossy = [...this.#lossy.slice(1 - lateLooksOf), lossy];
+    if (this.#lossy.filter(Boolean).length >= lateLooksMin) this.#rest(nowMs);
+    else if (this.#lossy.length === lateLooksOf && !this.#lossy.some(Boolean)) this.#restMsNext = restMsFirst;
   }
 
   /** Whether this look, in which lanes are late, may be one in which connections look for the smallest round trip. */
@@ -344,7 +340,7 @@ export class LinkWindow {
     const lastsMs = dipMs + dipRoundTrips * this.#smallestMs;
     if (sinceMs < lastsMs) return true;
     const soon = sinceMs < Math.max(dipEveryMs, 2 * lastsMs);
-    const lateBefore = mean(this.#lateLately.slice(0, -1)) >= lateShareMany;
+    const lateBefore = mean(this.#lateLately.slice(0, -1)) >= lateShareMin;
     const less = (this.#rates.at(-1) ?? 0) < dipShare * Math.max(...this.#rates);
     if (soon || lateBefore || !less) return false;
     this.#dipMs = nowMs;
@@ -415,7 +411,7 @@ export class LinkWindow {
   #resume(): void {
     this.#restUntilMs = undefined;
     this.#bytes = Math.max(bytesMin, this.#carried * (this.#smallestMs + this.#queueMs));
-    this.#lost = [];
+    this.#lossy = [];
     this.#lateInVain = 0;
     this.#tremblesMs = 0;
   }
