@@ -6,10 +6,11 @@
  *
  * Goodputs are payload bytes over wall time. iperf3's are what its receiver read, with as many streams
  * as did best in that run: `cold` in the first seconds, slow start and all; `warm` later. `arrived` is
- * what `cold` is, of the engine: what the destination had read after as many seconds. `copyMemory` is all of the source's phase of that name, to where the rest
- * fits the downtime: the end of a transfer, which iperf3's figures do not have, is in it. `total` is the
- * source's whole run, from connecting to the release. CPU time is that of the process during the run, user and system; peak
- * RSS is that of the process's life, the VM's memory included.
+ * what `cold` is, of the engine: what the destination had read after as many seconds, headers, a thousandth,
+ * and all. `copyMemory` is all of the source's phase of that name, to where the rest fits the downtime: the
+ * end of a transfer, which iperf3's figures do not have, is in it. `total` is the source's whole run, from
+ * connecting to the release. CPU time is that of the process during the run, user and system; peak RSS is
+ * that of the process's life, the VM's memory included.
  *
  * Uses the built library: `npm run build` first.
  */

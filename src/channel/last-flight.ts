@@ -10,17 +10,13 @@
  * A copy takes no number and no credit of its own. The peer takes each number once, from whichever lane it comes.
  */
 import type { OutgoingFrame } from '../wire/frame.ts';
-import { Pacer } from './pacer.ts';
+import { Pacer, spread } from './pacer.ts';
 import type { QueuedFrame } from './scheduler.ts';
 
 /** How much is sent again at once at most, over what the link carries in a round trip. */
 const share = 1 / 4;
 /** What was sent before is late when it was not acknowledged for so many round trips, and so many ms: by then a link that loses nothing has brought it. */
 const late = { roundTrips: 1.25, ms: 10 };
-
-/** How much faster than the link it goes out at least, and what may go out at once, in ms. */
-const spreadGain = 1.25;
-const burstMs = 4;
 
 /** For how long a frame may be on its way until it is late, in ms. */
 export function lateAfterMs(roundTripMs: number): number {
@@ -75,7 +71,10 @@ export class LastFlight {
   constructor(link: FlightLink, nowMs: number) {
     this.#bytesPerMs = link.bytesPerSecond / 1000;
     const { spreadBytesPerSecond = Number.POSITIVE_INFINITY } = link;
-    this.#spread = new Pacer(Math.max(spreadBytesPerSecond, spreadGain * link.bytesPerSecond), burstMs);
+    this.#spread = new Pacer(
+      Math.max(spreadBytesPerSecond, spread.gain * link.bytesPerSecond),
+      spread.burstMs,
+    );
     this.#leftBytes = share * this.#bytesPerMs * link.roundTripMs;
     this.#lateMs = lateAfterMs(link.roundTripMs);
     this.#freeMs = nowMs + link.aheadBytes / this.#bytesPerMs;

@@ -8,7 +8,7 @@
  * are late whatever it is, there is none for a while.
  */
 import { lateAfterMs } from './last-flight.ts';
-import { Pacer } from './pacer.ts';
+import { Pacer, spread } from './pacer.ts';
 import { carriedLag, SmallerWindow } from './smaller-window.ts';
 
 /** The window at first. */
@@ -93,13 +93,11 @@ const emptyLooksMin = 6;
 const heldUpMax = 4;
 /** ... by no more than this part of it at once. */
 const slowlyMax = 0.03;
-/** What is sent in a burst would be a queue, too: it is spread out, a little faster than the window takes to arrive. */
-const spreadGain = 1.25;
-const spreadMs = 4;
 
 /** See the top of this file. Pure: the clock comes in as an argument. */
 export class LinkWindow {
-  readonly #spread = new Pacer(Number.POSITIVE_INFINITY, spreadMs);
+  /** What is sent in a burst would be a queue, too: it is spread over the time in which the window arrives. */
+  readonly #spread = new Pacer(Number.POSITIVE_INFINITY, spread.burstMs);
   #bytes = startBytes;
   /** The last round trips of the start; undefined when that is over. */
   #start: number[] | undefined = [];
@@ -151,7 +149,7 @@ export class LinkWindow {
 
   /** How fast they go out at the most, in bytes per second. */
   get bytesPerSecond(): number {
-    return this.#counts ? (spreadGain * 1000 * this.#bytes) / this.#smallestMs : Number.POSITIVE_INFINITY;
+    return this.#counts ? (spread.gain * 1000 * this.#bytes) / this.#smallestMs : Number.POSITIVE_INFINITY;
   }
 
   /** How long a greeting took, in ms. */

@@ -1,6 +1,9 @@
 /** What may be sent at once after a pause, as the time that it takes at the rate, where nothing else is said: timers come late, and what they miss is made up for. */
 const burstMsUsual = 20;
 
+/** What is spread out over the time that it takes goes out so much faster than it is carried, and for so many ms of that at once: a little faster, so that it is not what holds the link up. */
+export const spread = { gain: 1.25, burstMs: 4 };
+
 /** Keeps what is sent to a rate. Pure: the clock comes in as an argument. */
 export class Pacer {
   #bytesPerMs: number;

@@ -1,8 +1,7 @@
 /** Goal: what is sent while a guest stands still is at the destination as soon as the link can have it there. Method: channels in virtual time, of which all is counted that goes out. */
 import { expect, it } from 'vitest';
 import { chunksLength } from '../../src/util/chunks.ts';
-import { withChanges } from '../support/worlds.ts';
-import { createPair, fixedCredit, item } from './pair.ts';
+import { createPair, fixedCredit, item, sendingBy } from './pair.ts';
 
 /** A pair, and how many bytes its near end has sent. */
 async function createCounted(rttMs: number) {
@@ -10,16 +9,9 @@ async function createCounted(rttMs: number) {
   const pair = await createPair({
     link: { rttMs, rateMbit: 1000 },
     near: (transport) =>
-      withChanges(transport, {
-        open: async (options) => {
-          const connection = await transport.open(options);
-          return withChanges(connection, {
-            send: (chunks) => {
-              count.bytes += chunksLength(chunks);
-              return connection.send(chunks);
-            },
-          });
-        },
+      sendingBy(transport, (connection, chunks) => {
+        count.bytes += chunksLength(chunks);
+        return connection.send(chunks);
       }),
   });
   return { ...pair, count };

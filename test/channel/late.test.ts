@@ -1,24 +1,16 @@
 /** Goal: what is on its way for longer than a link without losses takes is known to be late. Method: a channel in virtual time, of whose lanes the frames are held up. */
 import { expect, it } from 'vitest';
 import { delay } from '../../src/util/promises.ts';
-import { withChanges } from '../support/worlds.ts';
-import { createPair, fixedCredit, item } from './pair.ts';
+import { createPair, fixedCredit, item, sendingBy } from './pair.ts';
 
 it('a frame is late when a link that loses nothing would have brought it, and no more once it has arrived', async () => {
   let heldMs = 0;
   const { environment, near, far } = await createPair({
     link: { rttMs: 100 },
     near: (transport) =>
-      withChanges(transport, {
-        open: async (options) => {
-          const connection = await transport.open(options);
-          return withChanges(connection, {
-            send: async (chunks) => {
-              if (heldMs > 0) await delay(environment, heldMs);
-              await connection.send(chunks);
-            },
-          });
-        },
+      sendingBy(transport, async (connection, chunks) => {
+        if (heldMs > 0) await delay(environment, heldMs);
+        await connection.send(chunks);
       }),
   });
   const sender = near.openSend(1, 0);

@@ -3,6 +3,7 @@ import { type AcceptOptions, ChannelAcceptor, connectChannel } from '../../src/c
 import type { CreditShare } from '../../src/channel/credit-pool.ts';
 import { type DialOptions, dial, type GreetedConnection } from '../../src/channel/handshake.ts';
 import {
+  type Connection,
   type Environment,
   type MemoryLink,
   type MemoryLinkOptions,
@@ -14,6 +15,7 @@ import type { FrameClass, IncomingFrame } from '../../src/wire/frame.ts';
 import { encodeGreeting, type Greeting, type Purpose, versions } from '../../src/wire/greeting.ts';
 import { encodeItem, type ItemRange } from '../../src/wire/item.ts';
 import { createVirtualEnvironment, type VirtualEnvironment } from '../support/virtual-environment.ts';
+import { withChanges } from '../support/worlds.ts';
 
 /** A link and an acceptor at its far end, in virtual time, each part open to be replaced by a faulty one. */
 export interface AcceptingWorld {
@@ -49,6 +51,19 @@ export function createAcceptor(options: PairOptions = {}): AcceptingWorld {
 export interface PairWorld extends AcceptingWorld {
   readonly near: Channel;
   readonly far: Channel;
+}
+
+/** A transport whose connections that are opened here send by `send`. */
+export function sendingBy(
+  transport: Transport,
+  send: (connection: Connection, chunks: readonly Uint8Array[]) => Promise<void>,
+): Transport {
+  return withChanges(transport, {
+    open: async (options) => {
+      const connection = await transport.open(options);
+      return withChanges(connection, { send: (chunks) => send(connection, chunks) });
+    },
+  });
 }
 
 /** Two channels, connected. */
