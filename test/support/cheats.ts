@@ -5,17 +5,26 @@ import { withChanges } from './worlds.ts';
 
 const pageBytes = 4096;
 
-/** Memory of which one page is in the first round, and in no other; `again`: until an audit has found something. */
-export function withoutPage(
+/** Pages of a region, one after the other. */
+interface Hidden {
+  /** Default 0. */
+  readonly region?: number;
+  readonly firstPage: number;
+  /** Default 1. */
+  readonly pages?: number;
+}
+
+/** Memory of which some pages are in the first round, and in no other; `again`: until an audit has found something. */
+export function withoutPages(
   memory: MemorySource,
-  { region = 0, page, again }: { readonly region?: number; readonly page: number; readonly again: boolean },
+  { region = 0, firstPage, pages = 1, again }: Hidden & { readonly again: boolean },
 ): MemorySource {
   let [rounds, offered] = [0, false];
-  const at = page * pageBytes;
+  const hidden = { region, from: firstPage * pageBytes, to: (firstPage + pages) * pageBytes };
   return withChanges(memory, {
     round: async function* (call) {
       const hides = !offered && rounds++ > 0;
-      for await (const batch of memory.round(call)) yield hides ? cut(batch, region, at) : batch;
+      for await (const batch of memory.round(call)) yield hides ? cut(batch, hidden) : batch;
     },
     offer: async (ranges: readonly PageRange[], call) => {
       offered ||= again;
@@ -24,17 +33,21 @@ export function withoutPage(
   });
 }
 
-function cut(batch: PageBatch, hidden: number, at: number): PageBatch {
+function cut(
+  batch: PageBatch,
+  hidden: { readonly region: number; readonly from: number; readonly to: number },
+): PageBatch {
   const runs = batch.runs.flatMap((run) => {
     const { region, offset, length, content } = run;
-    if (region !== hidden || at < offset || at >= offset + length) return [run];
+    const end = offset + length;
+    if (region !== hidden.region || hidden.to <= offset || hidden.from >= end) return [run];
     const slice = (from: number, to: number) => {
       if (to <= from) return [];
       const part =
         content === 'zero' ? content : [Buffer.concat(content).subarray(from - offset, to - offset)];
       return [{ region, offset: from, length: to - from, content: part }];
     };
-    return [...slice(offset, at), ...slice(at + pageBytes, offset + length)];
+    return [...slice(offset, hidden.from), ...slice(hidden.to, end)];
   });
   return { runs, release: () => batch.release() };
 }

@@ -12,7 +12,7 @@ import {
   type Retreat,
   type SourceVm,
 } from '../../../src/index.ts';
-import { deafTo, withoutPage } from '../../support/cheats.ts';
+import { deafTo, withoutPages } from '../../support/cheats.ts';
 import { createVirtualEnvironment, type VirtualEnvironment } from '../../support/virtual-environment.ts';
 import {
   busyVm,
@@ -72,7 +72,9 @@ function pageNeverOffered({ audit, seed = 1, policy, small = false }: Cheat, aga
     vm,
     policy: { audit, ...policy },
     sourceVm: (source) =>
-      withChanges<SourceVm>(source, { memory: withoutPage(source.memory, { page: hiddenPage, again }) }),
+      withChanges<SourceVm>(source, {
+        memory: withoutPages(source.memory, { firstPage: hiddenPage, again }),
+      }),
   });
   made.source.on('round', ({ round }) => {
     if (round === 1)
