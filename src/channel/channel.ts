@@ -146,6 +146,8 @@ export class Channel {
   #cancelProbe: CancelTimer | undefined;
   #nextEstimateMs = Number.NEGATIVE_INFINITY;
   #flight: LastFlight | undefined;
+  /** What is on its way while the network loses packets by itself: what is late of it goes out again, where there is nothing else to send. */
+  #hedge: LastFlight | undefined;
   /** Messages that are to go over a lane as well. */
   #copies: { readonly frame: OutgoingFrame; readonly lane: Lane }[] = [];
   /** Undefined where compression is off, or it is the other end that compresses. */
@@ -282,6 +284,7 @@ export class Channel {
   stopSending(reason: MigrationError): void {
     this.#sendingStopped = true;
     this.#flight?.end();
+    this.#hedgeWhile(false, this.#environment.now());
     for (const stream of this.#sendStreams.values()) stream.fail(reason);
     this.#compressor?.stop();
     for (const frame of this.#scheduler.drain()) frame.release();
@@ -338,6 +341,8 @@ export class Channel {
     if (this.#window !== undefined) {
       const late = this.#lanes.lateShare(this.#window.lateBeforeMs(nowMs - ms));
       this.#window.roundTrip(ms, nowMs, late);
+      const hedges = this.#window.rests && this.#flight === undefined && !this.#sendingStopped;
+      this.#hedgeWhile(hedges, nowMs);
       // It may have become larger.
       this.#dataWake.notify();
     }
@@ -589,12 +594,13 @@ export class Channel {
     if (frame === undefined) {
       // Over a lane that is slow itself it would be no help.
       const copies = room && !this.#lanes.isSlow(lane, copyBytes, nowMs);
-      const copy = copies ? this.#flight?.second(lane, nowMs) : undefined;
+      const flight = this.#flight ?? (this.#queuedBytes === 0 ? this.#hedge : undefined);
+      const copy = copies ? flight?.second(lane, nowMs) : undefined;
       if (copy !== undefined) {
         await this.#sent(lane.sendCopy(copy, nowMs));
         return;
       }
-      this.#wakeIn(this.#flight?.waitMs(nowMs) ?? 0);
+      this.#wakeIn(flight?.waitMs(nowMs) ?? 0);
       // What waits for credit is work all the same: then the rate is that of the peer, and counts.
       if (room && this.#queuedBytes === 0) {
         this.#window?.starved();
@@ -612,7 +618,8 @@ export class Channel {
     this.#pacer?.sent(frame.payloadBytes, nowMs);
     if (this.#flight === undefined) this.#window?.sent(frame.payloadBytes, nowMs);
     this.#probe();
-    const sent = lane.sendKept(this.#flight?.first(frame, lane, nowMs) ?? frame, nowMs);
+    const kept = this.#flight?.first(frame, lane, nowMs) ?? this.#hedge?.before(frame, lane, nowMs);
+    const sent = lane.sendKept(kept ?? frame, nowMs);
     if (this.#flight !== undefined) this.#dataWake.notify();
     await this.#sent(sent);
   }
@@ -628,13 +635,28 @@ export class Channel {
     this.#cancelWake();
     this.#flight?.end();
     const nowMs = this.#environment.now();
+    this.#hedgeWhile(false, nowMs);
+    this.#flight = this.#holdAll(this.#estimate.aheadBytes(nowMs, this.#lanes.inFlightBytes), nowMs);
+    this.#dataWake.notify();
+  }
+
+  /** A flight that begins with what is on its way. */
+  #holdAll(aheadBytes: number, nowMs: number): LastFlight {
     const { roundTripMs, bytesPerSecond = bytesPerSecondAssumed } = this.#estimate;
-    const aheadBytes = this.#estimate.aheadBytes(nowMs, this.#lanes.inFlightBytes);
     const spreadBytesPerSecond = this.#window?.bytesPerSecond;
     const flight = new LastFlight({ roundTripMs, bytesPerSecond, aheadBytes, spreadBytesPerSecond }, nowMs);
     for (const lane of this.#lanes.all) lane.hold((frame, sentMs) => flight.before(frame, lane, sentMs));
-    this.#flight = flight;
-    this.#dataWake.notify();
+    return flight;
+  }
+
+  /** Lanes that lose packets hold up what is behind them, and the last of what is sent comes in over the slowest: what is late may go out again over others. */
+  #hedgeWhile(lossy: boolean, nowMs: number): void {
+    if (lossy) {
+      this.#hedge ??= this.#holdAll(0, nowMs);
+      return;
+    }
+    this.#hedge?.end();
+    this.#hedge = undefined;
   }
 
   /** The guest runs on: the policy's rate, if it has one, counts again. */

@@ -139,9 +139,9 @@ export class Lane {
     return bytes;
   }
 
-  /** Since when the oldest frame has been on its way that the peer may not have; undefined if there is none. */
+  /** Since when the oldest frame has been on its way that the peer may not have, copies apart; undefined if there is none. */
   get oldestSentMs(): number | undefined {
-    return this.#kept[0]?.sentMs;
+    return this.#kept.find(({ frame }) => frame !== undefined && frame.hasArrived !== true)?.sentMs;
   }
 
   /** Whether it holds its oldest frame up: that would have been out before that time, at the rate of the lane. */
@@ -155,7 +155,7 @@ export class Lane {
   /** Every frame that the peer may not have, copies apart, becomes what `held` makes of it: the same with another release. `sentMs`: when it was sent. */
   hold(held: (frame: QueuedFrame, sentMs: number) => QueuedFrame): void {
     for (const kept of this.#kept) {
-      if (kept.frame === undefined) continue;
+      if (kept.frame === undefined || kept.frame.hasArrived === true) continue;
       kept.frame = held(kept.frame, kept.sentMs);
       kept.release = kept.frame.release;
     }
@@ -165,8 +165,9 @@ export class Lane {
   takeKept(): readonly QueuedFrame[] {
     this.#inFlightBytes = 0;
     const frames: QueuedFrame[] = [];
-    for (const { frame, drop } of this.#kept.splice(0)) {
+    for (const { frame, release, drop } of this.#kept.splice(0)) {
       if (frame === undefined) drop?.();
+      else if (frame.hasArrived === true) release();
       else frames.push(frame);
     }
     return frames;

@@ -7,6 +7,8 @@
  *
  * It is spread out as what was sent before it was, or a little faster than the link is known to carry, whichever is more: all at once it may overflow a queue in front of the link. How it goes meanwhile changes nothing of that: there is no time to find out.
  *
+ * While the network loses packets by itself there is a flight of that kind all the time, of which nothing is sent twice but what is late, and only where there is nothing else to send.
+ *
  * A copy takes no number and no credit of its own. The peer takes each number once, from whichever lane it comes.
  */
 import type { OutgoingFrame } from '../wire/frame.ts';
@@ -91,24 +93,25 @@ export class LastFlight {
   first(frame: QueuedFrame, lane: object, nowMs: number): QueuedFrame {
     this.#sent(frame, nowMs);
     this.#spread.sent(frame.payloadBytes, nowMs);
-    const known = this.#waiting.get(frame);
-    if (known !== undefined) {
-      known.lane = lane;
-      known.dueMs = this.#freeMs + this.#lateMs;
-      return frame;
-    }
+    const once = this.#waiting.has(frame) || frame.payloadBytes > this.#leftBytes;
     // It is not late while the link carries what is ahead of it.
-    if (frame.payloadBytes > this.#leftBytes) return this.before(frame, lane, this.#freeMs);
+    if (once) return this.before(frame, lane, this.#freeMs);
     this.#leftBytes -= frame.payloadBytes;
     return this.#held(frame, lane, 0);
   }
 
-  /** The frame as it is to be kept, which has been on its way over this lane since `sentMs`. */
+  /** The frame as it is to be kept, which is on its way over this lane since `sentMs`: once, unless it is late. */
   before(frame: QueuedFrame, lane: object, sentMs: number): QueuedFrame {
     return this.#held(frame, lane, sentMs + this.#lateMs);
   }
 
   #held(frame: QueuedFrame, lane: object, dueMs: number): QueuedFrame {
+    const known = this.#waiting.get(frame);
+    if (known !== undefined) {
+      known.lane = lane;
+      known.dueMs = dueMs;
+      return frame;
+    }
     let holders = 1;
     const drop = () => {
       if (--holders === 0) frame.release();
@@ -116,9 +119,10 @@ export class LastFlight {
     // Whichever of them it was, the peer has it.
     const release = () => {
       this.#waiting.delete(kept);
+      kept.hasArrived = true;
       drop();
     };
-    const kept = { ...frame, release };
+    const kept: QueuedFrame = { ...frame, release };
     const copy = () => {
       holders++;
       return { frame, release, drop };

@@ -19,10 +19,10 @@ const bytesMin = 256 << 10;
 const startGain = 0.5;
 /**
  * The start is over when the middle one of so many round trips shows the queue that is to be, and it is not the connections' own slow starts that make it long: so much of the window arrives in
- * each, or no longer so much more than in the one before.
+ * each, or no longer so much more than in the one before. While it is they, the window does not grow.
  */
 const startSamples = 3;
-const startShare = 0.25;
+const startShare = 0.5;
 const risingGain = 1.25;
 /** The queue that is to be, in ms and as a share of the smallest round trip: enough to tell it from chance. */
 const queueMsMin = 3;
@@ -72,6 +72,15 @@ const lateLooksOf = 6;
 /** ... that are so many ms apart: one packet holds its lane up for longer than a short look. */
 const lateLookMsMin = 100;
 /**
+ * In the first looks in which something arrives, and before a queue had no room for more, fewer are enough: so many in a row in which so many lanes were late on average. Slow starts have no more than two such, the second
+ * and the third, in which what waits for a connection to become faster is late. Where more arrives than before, by so much, and all lanes are late, a queue has overflowed.
+ */
+const firstLooks = 6;
+const firstLateLooks = 3;
+const firstLateShare = 0.3;
+const firstRisingGain = 1.1;
+const allLateShare = 0.9;
+/**
  * ... and are not those in which connections look for the smallest round trip, as those of BBR do every five or ten seconds, for 200 ms and a round trip, and those that were opened together at once: what
  * they have is late, which little was in the looks before, and much less arrives than in the fastest of those. Such a moment does not come again for so many ms.
  */
@@ -101,6 +110,8 @@ export class LinkWindow {
   #bytes = startBytes;
   /** The last round trips of the start; undefined when that is over. */
   #start: number[] | undefined = [];
+  /** Whether the middle one of them shows the queue that is to be. */
+  #startQueues = false;
   #smallestMs = Number.POSITIVE_INFINITY;
   #heardMs = Number.NEGATIVE_INFINITY;
   /** When the question of the last answer was asked. */
@@ -118,8 +129,8 @@ export class LinkWindow {
   #late: number[] = [];
   /** ... on average in the last looks. */
   #lateLately: number[] = [];
-  /** In which of the last looks many were late although the queue was short. */
-  #lossy: boolean[] = [];
+  /** What part of the lanes was late in the last looks that tell of it, where it was many although the queue was short; else 0. */
+  #lossy: number[] = [];
   /** When the last of them was. */
   #lostMs = Number.NEGATIVE_INFINITY;
   /** When connections began to look for the smallest round trip. */
@@ -136,6 +147,8 @@ export class LinkWindow {
   #lateInVain = 0;
   #leastLooks = 0;
   #looksSinceSpilt = Number.POSITIVE_INFINITY;
+  /** How many looks there were in which something arrived; infinite once a queue had no room for more. */
+  #looks = 0;
   /** By how much round trips are longer whatever is sent, in ms. */
   #tremblesMs = 0;
   /** Until when there is none, and for how long it is next time. */
@@ -150,6 +163,11 @@ export class LinkWindow {
   /** How fast they go out at the most, in bytes per second. */
   get bytesPerSecond(): number {
     return this.#counts ? (spread.gain * 1000 * this.#bytes) / this.#smallestMs : Number.POSITIVE_INFINITY;
+  }
+
+  /** Whether there is none for a while, since the network loses packets by itself. */
+  get rests(): boolean {
+    return this.#restUntilMs !== undefined;
   }
 
   /** How long a greeting took, in ms. */
@@ -224,7 +242,7 @@ export class LinkWindow {
   acknowledged(bytes: number, inFlightBytes: number): void {
     this.#arrivedBytes += bytes;
     this.#mostBytes = Math.max(this.#mostBytes, inFlightBytes);
-    if (this.#start !== undefined && this.#limited) this.#bytes += startGain * bytes;
+    if (this.#start !== undefined && this.#limited && !this.#startQueues) this.#bytes += startGain * bytes;
   }
 
   /** A round trip on the control connection; and what part of the lanes is late. */
@@ -273,7 +291,8 @@ export class LinkWindow {
     lately.push(ms);
     if (lately.length > startSamples) lately.shift();
     const middle = lately.toSorted((a, b) => a - b)[startSamples >> 1] ?? 0;
-    if (lately.length < startSamples || middle < this.#smallestMs + this.#queueMs) return;
+    this.#startQueues = lately.length === startSamples && middle >= this.#smallestMs + this.#queueMs;
+    if (!this.#startQueues) return;
     const [before = 0, last = 0] = this.#rates.slice(-2);
     const arrives = Math.max(last, this.#arrivedBytes / Math.max(lookMs, this.#smallestMs));
     const risen = before > 0 && last < risingGain * before;
@@ -294,11 +313,12 @@ export class LinkWindow {
     const queueMs = at(judgedBy) - this.#smallestMs;
     const lateShare = mean(this.#late);
     const late = lateShare >= lateShareMin;
+    if (this.#arrivedBytes > 0) this.#looks++;
     this.#lateLately = [...this.#lateLately.slice(-lateLooksOf), lateShare];
     if (this.#start !== undefined) {
-      // While connections become faster, what waits for them is late.
-      const rises = (this.#rates.at(-1) ?? 0) >= risingGain * Math.max(0, ...this.#rates.slice(0, -1));
-      this.#loses(this.#limited && late && !rises, nowMs);
+      const rises = (this.#rates.at(-1) ?? 0) >= firstRisingGain * Math.max(0, ...this.#rates.slice(0, -1));
+      const overflows = (rises && lateShare > allLateShare) || queueMs > spillsOver * this.#queueMs;
+      this.#loses(this.#limited && late && !overflows ? lateShare : 0, nowMs);
       return;
     }
     const empty = queueMs < emptyShare * this.#queueMs;
@@ -310,6 +330,7 @@ export class LinkWindow {
     const spills = late && queues && queueMs - this.#tremblesMs > spillsOver * this.#queueMs;
     this.#looksSinceSpilt = spills ? 0 : this.#looksSinceSpilt + 1;
     const spilt = this.#looksSinceSpilt <= spiltLooks;
+    if (spills) this.#looks = Number.POSITIVE_INFINITY;
     const change = (this.#smallestMs + this.#queueMs + this.#tremblesMs) / at(judgedBy) - 1;
     if (change < 0) this.#shrink(1 - Math.min(lessMax, (spills ? 1 : step) * -change), late);
     else if (this.#limited && !spilt) this.#grow(step * change);
@@ -320,15 +341,20 @@ export class LinkWindow {
     this.#lateInVain = this.#limited && late && change < 0 ? this.#lateInVain + 1 : 0;
     if (this.#lateInVain >= lateInVainMax) this.#rest(nowMs);
     // A look that finds a long queue, or what that has left, tells nothing of what the network loses.
-    else if (spills || (change >= 0 && !spilt)) this.#loses(this.#limited && late && !spills, nowMs);
+    else if (spills || this.#looks <= firstLooks || (change >= 0 && !spilt))
+      this.#loses(this.#limited && late && !spills ? lateShare : 0, nowMs);
   }
 
-  /** Counts a look that shows, or does not, that the network loses packets by itself; with enough of them there is no window for a while. */
-  #loses(lossy: boolean, nowMs: number): void {
-    if (lossy && (nowMs - this.#lostMs < lateLookMsMin || this.#dips(nowMs))) return;
+  /** Counts a look that shows, by what part of the lanes was late, that the network loses packets by itself, or, by 0, that it does not; with enough of them there is no window for a while. */
+  #loses(lateShare: number, nowMs: number): void {
+    const lossy = lateShare > 0;
+    const first = this.#looks <= firstLooks;
+    if (lossy && (nowMs - this.#lostMs < lateLookMsMin || (!first && this.#dips(nowMs)))) return;
     if (lossy) this.#lostMs = nowMs;
-    this.#lossy = [...this.#lossy.slice(1 - lateLooksOf), lossy];
-    if (this.#lossy.filter(Boolean).length >= lateLooksMin) this.#rest(nowMs);
+    this.#lossy = [...this.#lossy.slice(1 - lateLooksOf), lateShare];
+    const last = this.#lossy.slice(-firstLateLooks);
+    const clear = last.length === firstLateLooks && last.every(Boolean) && mean(last) >= firstLateShare;
+    if ((first && clear) || this.#lossy.filter(Boolean).length >= lateLooksMin) this.#rest(nowMs);
     else if (this.#lossy.length === lateLooksOf && !this.#lossy.some(Boolean)) this.#restMsNext = restMsFirst;
   }
 

@@ -15,6 +15,8 @@ export interface QueuedFrame extends OutgoingFrame {
   readonly queuedMs: number;
   /** Called once, when the peer has received the frame: its content may change again. */
   release: () => void;
+  /** The peer has it already, from a copy over another lane. */
+  hasArrived?: boolean;
 }
 
 /**
