@@ -440,7 +440,7 @@ export class Channel {
     const beforeMs = this.#environment.now() - lateAfterMs(this.roundTripMs);
     let best: Lane | undefined;
     for (const lane of this.#lanes.open) {
-      if ((lane.oldestSentMs ?? beforeMs) < beforeMs) continue;
+      if (lane.isLate(beforeMs)) continue;
       if (best === undefined || lane.inFlightBytes < best.inFlightBytes) best = lane;
     }
     if (best !== undefined) this.#copies.push({ frame, lane: best });
@@ -592,11 +592,12 @@ export class Channel {
     const again = takes ? this.#lanes.nextAgain() : undefined;
     const frame = again ?? (takes ? this.#scheduler.next() : undefined);
     if (frame === undefined) {
+      const flight = this.#flight ?? this.#hedgeFor(lane);
       // Over a lane that is slow itself it would be no help.
-      const copies = room && !this.#lanes.isSlow(lane, copyBytes, nowMs);
-      const flight = this.#flight ?? (this.#queuedBytes === 0 ? this.#hedge : undefined);
-      const copy = copies ? flight?.second(lane, nowMs) : undefined;
+      const helps = flight !== undefined && room && !this.#lanes.isSlow(lane, copyBytes, nowMs);
+      const copy = helps ? flight.second(lane, nowMs) : undefined;
       if (copy !== undefined) {
+        this.#pacer?.sent(copy.frame.payloadBytes, nowMs);
         await this.#sent(lane.sendCopy(copy, nowMs));
         return;
       }
@@ -640,19 +641,32 @@ export class Channel {
     this.#dataWake.notify();
   }
 
+  /** What is known of the link. */
+  get #link() {
+    const { roundTripMs, bytesPerSecond = bytesPerSecondAssumed } = this.#estimate;
+    return { roundTripMs, bytesPerSecond };
+  }
+
   /** A flight that begins with what is on its way. */
   #holdAll(aheadBytes: number, nowMs: number): LastFlight {
-    const { roundTripMs, bytesPerSecond = bytesPerSecondAssumed } = this.#estimate;
     const spreadBytesPerSecond = this.#window?.bytesPerSecond;
-    const flight = new LastFlight({ roundTripMs, bytesPerSecond, aheadBytes, spreadBytesPerSecond }, nowMs);
+    const flight = new LastFlight({ ...this.#link, aheadBytes, spreadBytesPerSecond }, nowMs);
     for (const lane of this.#lanes.all) lane.hold((frame, sentMs) => flight.before(frame, lane, sentMs));
     return flight;
+  }
+
+  /** What is late may go out again over this lane now: all of its own has arrived, and there is nothing else to send. */
+  #hedgeFor(lane: Lane): LastFlight | undefined {
+    if (this.#hedge === undefined || this.#queuedBytes > 0 || lane.oldestSentMs !== undefined)
+      return undefined;
+    return this.#isPaced() ? undefined : this.#hedge;
   }
 
   /** Lanes that lose packets hold up what is behind them, and the last of what is sent comes in over the slowest: what is late may go out again over others. */
   #hedgeWhile(lossy: boolean, nowMs: number): void {
     if (lossy) {
-      this.#hedge ??= this.#holdAll(0, nowMs);
+      if (this.#hedge === undefined) this.#hedge = this.#holdAll(0, nowMs);
+      else this.#hedge.become(this.#link);
       return;
     }
     this.#hedge?.end();

@@ -183,9 +183,13 @@ export class LaneSet {
 
   /** The next frame that is to be sent once more, if any. */
   nextAgain(): QueuedFrame | undefined {
-    const frame = this.#again.shift();
-    if (frame !== undefined) this.#againBytes -= frame.payloadBytes;
-    return frame;
+    for (;;) {
+      const frame = this.#again.shift();
+      if (frame === undefined) return undefined;
+      this.#againBytes -= frame.payloadBytes;
+      if (frame.hasArrived !== true) return frame;
+      frame.release();
+    }
   }
 
   /** Takes out every frame that the peer may not have. */

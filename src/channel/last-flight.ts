@@ -7,7 +7,7 @@
  *
  * It is spread out as what was sent before it was, or a little faster than the link is known to carry, whichever is more: all at once it may overflow a queue in front of the link. How it goes meanwhile changes nothing of that: there is no time to find out.
  *
- * While the network loses packets by itself there is a flight of that kind all the time, of which nothing is sent twice but what is late, and only where there is nothing else to send.
+ * While the network loses packets by itself there is a flight of that kind all the time, of which nothing is sent twice but what is late, where there is nothing else to send, over lanes of which all has arrived. A lane may hold a copy, and its content with it, for longer than the peer needs it.
  *
  * A copy takes no number and no credit of its own. The peer takes each number once, from whichever lane it comes.
  */
@@ -36,7 +36,7 @@ export interface Copy {
 
 /** What may be sent once more. */
 interface Waiting {
-  readonly frame: OutgoingFrame;
+  readonly frame: OutgoingFrame & Pick<QueuedFrame, 'hasArrived'>;
   /** The lane that has the first one; undefined: control has. */
   lane: object | undefined;
   /** The lane that has the last copy, if there is one. */
@@ -63,11 +63,13 @@ export interface FlightLink {
 export class LastFlight {
   /** By the frame as it is kept. */
   readonly #waiting = new Map<OutgoingFrame, Waiting>();
-  readonly #bytesPerMs: number;
+  #bytesPerMs: number;
   readonly #spread: Pacer;
   /** When the link has had the time for all that was sent. */
   #freeMs: number;
-  readonly #lateMs: number;
+  #lateMs: number;
+  /** Nothing may be sent again before: no need to look. */
+  #noneBeforeMs = 0;
   #leftBytes: number;
 
   constructor(link: FlightLink, nowMs: number) {
@@ -82,10 +84,17 @@ export class LastFlight {
     this.#freeMs = nowMs + link.aheadBytes / this.#bytesPerMs;
   }
 
+  /** What is known of the link by now. */
+  become({ bytesPerSecond, roundTripMs }: Pick<FlightLink, 'bytesPerSecond' | 'roundTripMs'>): void {
+    this.#bytesPerMs = bytesPerSecond / 1000;
+    this.#lateMs = lateAfterMs(roundTripMs);
+  }
+
   /** A control message goes out: any lane may carry its copy. */
   control(frame: OutgoingFrame): void {
     const nothing = () => {};
     const copy = () => ({ frame, release: nothing, drop: nothing });
+    this.#noneBeforeMs = 0;
     this.#waiting.set(frame, { frame, lane: undefined, dueMs: 0, copies: 0, copy });
   }
 
@@ -106,6 +115,7 @@ export class LastFlight {
   }
 
   #held(frame: QueuedFrame, lane: object, dueMs: number): QueuedFrame {
+    this.#noneBeforeMs = Math.min(this.#noneBeforeMs, dueMs);
     const known = this.#waiting.get(frame);
     if (known !== undefined) {
       known.lane = lane;
@@ -113,30 +123,40 @@ export class LastFlight {
       return frame;
     }
     let holders = 1;
+    let arrived = false;
     const drop = () => {
       if (--holders === 0) frame.release();
     };
     // Whichever of them it was, the peer has it.
     const release = () => {
       this.#waiting.delete(kept);
-      kept.hasArrived = true;
+      arrived = true;
       drop();
     };
-    const kept: QueuedFrame = { ...frame, release };
+    const kept: QueuedFrame = {
+      ...frame,
+      release,
+      // A copy of it may be on its way from a flight before.
+      get hasArrived() {
+        return arrived || frame.hasArrived === true;
+      },
+    };
     const copy = () => {
       holders++;
       return { frame, release, drop };
     };
-    this.#waiting.set(kept, { frame, lane, dueMs, copies: 0, copy });
+    this.#waiting.set(kept, { frame: kept, lane, dueMs, copies: 0, copy });
     return kept;
   }
 
   /** What may be sent over this lane once more, now; undefined if nothing may. Once more again where that is late, too: what overflowed a queue may have taken both. */
   second(lane: object, nowMs: number): Copy | undefined {
+    if (nowMs < this.#noneBeforeMs) return undefined;
     const free = nowMs >= this.#freeMs;
     let next: Waiting | undefined;
     for (const one of this.#waiting.values()) {
       const elsewhere = one.lane !== lane && one.copyLane !== lane;
+      if (one.frame.hasArrived === true) continue;
       const may = one.lane === undefined || (free && elsewhere && nowMs >= one.dueMs);
       if (may && (next === undefined || one.dueMs < next.dueMs)) next = one;
     }
@@ -155,12 +175,19 @@ export class LastFlight {
 
   /** How long until there may be something to send again that there is not now, in ms; 0 if there will not be. */
   waitMs(nowMs: number): number {
-    let ms = Number.POSITIVE_INFINITY;
-    for (const { dueMs } of this.#waiting.values()) {
-      const atMs = Math.max(dueMs, this.#freeMs);
-      if (atMs > nowMs) ms = Math.min(ms, atMs - nowMs);
+    let nextMs = this.#noneBeforeMs;
+    if (nowMs >= nextMs) {
+      nextMs = Number.POSITIVE_INFINITY;
+      let due = false;
+      for (const { frame, dueMs } of this.#waiting.values()) {
+        if (frame.hasArrived === true) continue;
+        const atMs = Math.max(dueMs, this.#freeMs);
+        if (atMs > nowMs) nextMs = Math.min(nextMs, atMs);
+        else due = true;
+      }
+      this.#noneBeforeMs = due ? nowMs : nextMs;
     }
-    return ms === Number.POSITIVE_INFINITY ? 0 : ms;
+    return nextMs === Number.POSITIVE_INFINITY ? 0 : nextMs - nowMs;
   }
 
   #sent({ payloadBytes }: OutgoingFrame, nowMs: number): void {

@@ -72,7 +72,7 @@ const lateLooksOf = 6;
 /** ... that are so many ms apart: one packet holds its lane up for longer than a short look. */
 const lateLookMsMin = 100;
 /**
- * In the first looks in which something arrives, and before a queue had no room for more, fewer are enough: so many in a row in which so many lanes were late on average. Slow starts have no more than two such, the second
+ * In the first looks in which the window holds something up, and before a queue had no room for more, fewer are enough: so many in a row in which so many lanes were late on average. Slow starts have no more than two such, the second
  * and the third, in which what waits for a connection to become faster is late. Where more arrives than before, by so much, and all lanes are late, a queue has overflowed.
  */
 const firstLooks = 6;
@@ -147,7 +147,7 @@ export class LinkWindow {
   #lateInVain = 0;
   #leastLooks = 0;
   #looksSinceSpilt = Number.POSITIVE_INFINITY;
-  /** How many looks there were in which something arrived; infinite once a queue had no room for more. */
+  /** How many looks there were in which the window held something up; infinite once a queue had no room for more, or there was none for a while. */
   #looks = 0;
   /** By how much round trips are longer whatever is sent, in ms. */
   #tremblesMs = 0;
@@ -313,12 +313,14 @@ export class LinkWindow {
     const queueMs = at(judgedBy) - this.#smallestMs;
     const lateShare = mean(this.#late);
     const late = lateShare >= lateShareMin;
-    if (this.#arrivedBytes > 0) this.#looks++;
+    if (this.#limited) this.#looks++;
     this.#lateLately = [...this.#lateLately.slice(-lateLooksOf), lateShare];
     if (this.#start !== undefined) {
       const rises = (this.#rates.at(-1) ?? 0) >= firstRisingGain * Math.max(0, ...this.#rates.slice(0, -1));
-      const overflows = (rises && lateShare > allLateShare) || queueMs > spillsOver * this.#queueMs;
-      this.#loses(this.#limited && late && !overflows ? lateShare : 0, nowMs);
+      const overflows = late && queueMs > spillsOver * this.#queueMs;
+      if (overflows) this.#looks = Number.POSITIVE_INFINITY;
+      const tells = this.#limited && late && !overflows && !(rises && lateShare > allLateShare);
+      this.#loses(tells ? lateShare : 0, nowMs);
       return;
     }
     const empty = queueMs < emptyShare * this.#queueMs;
@@ -340,7 +342,7 @@ export class LinkWindow {
     if (this.#leastLooks >= leastLooksMax) this.#noHelp(at(0), queueMs);
     this.#lateInVain = this.#limited && late && change < 0 ? this.#lateInVain + 1 : 0;
     if (this.#lateInVain >= lateInVainMax) this.#rest(nowMs);
-    // A look that finds a long queue, or what that has left, tells nothing of what the network loses.
+    // A look that finds a long queue, or what that has left, tells nothing of what the network loses; in the first ones there was none yet.
     else if (spills || this.#looks <= firstLooks || (change >= 0 && !spilt))
       this.#loses(this.#limited && late && !spills ? lateShare : 0, nowMs);
   }
@@ -425,6 +427,7 @@ export class LinkWindow {
   }
 
   #rest(nowMs: number): void {
+    this.#looks = Number.POSITIVE_INFINITY;
     this.#start = undefined;
     this.#smaller.forget();
     this.#full = false;

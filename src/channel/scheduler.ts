@@ -16,7 +16,7 @@ export interface QueuedFrame extends OutgoingFrame {
   /** Called once, when the peer has received the frame: its content may change again. */
   release: () => void;
   /** The peer has it already, from a copy over another lane. */
-  hasArrived?: boolean;
+  readonly hasArrived?: boolean;
 }
 
 /**

@@ -48,12 +48,14 @@ async function createHeldUp(lossy: boolean) {
   const stick = () => {
     stuckUntilMs = pair.environment.now() + stuckMs;
   };
-  return { ...pair, stick };
+  /** The lane that is stuck is lost. */
+  const lose = () => [...sending.keys()][1]?.abort(new Error('lost'));
+  return { ...pair, stick, lose };
 }
 
-/** How long the last of what is sent takes with a lane that is stuck, in ms; how long something is late by then, and what was let go of. */
-async function lastOf(lossy: boolean) {
-  const { environment, near, far, stick } = await createHeldUp(lossy);
+/** How long the last of what is sent takes with a lane that is stuck, in ms, and is lost after `lostMs`; how long something is late by then, and what was let go of. */
+async function lastOf(lossy: boolean, lostMs?: number) {
+  const { environment, near, far, stick, lose } = await createHeldUp(lossy);
   const sender = near.openSend(1, 0);
   const taken: number[] = [];
   const stream = far.openReceive(1, 0, fixedCredit(64 << 20), (received) => {
@@ -70,6 +72,7 @@ async function lastOf(lossy: boolean) {
   await environment.run(environment.now() + 20);
   stick();
   const sinceMs = environment.now();
+  if (lostMs !== undefined) environment.setTimer(lostMs, lose);
   await environment.run(sender.allApplied());
   const ms = environment.now() - sinceMs;
   await environment.run(environment.now() + 150);
@@ -82,6 +85,13 @@ it('goes out again over another lane, arrives once, and is not late any more', a
   const { ms, ...rest } = await lastOf(true);
   expect(ms).toBeLessThan(stuckMs / 2);
   expect(rest).toEqual({ lateMs: 0, released: 860, once: true, taken: 860 });
+});
+
+it('arrives once, and is let go of once, where its lane is lost before its copy has arrived, and where after that', async () => {
+  for (const lostMs of [100, 300, 500]) {
+    const { released, once, taken } = await lastOf(true, lostMs);
+    expect({ released, once, taken }).toEqual({ released: 860, once: true, taken: 860 });
+  }
 });
 
 it('waits for its lane where nothing tells of losses', async () => {

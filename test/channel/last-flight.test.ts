@@ -46,6 +46,26 @@ describe('the last flight', () => {
     expect(flight.second(b, later())).toBeUndefined();
   });
 
+  it('does not send again what has arrived by a copy of a flight before, and lets go of it when no lane holds it', () => {
+    let released = 0;
+    const [a, b, c] = [{}, {}, {}];
+    const before = new LastFlight(link, 0);
+    const kept = before.before(
+      frame(1, kibibyte, () => released++),
+      a,
+      0,
+    );
+    const copy = before.second(b, later());
+    const flight = new LastFlight(link, later());
+    const keptAgain = flight.before(kept, a, 0);
+    expect(keptAgain.hasArrived).toBe(false);
+    copy?.release();
+    expect([keptAgain.hasArrived, released]).toEqual([true, 0]);
+    expect(flight.second(c, later())).toBeUndefined();
+    keptAgain.release();
+    expect(released).toBe(1);
+  });
+
   it('is spread out as what was sent before it, or a little faster than the link, whichever is more, however long it is', () => {
     const paces = [
       { before: 48 << 20, spread: 48 << 20 },
