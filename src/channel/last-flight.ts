@@ -155,8 +155,8 @@ export class LastFlight {
     const free = nowMs >= this.#freeMs;
     let next: Waiting | undefined;
     for (const one of this.#waiting.values()) {
-      const elsewhere = one.lane !== lane && one.copyLane !== lane;
       if (one.frame.hasArrived === true) continue;
+      const elsewhere = one.lane !== lane && one.copyLane !== lane;
       const may = one.lane === undefined || (free && elsewhere && nowMs >= one.dueMs);
       if (may && (next === undefined || one.dueMs < next.dueMs)) next = one;
     }
@@ -179,9 +179,10 @@ export class LastFlight {
     if (nowMs >= nextMs) {
       nextMs = Number.POSITIVE_INFINITY;
       let due = false;
-      for (const { frame, dueMs } of this.#waiting.values()) {
+      for (const { frame, lane, dueMs } of this.#waiting.values()) {
         if (frame.hasArrived === true) continue;
-        const atMs = Math.max(dueMs, this.#freeMs);
+        // Control waits for a lane alone.
+        const atMs = lane === undefined ? nowMs : Math.max(dueMs, this.#freeMs);
         if (atMs > nowMs) nextMs = Math.min(nextMs, atMs);
         else due = true;
       }

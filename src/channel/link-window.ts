@@ -72,8 +72,8 @@ const lateLooksOf = 6;
 /** ... that are so many ms apart: one packet holds its lane up for longer than a short look. */
 const lateLookMsMin = 100;
 /**
- * In the first looks in which the window holds something up, and before a queue had no room for more, fewer are enough: so many in a row in which so many lanes were late on average. Slow starts have no more than two such, the second
- * and the third, in which what waits for a connection to become faster is late. Where more arrives than before, by so much, and all lanes are late, a queue has overflowed.
+ * In the first looks in which the window holds something up, and before a queue had no room for more, fewer are enough: so many in a row in which so many lanes were late on average. In slow starts, in which what waits for a connection to become faster is late, many are in two
+ * of them, the second and the third, or fewer in three. Where more arrives than before, by so much, and all lanes are late, a queue has overflowed.
  */
 const firstLooks = 6;
 const firstLateLooks = 3;

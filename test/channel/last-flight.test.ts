@@ -66,6 +66,14 @@ describe('the last flight', () => {
     expect(released).toBe(1);
   });
 
+  it('does not keep control waiting for a link that has not had the time for what is ahead, whoever asked before', () => {
+    const flight = new LastFlight({ ...link, aheadBytes: 40 << 20 }, 0);
+    flight.before(frame(1, kibibyte), {}, 0);
+    flight.control(frame(2, kibibyte));
+    flight.waitMs(1);
+    expect(flight.second({}, 2)?.frame.number).toBe(2);
+  });
+
   it('is spread out as what was sent before it, or a little faster than the link, whichever is more, however long it is', () => {
     const paces = [
       { before: 48 << 20, spread: 48 << 20 },
