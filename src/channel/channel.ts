@@ -17,18 +17,18 @@ import { asMigrationError, MigrationError } from '../errors.ts';
 import type { CancelTimer, Codec, Environment } from '../interfaces/environment.ts';
 import type { CompressionStatistics, LinkStatistics, Outage } from '../interfaces/migration.ts';
 import { delay, Signalled } from '../util/promises.ts';
-import type { OutgoingFrame } from '../wire/frame.ts';
 import { type Message, stateStream } from '../wire/messages.ts';
 import type { Positions } from '../wire/positions.ts';
 import { Compressor } from './compressor.ts';
 import { ControlLink } from './control-link.ts';
+import { Copies } from './copies.ts';
 import type { CreditShare } from './credit-pool.ts';
 import { Decompressor } from './decompressor.ts';
-import { end, type GreetedConnection } from './handshake.ts';
+import type { FlightLink } from './flight.ts';
+import type { GreetedConnection } from './handshake.ts';
 import { Lane } from './lane.ts';
-import { LaneCount, openMax } from './lane-count.ts';
+import { LaneKeeper } from './lane-keeper.ts';
 import { LaneSet } from './lane-set.ts';
-import { LastFlight, lateAfterMs } from './last-flight.ts';
 import { bytesPerSecondAssumed, LinkEstimate } from './link-estimate.ts';
 import { LinkWindow } from './link-window.ts';
 import { Mailbox } from './mailbox.ts';
@@ -100,8 +100,6 @@ const redialMsFirst = 50;
 const redialMsMax = 250;
 /** So often in a row the peer refuses a session that it does not know; a greeting that was damaged it refuses once. */
 const refusalsMax = 3;
-/** A lane that could not be opened is tried again after so long. */
-const redialLaneMs = 1000;
 
 /** What has gone through a channel. */
 export interface ChannelStatistics {
@@ -121,8 +119,6 @@ interface Cut {
   refusals: number;
 }
 
-/** Control messages are copied up to this size: two packets. */
-const controlCopyBytesMax = 2048;
 /** What a lane is compared by that is to send a copy: about what an item has. */
 const copyBytes = 64 << 10;
 
@@ -135,7 +131,7 @@ export class Channel {
   /** Of a channel that was accepted: the VM that its greeting named. */
   readonly greetedFor: string | undefined;
   readonly #dialler: Dialler | undefined;
-  readonly #laneCount = new LaneCount();
+  readonly #keeper: LaneKeeper | undefined;
   readonly #dialling = new AbortController();
   readonly #scheduler = new Scheduler();
   readonly #estimate = new LinkEstimate();
@@ -145,11 +141,7 @@ export class Channel {
   readonly #window: LinkWindow | undefined;
   #cancelProbe: CancelTimer | undefined;
   #nextEstimateMs = Number.NEGATIVE_INFINITY;
-  #flight: LastFlight | undefined;
-  /** What is on its way while the network loses packets by itself: what is late of it goes out again, where there is nothing else to send. */
-  #hedge: LastFlight | undefined;
-  /** Messages that are to go over a lane as well. */
-  #copies: { readonly frame: OutgoingFrame; readonly lane: Lane }[] = [];
+  readonly #copies: Copies;
   /** Undefined where compression is off, or it is the other end that compresses. */
   #compressor: Compressor | undefined;
   #decompressor: Decompressor | undefined;
@@ -167,11 +159,6 @@ export class Channel {
   readonly #loops = new Set<Promise<void>>();
   #endurance = enduranceAtFirst;
   #cut: Cut | undefined;
-  /** How many lanes there are to be, and how many are being opened. */
-  #lanesWanted = 0;
-  #lanesDialled = 0;
-  /** After one could not be opened. */
-  #noDialBeforeMs = 0;
   /** Looks in a row that found something on its way and nothing of it arrived. */
   #stuckLooks = 0;
   #sendingStopped = false;
@@ -189,6 +176,8 @@ export class Channel {
     this.#pacer = rate === undefined ? undefined : new Pacer(rate);
     this.greetedFor = options.acceptedFor;
     this.#dialler = options.dialler;
+    this.#copies = new Copies(this.#lanes);
+    this.#keeper = options.dialler && this.#createKeeper(options.dialler);
     this.#control = new ControlLink(options.environment, {
       positions: (first) => this.#positions(first),
       positioned: (positions, first) => this.#positioned(positions, first),
@@ -274,7 +263,7 @@ export class Channel {
 
   /** From now on lanes that are lost are replaced, and where their number is automatic it follows what they carry. */
   keepLanes(): void {
-    this.#lanesWanted = this.#dialler?.lanes ?? this.#lanes.open.length;
+    this.#keeper?.begin();
   }
 
   /**
@@ -283,8 +272,7 @@ export class Channel {
    */
   stopSending(reason: MigrationError): void {
     this.#sendingStopped = true;
-    this.#flight?.end();
-    this.#hedgeWhile(false, this.#environment.now());
+    this.#copies.end();
     for (const stream of this.#sendStreams.values()) stream.fail(reason);
     this.#compressor?.stop();
     for (const frame of this.#scheduler.drain()) frame.release();
@@ -341,8 +329,7 @@ export class Channel {
     if (this.#window !== undefined) {
       const late = this.#lanes.lateShare(this.#window.lateBeforeMs(nowMs - ms));
       this.#window.roundTrip(ms, nowMs, late);
-      const hedges = this.#window.rests && this.#flight === undefined && !this.#sendingStopped;
-      this.#hedgeWhile(hedges, nowMs);
+      this.#copies.hedge(this.#window.rests && !this.#sendingStopped, this.#flightLink(0), nowMs);
       // It may have become larger.
       this.#dataWake.notify();
     }
@@ -426,30 +413,8 @@ export class Channel {
   send(message: Message): void {
     if (this.#ended) return;
     const frame = this.#control.send(message);
-    if (this.#flight !== undefined) this.#flight.control(frame);
-    else this.#copy(frame);
+    this.#copies.message(frame, this.#environment.now(), this.roundTripMs);
     this.#dataWake.notify();
-  }
-
-  /**
-   * A small message goes out over a lane as well, at once: then it takes two lost packets to make it late. The lane is the one that has the least to do before it, and is
-   * not late itself.
-   */
-  #copy(frame: OutgoingFrame): void {
-    if (frame.payloadBytes > controlCopyBytesMax) return;
-    const beforeMs = this.#environment.now() - lateAfterMs(this.roundTripMs);
-    let best: Lane | undefined;
-    for (const lane of this.#lanes.open) {
-      if (lane.isLate(beforeMs)) continue;
-      if (best === undefined || lane.inFlightBytes < best.inFlightBytes) best = lane;
-    }
-    if (best !== undefined) this.#copies.push({ frame, lane: best });
-  }
-
-  /** The next copy that is to go over this lane, taken out. */
-  #takeCopy(lane: Lane): OutgoingFrame | undefined {
-    const index = this.#copies.findIndex((copy) => copy.lane === lane);
-    return index < 0 ? undefined : this.#copies.splice(index, 1)[0]?.frame;
   }
 
   /**
@@ -564,7 +529,7 @@ export class Channel {
     this.#estimate.interrupted();
     this.#window?.interrupted();
     const resentBytes = this.#lanes.settle();
-    this.#fillLanes();
+    this.#openLanes();
     this.#endurance.onMended?.({ durationMs: this.#environment.now() - cut.sinceMs, resentBytes });
   }
 
@@ -581,7 +546,7 @@ export class Channel {
   /** Sends a frame if this lane is the one to send it, or waits for something to change. Frames of lost lanes go first: streams wait for them. */
   async #sendNext(lane: Lane): Promise<void> {
     const nowMs = this.#environment.now();
-    const control = this.#takeCopy(lane);
+    const control = this.#copies.takeMessage(lane);
     if (control !== undefined) {
       await this.#sent(lane.sendCopy({ frame: control, release: () => {}, drop: () => {} }, nowMs));
       return;
@@ -592,7 +557,7 @@ export class Channel {
     const again = takes ? this.#lanes.nextAgain() : undefined;
     const frame = again ?? (takes ? this.#scheduler.next() : undefined);
     if (frame === undefined) {
-      const flight = this.#flight ?? this.#hedgeFor(lane);
+      const flight = this.#copies.over(lane, this.#queuedBytes === 0 && !this.#isPaced());
       // Over a lane that is slow itself it would be no help.
       const helps = flight !== undefined && room && !this.#lanes.isSlow(lane, copyBytes, nowMs);
       const copy = helps ? flight.second(lane, nowMs) : undefined;
@@ -617,11 +582,10 @@ export class Channel {
     }
     this.#estimate.sent(nowMs, frame.payloadBytes);
     this.#pacer?.sent(frame.payloadBytes, nowMs);
-    if (this.#flight === undefined) this.#window?.sent(frame.payloadBytes, nowMs);
+    if (this.#copies.last === undefined) this.#window?.sent(frame.payloadBytes, nowMs);
     this.#probe();
-    const kept = this.#flight?.first(frame, lane, nowMs) ?? this.#hedge?.before(frame, lane, nowMs);
-    const sent = lane.sendKept(kept ?? frame, nowMs);
-    if (this.#flight !== undefined) this.#dataWake.notify();
+    const sent = lane.sendKept(this.#copies.kept(frame, lane, nowMs), nowMs);
+    if (this.#copies.last !== undefined) this.#dataWake.notify();
     await this.#sent(sent);
   }
 
@@ -634,58 +598,30 @@ export class Channel {
   beginFlight(): void {
     this.#pacer = undefined;
     this.#cancelWake();
-    this.#flight?.end();
     const nowMs = this.#environment.now();
-    this.#hedgeWhile(false, nowMs);
-    this.#flight = this.#holdAll(this.#estimate.aheadBytes(nowMs, this.#lanes.inFlightBytes), nowMs);
+    const aheadBytes = this.#estimate.aheadBytes(nowMs, this.#lanes.inFlightBytes);
+    this.#copies.beginLast(this.#flightLink(aheadBytes), nowMs);
     this.#dataWake.notify();
   }
 
-  /** What is known of the link. */
-  get #link() {
+  /** What is known of the link, with so much that is not on it yet. */
+  #flightLink(aheadBytes: number): FlightLink {
     const { roundTripMs, bytesPerSecond = bytesPerSecondAssumed } = this.#estimate;
-    return { roundTripMs, bytesPerSecond };
-  }
-
-  /** A flight that begins with what is on its way. */
-  #holdAll(aheadBytes: number, nowMs: number): LastFlight {
-    const spreadBytesPerSecond = this.#window?.bytesPerSecond;
-    const flight = new LastFlight({ ...this.#link, aheadBytes, spreadBytesPerSecond }, nowMs);
-    for (const lane of this.#lanes.all) lane.hold((frame, sentMs) => flight.before(frame, lane, sentMs));
-    return flight;
-  }
-
-  /** What is late may go out again over this lane now: all of its own has arrived, and there is nothing else to send. */
-  #hedgeFor(lane: Lane): LastFlight | undefined {
-    if (this.#hedge === undefined || this.#queuedBytes > 0 || lane.oldestSentMs !== undefined)
-      return undefined;
-    return this.#isPaced() ? undefined : this.#hedge;
-  }
-
-  /** Lanes that lose packets hold up what is behind them, and the last of what is sent comes in over the slowest: what is late may go out again over others. */
-  #hedgeWhile(lossy: boolean, nowMs: number): void {
-    if (lossy) {
-      if (this.#hedge === undefined) this.#hedge = this.#holdAll(0, nowMs);
-      else this.#hedge.become(this.#link);
-      return;
-    }
-    this.#hedge?.end();
-    this.#hedge = undefined;
+    return { roundTripMs, bytesPerSecond, aheadBytes, spreadBytesPerSecond: this.#window?.bytesPerSecond };
   }
 
   /** The guest runs on: the policy's rate, if it has one, counts again. */
   endFlight(): void {
     const rate = this.#rateBytesPerSecondMax;
     this.#pacer = rate === undefined ? undefined : new Pacer(rate);
-    this.#flight?.end();
-    this.#flight = undefined;
+    this.#copies.endLast();
     this.#cancelWake();
     this.#dataWake.notify();
   }
 
   /** Whether the link takes more without a queue in front of it; if not, the window hears that it holds something up. A last flight waits for no answers. */
   #linkHasRoom(): boolean {
-    if (this.#window === undefined || this.#flight !== undefined) return true;
+    if (this.#window === undefined || this.#copies.last !== undefined) return true;
     if (this.#lanes.onLanesBytes < this.#window.bytes) return true;
     if (this.#queuedBytes > 0) this.#window.limited();
     return false;
@@ -694,7 +630,7 @@ export class Channel {
   /** Whether the policy's rate, or that of the window or the last flight, lets nothing out now. Then the lanes are told when it does. */
   #isPaced(): boolean {
     const nowMs = this.#environment.now();
-    const spread = this.#flight ?? this.#window;
+    const spread = this.#copies.last ?? this.#window;
     const waitMs = Math.max(this.#pacer?.waitMs(nowMs) ?? 0, spread?.spreadMs(nowMs) ?? 0);
     this.#wakeIn(waitMs);
     return waitMs > 0;
@@ -723,58 +659,31 @@ export class Channel {
     return limit !== undefined && (this.#estimate.bytesPerSecond ?? limit) > 0.9 * limit;
   }
 
-  /** With an automatic number of lanes: opens some, or closes the youngest, so that there are as many as carry more than fewer would. */
+  #createKeeper(dialler: Dialler): LaneKeeper {
+    return new LaneKeeper(this.#environment, this.#lanes, dialler.lanes, {
+      dial: (index) => dialler.data(index, this.#dialling.signal),
+      use: (index, greeted) => this.#useLane(index, greeted),
+      isDown: () => this.#ended || !this.#control.attached,
+      isCut: () => this.#cut !== undefined,
+    });
+  }
+
+  /** With an automatic number of lanes: as many as carry more than fewer would. */
   #adjustLanes(): void {
-    if (this.#dialler === undefined || this.#lanesWanted === 0 || this.#cut !== undefined) return;
-    if (this.#dialler.lanes === undefined) {
-      const { open } = this.#lanes;
-      const count = this.#laneCount.look({
-        nowMs: this.#environment.now(),
-        lanes: this.#lanesWanted,
-        opening: this.#lanesDialled,
-        bytesPerSecond: this.#estimate.latelyBytesPerSecond,
-        latestBytesPerSecond: open.reduce((sum, { window }) => sum + window.latestBytesPerSecond, 0),
-        roundTripMs: this.roundTripMs,
-        queueMs: this.#estimate.queueMs,
-        busy: this.#scheduler.queuedBytes > 0 && !this.#reachesLimit,
-        full: this.#window?.isFull ?? false,
-      });
-      this.#lanesWanted = Math.max(1, count);
-      const tooMany = open.slice(this.#lanesWanted);
-      for (const lane of tooMany) this.#lanes.retire(lane);
-      if (tooMany.length > 0) this.#dataWake.notify();
-    }
-    this.#fillLanes();
+    if (this.#cut !== undefined) return;
+    const closes = this.#keeper?.adjust({
+      bytesPerSecond: this.#estimate.latelyBytesPerSecond,
+      roundTripMs: this.roundTripMs,
+      queueMs: this.#estimate.queueMs,
+      busy: this.#scheduler.queuedBytes > 0 && !this.#reachesLimit,
+      full: this.#window?.isFull ?? false,
+    });
+    if (closes === true) this.#dataWake.notify();
+    this.#openLanes();
   }
 
-  /** Opens what is missing, some at a time. */
-  #fillLanes(): void {
-    const dialler = this.#dialler;
-    if (dialler === undefined || this.#environment.now() < this.#noDialBeforeMs) return;
-    const missing = this.#lanesWanted - this.#lanes.open.length - this.#lanesDialled;
-    const more = Math.min(missing, openMax - this.#lanesDialled);
-    for (let count = 0; count < more; count++) this.#start(this.#dialLane(dialler));
-  }
-
-  /** One that cannot be had is done without: for a while, or, with an automatic number, until another one is worth it. */
-  async #dialLane(dialler: Dialler): Promise<void> {
-    const index = this.#lanes.newIndex();
-    if (index === undefined) return;
-    this.#lanesDialled++;
-    try {
-      const greeted = await dialler.data(index, this.#dialling.signal);
-      if (this.#ended || !this.#control.attached) greeted.connection.abort();
-      else if (this.#lanes.open.length < this.#lanesWanted) this.#useLane(index, greeted);
-      else await end(greeted.connection, this.#environment);
-    } catch {
-      const nowMs = this.#environment.now();
-      this.#noDialBeforeMs = nowMs + redialLaneMs;
-      if (dialler.lanes !== undefined || this.#cut !== undefined) return;
-      this.#lanesWanted = Math.max(1, this.#lanesWanted - 1);
-      this.#laneCount.failed(nowMs);
-    } finally {
-      this.#lanesDialled--;
-    }
+  #openLanes(): void {
+    for (const opening of this.#keeper?.fill() ?? []) this.#start(opening);
   }
 
   async #readData(lane: Lane): Promise<void> {
@@ -814,7 +723,7 @@ export class Channel {
 
   #dropLane(lane: Lane, error: MigrationError | undefined): void {
     this.#lanes.remove(lane);
-    this.#copies = this.#copies.filter((copy) => copy.lane !== lane);
+    this.#copies.lost(lane);
     if (error === undefined) this.#start(lane.end(this.#environment));
     else lane.abort(error);
     this.#dataWake.notify();

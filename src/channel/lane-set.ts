@@ -1,8 +1,8 @@
 import type { LaneStatistics } from '../interfaces/migration.ts';
 import { connectionsMax, itemContentBytesMax } from '../wire/limits.ts';
 import type { LanePosition } from '../wire/positions.ts';
+import { lateAfterMs } from './flight.ts';
 import type { Lane } from './lane.ts';
-import { lateAfterMs } from './last-flight.ts';
 import type { QueuedFrame } from './scheduler.ts';
 
 /** A lane's number is 16 bits of its greeting. */

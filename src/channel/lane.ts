@@ -8,9 +8,9 @@ import {
   type IncomingFrame,
   type OutgoingFrame,
 } from '../wire/frame.ts';
+import type { Copy } from './flight.ts';
 import { end, type GreetedConnection } from './handshake.ts';
 import { LaneWindow } from './lane-window.ts';
-import type { Copy } from './last-flight.ts';
 import type { QueuedFrame } from './scheduler.ts';
 import { Silence } from './silence.ts';
 

@@ -7,7 +7,7 @@
  * late all the same, or carry less. So each time it became smaller that is looked at ({@link SmallerWindow}), and where it was no help it becomes what it was, and round trips may be longer; where lanes
  * are late whatever it is, there is none for a while.
  */
-import { lateAfterMs } from './last-flight.ts';
+import { lateAfterMs } from './flight.ts';
 import { Pacer, spread } from './pacer.ts';
 import { carriedLag, SmallerWindow } from './smaller-window.ts';
 

@@ -7,9 +7,7 @@
  *
  * It is spread out as what was sent before it was, or a little faster than the link is known to carry, whichever is more: all at once it may overflow a queue in front of the link. How it goes meanwhile changes nothing of that: there is no time to find out.
  *
- * While the network loses packets by itself there is a flight of that kind all the time, of which nothing is sent twice but what is late, where there is nothing else to send, over lanes of which all has arrived. A lane may hold a copy, and its content with it, for longer than the peer needs it.
- *
- * A copy takes no number and no credit of its own. The peer takes each number once, from whichever lane it comes.
+ * A copy takes no number and no credit of its own. The peer takes each number once, from whichever lane it comes. A lane may hold a copy, and its content with it, for longer than the peer needs it.
  */
 import type { OutgoingFrame } from '../wire/frame.ts';
 import { Pacer, spread } from './pacer.ts';
@@ -60,7 +58,7 @@ export interface FlightLink {
 }
 
 /** See the top of this file. Pure: no I/O; the clock comes in as an argument. */
-export class LastFlight {
+export class Flight {
   /** By the frame as it is kept. */
   readonly #waiting = new Map<OutgoingFrame, Waiting>();
   #bytesPerMs: number;
