@@ -3,8 +3,8 @@ import { joinChunks } from '../util/chunks.ts';
 
 /** What TLS encrypts at a time. */
 const recordBytesMax = 16 * 1024;
-/** Of each write: what is encrypted is still in the processor's cache when the system takes it. */
-const writeBytesMax = 16 * recordBytesMax;
+/** Of each write: a turn of the event loop goes by for each, in which what the next one has leaves the processor's cache. */
+const writeBytesMax = 64 * recordBytesMax;
 
 /**
  * The same bytes in chunks as TLS likes them, which encrypts each write by itself, as soon as it is made. What is less than a record is copied together with what follows, so that few
