@@ -25,6 +25,12 @@ export interface ReadableDisk {
   read(offset: number, length: number, options?: CallOptions): Promise<Chunks>;
 
   /**
+   * Optional. Takes back what one {@link ReadableDisk.read} resolved to, the same chunks: nobody looks at it any more, and it may be read into again. The engine calls it at most once for each
+   * read, and not for every one. A disk that makes a new buffer for each read has the collector run all the time.
+   */
+  recycle?(content: Chunks): void;
+
+  /**
    * The stretches of a range, in order, without gaps, covering all of it. May say data where zeros are, never zeros
    * where data is. On a disk that is being written, a stretch may have changed by the time the caller looks.
    */

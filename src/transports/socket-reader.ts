@@ -1,5 +1,6 @@
 import type { Socket } from 'node:net';
 import type { MigrationError } from '../errors.ts';
+import { readInto } from '../util/read-into.ts';
 import type { ReadBlocks } from './read-blocks.ts';
 import { ReceiveQueue } from './receive-queue.ts';
 
@@ -37,7 +38,17 @@ export class SocketReader {
     socket.on('data', (chunk: Uint8Array) => this.#arrived(chunk));
     // What came before is emitted first.
     if (socket.readableLength > 0) socket.read();
-    if (this.#blocks !== undefined) readInto(socket, this.#blocks, () => this.#filled());
+    const blocks = this.#blocks;
+    if (blocks !== undefined) {
+      readInto(
+        socket,
+        () => blocks.room(),
+        (bytes) => {
+          blocks.filled(bytes);
+          this.#filled();
+        },
+      );
+    }
     socket.resume();
   }
 
@@ -86,31 +97,4 @@ export class SocketReader {
   #load(): number {
     return this.queue.bytes + this.queue.length * chunkOverheadBytes;
   }
-}
-
-/**
- * Has a connected socket read into blocks, as one does that was made with the option `onread`. Node takes that of who connects, but neither for a socket that a server accepted
- * nor for TLS above a socket. So this does what the option would have done, in fields that Node's documentation does not name: where they are not there, the
- * socket stays as it is, and reads as Node likes.
- */
-function readInto(socket: Socket, blocks: ReadBlocks, filled: () => void): void {
-  const fields = Object.getOwnPropertySymbols(socket);
-  const [buffer, bufferCb, bufferGen] = ['kBuffer', 'kBufferCb', 'kBufferGen'].map((name) =>
-    fields.find(({ description }) => description === name),
-  );
-  const inner = socket as unknown as Record<symbol, unknown> & {
-    readonly _handle?: { readonly useUserBuffer?: (room: Uint8Array) => void } | null;
-  };
-  const handle = inner._handle;
-  if (buffer === undefined || bufferCb === undefined || bufferGen === undefined) return;
-  if (typeof handle?.useUserBuffer !== 'function') return;
-  const room = blocks.room();
-  inner[buffer] = room;
-  inner[bufferGen] = () => blocks.room();
-  inner[bufferCb] = (bytes: number) => {
-    blocks.filled(bytes);
-    filled();
-    return true;
-  };
-  handle.useUserBuffer(room);
 }

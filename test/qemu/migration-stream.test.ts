@@ -117,8 +117,12 @@ function parse(...chunks: readonly Uint8Array[]): {
       complete = isComplete;
     },
   });
+  // All are read into the same memory, one over the other.
+  const memory = Buffer.alloc(Math.max(0, ...chunks.map(({ length }) => length)));
   for (const chunk of chunks) {
-    parser.push(chunk);
+    memory.set(chunk);
+    parser.push(memory.subarray(0, chunk.length));
+    memory.fill(0xdb);
     if (parser.atBoundary) boundaries++;
   }
   return { seen, state: Buffer.concat(pieces), complete, boundaries };

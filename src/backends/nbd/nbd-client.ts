@@ -1,5 +1,6 @@
 import { asMigrationError, MigrationError } from '../../errors.ts';
 import type { CallOptions, Chunks } from '../../interfaces/content.ts';
+import { BufferPool } from '../../util/buffer-pool.ts';
 import { onAbort } from '../../util/on-abort.ts';
 import { abortError, throwIfAborted } from '../../util/promises.ts';
 import type { NbdAgreement } from './nbd-client-parser.ts';
@@ -15,6 +16,8 @@ export { nbdErrorName } from './nbd-wire.ts';
 const RANGE_BYTES_MAX = 1024 * 1024 * 1024;
 /** One `read` is one allocation: far above what a copier asks for, far below what Node refuses. */
 const READ_BYTES_MAX = 1024 * 1024 * 1024;
+/** What was recycled, and waits to be read into, at most. */
+const SPARE_BYTES_MAX = 32 * 1024 * 1024;
 
 /** How {@link NbdClient.connect} finds its export. */
 export interface NbdClientOptions {
@@ -69,6 +72,7 @@ export class NbdClient {
   /** False: {@link NbdClient.blockStatus} knows nothing and calls everything data. */
   readonly canBlockStatus: boolean;
   readonly #wire: NbdWire;
+  readonly #buffers = new BufferPool(SPARE_BYTES_MAX);
 
   private constructor(wire: NbdWire, agreement: NbdAgreement) {
     const has = (flag: number): boolean => (agreement.info.flags & flag) !== 0;
@@ -114,11 +118,11 @@ export class NbdClient {
     return this.#wire.closed;
   }
 
-  /** Reads a range of at most 1 GiB. The bytes are the caller's own. Rejects with `disk-read`. */
+  /** Reads a range of at most 1 GiB. The bytes are the caller's own, to be given to {@link NbdClient.recycle} or not. Rejects with `disk-read`. */
   async read(offset: number, length: number, options: CallOptions = {}): Promise<Uint8Array> {
     this.#checkRange(offset, length, READ_BYTES_MAX);
     throwIfAborted(options.signal);
-    const whole = Buffer.allocUnsafeSlow(length);
+    const whole = this.#buffers.take(length);
     await this.#split(offset, length, this.blockBytes.maximum, options, (start, pieceBytes) => ({
       command: NbdCommand.read,
       flags: 0,
@@ -128,6 +132,11 @@ export class NbdClient {
       target: whole.subarray(start - offset, start - offset + pieceBytes),
     }));
     return whole;
+  }
+
+  /** Nobody looks any more at what {@link NbdClient.read} resolved to: it is read into again. */
+  recycle(bytes: Uint8Array): void {
+    this.#buffers.giveBack(bytes);
   }
 
   /**

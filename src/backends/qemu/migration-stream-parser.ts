@@ -76,7 +76,7 @@ export class MigrationStreamParser {
     return this.#betweenSections;
   }
 
-  /** Parses a chunk. Pieces of device state are views of it; nothing else of it is kept. */
+  /** Parses a chunk, of which nothing is kept. */
   push(chunk: Uint8Array): void {
     const bytes = Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength);
     if (this.#ramEnded) {
@@ -105,9 +105,9 @@ export class MigrationStreamParser {
       if (type === SectionType.command) yield* this.#parseCommand();
       else if (type === SectionType.start && !listed) yield* this.#parseStart();
       else if ((type === SectionType.part || type === SectionType.last) && listed) {
-        const id = yield* this.#take(4);
+        const id = (yield* this.#take(4)).readUInt32BE();
         const pages = yield* this.#parsePages();
-        yield* this.#parseFooter(id.readUInt32BE());
+        yield* this.#parseFooter(id);
         this.#ramEnded = type === SectionType.last;
         this.#handler.part(pages, this.#ramEnded);
         if (this.#ramEnded) return;
@@ -218,8 +218,9 @@ export class MigrationStreamParser {
     return taken;
   }
 
-  #takeDeviceState(piece: Uint8Array): void {
-    if (piece.length === 0) return;
+  #takeDeviceState(view: Uint8Array): void {
+    if (view.length === 0) return;
+    const piece = new Uint8Array(view);
     this.#deviceStateBytes += piece.length;
     if (this.#complete) throw this.#unexpected('bytes after the end', Buffer.from(piece));
     if (this.#deviceStateBytes > DEVICE_STATE_BYTES_MAX) {

@@ -1,10 +1,14 @@
 import { createServer, type Server, type Socket } from 'node:net';
 import { asMigrationError, MigrationError } from '../../errors.ts';
 import { raceAbort, Signalled } from '../../util/promises.ts';
+import { readInto } from '../../util/read-into.ts';
 import { pollUntil, queryMigration, settledMigration } from './migration-status.ts';
 import { encodeShut, encodeSwitchoverAck } from './migration-stream.ts';
 import { type MigrationStreamHandler, MigrationStreamParser } from './migration-stream-parser.ts';
 import type { QmpClient } from './qmp.ts';
+
+/** What is read at a time, always into the same: a buffer for each read has the collector run all the time. */
+const READ_BYTES = 256 * 1024;
 
 /** What the socket's owner needs to know after each chunk. */
 export interface OutgoingMigrationHandler extends MigrationStreamHandler {
@@ -30,7 +34,14 @@ export class OutgoingMigration {
     this.#socket = socket;
     this.#handler = handler;
     this.#parser = new MigrationStreamParser(handler);
+    // A socket that reads into this buffer emits none of these.
     socket.on('data', (chunk) => this.#take(chunk));
+    const buffer = Buffer.allocUnsafeSlow(READ_BYTES);
+    readInto(
+      socket,
+      () => buffer,
+      (bytes) => this.#take(buffer.subarray(0, bytes)),
+    );
     socket.on('error', (error) =>
       this.#fail(asMigrationError(error, 'hypervisor', "QEMU's migration stream")),
     );

@@ -34,6 +34,8 @@ export class QemuSourceDisk implements SourceDisk {
   readonly readOnly: boolean;
   readonly tapCapability = 'ordered';
   readonly #options: SourceDiskOptions;
+  /** The client of the last read: what another one has read is not for it to recycle, and it does not. */
+  #readBy: NbdClient | undefined;
   #tap: DiskTap | undefined;
   #tapping = false;
   #attempts = 0;
@@ -54,7 +56,12 @@ export class QemuSourceDisk implements SourceDisk {
 
   async read(offset: number, length: number, options: CallOptions = {}): Promise<Chunks> {
     const client = await this.#client(options.signal);
+    this.#readBy = client;
     return [await client.read(offset, length, options)];
+  }
+
+  recycle(content: Chunks): void {
+    for (const chunk of content) this.#readBy?.recycle(chunk);
   }
 
   /** Once QEMU has let go of its disks all of it counts as data. */

@@ -267,7 +267,9 @@ export class BulkCopy {
     const changed = this.#changedOf(offset, chunks);
     const ranges = changed.flatMap((part) => withoutZeros(part.offset, part.chunks, regionBytes));
     for (const range of ranges) if (range.content !== 'zero') this.#sentBytes += range.length;
-    if (ranges.length > 0) stream.push('bulk', ranges, () => {});
+    const recycle = () => disk.recycle?.(chunks);
+    if (ranges.length > 0) stream.push('bulk', ranges, recycle);
+    else recycle();
     this.#numbered({ offset, length });
   }
 

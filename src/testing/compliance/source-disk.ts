@@ -117,6 +117,23 @@ function readTests(test: FixtureTest<SourceDiskFixture>): void {
     );
   });
 
+  test('what was read does not change when something else that was is recycled, and read into again', async ({
+    disk,
+    guest,
+  }) => {
+    const pieces = [1, 2, 3, 4].map((fill) => ({ at: guest.scratch.offset + 16_384 * (fill - 1), fill }));
+    for (const { at, fill } of pieces) await guest.write(at, 16_384, fill);
+    const read = ({ at }: { readonly at: number }) => disk.read(at, 16_384);
+    const [first = [], ...kept] = await Promise.all(pieces.map(read));
+    disk.recycle?.(first);
+    const again = await Promise.all([...pieces, ...pieces].map(read));
+    const fills = [2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4];
+    for (const [index, chunks] of [...kept, ...again].entries()) {
+      const expected = new Uint8Array(16_384).fill(fills[index] ?? 0);
+      checkBytes(chunks, expected, `read ${index} of what was filled with ${fills[index]}`);
+    }
+  });
+
   test('refuses to read what does not lie on it', async ({ disk }) => {
     for (const [offset, length] of [
       [disk.sizeBytes - 1, 2],

@@ -99,6 +99,10 @@ class FaultySourceDisk implements SourceDisk {
     return this.#faults.around(met, options?.signal, async () => flipped(met, await reading()));
   }
 
+  recycle(content: Chunks): void {
+    this.#inner.recycle?.(content);
+  }
+
   extents(offset: number, length: number, options?: CallOptions): Promise<readonly Extent[]> {
     const asking = () => this.#inner.extents(offset, length, options);
     return this.#faults.call('extents', options?.signal, asking);
