@@ -19,6 +19,8 @@ import type {
   VmDescription,
 } from '../../interfaces/hypervisor.ts';
 import type { MemoryRegion, MemorySource, PageBatch, PageRange } from '../../interfaces/memory.ts';
+import { isZero } from '../../util/chunks.ts';
+import { unitBytesOfRing } from './content.ts';
 import type { ProcessTie } from './engine-process.ts';
 import type { GuestDisk } from './guest-disk.ts';
 import type { VmCore } from './vm-core.ts';
@@ -150,9 +152,10 @@ class TiedDisk implements SourceDisk {
     return this.#tie.call(() => this.#medium.read(offset, length, options));
   }
 
-  /** Who looks at it all the same finds something else. */
+  /** Who looks at it all the same finds something else, but where zeros are, or a ring's content, which others look at, too. */
   recycle(content: Chunks): void {
-    for (const chunk of content) chunk.fill(0xdb);
+    for (const chunk of content)
+      if (!isZero(chunk) && unitBytesOfRing(chunk.buffer) === undefined) chunk.fill(0xdb);
   }
 
   extents(offset: number, length: number, options?: CallOptions): Promise<readonly Extent[]> {

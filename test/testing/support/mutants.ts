@@ -32,6 +32,18 @@ export const mutants: readonly Mutant[] = [
     rules: ['equal', 'audited', 'excused'],
   },
   {
+    name: 'what was read of a disk is recycled before the peer has it',
+    file: 'core/storage/bulk-copy.ts',
+    edits: [
+      [
+        "if (ranges.length > 0) stream.push('bulk', ranges, recycle);\n    else recycle();",
+        "if (ranges.length > 0) stream.push('bulk', ranges, () => {});\n    recycle();",
+      ],
+    ],
+    seed: 2,
+    rules: ['progress', 'settles', 'recovers', 'equal', 'audited'],
+  },
+  {
     name: 'the bulk number is taken before the read',
     file: 'core/storage/bulk-copy.ts',
     edits: [
@@ -39,10 +51,7 @@ export const mutants: readonly Mutant[] = [
         'const chunks = await disk.read(offset, length, { signal });',
         'this.#numbered({ offset, length });\nconst chunks = await disk.read(offset, length, { signal });',
       ],
-      [
-        "stream.push('bulk', ranges, () => {});\n    this.#numbered({ offset, length });",
-        "stream.push('bulk', ranges, () => {});",
-      ],
+      ['else recycle();\n    this.#numbered({ offset, length });', 'else recycle();'],
     ],
     seed: 88,
     rules: ['equal', 'sane', 'audited', 'excused'],
