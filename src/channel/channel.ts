@@ -557,7 +557,7 @@ export class Channel {
     const again = takes ? this.#lanes.nextAgain() : undefined;
     const frame = again ?? (takes ? this.#scheduler.next() : undefined);
     if (frame === undefined) {
-      const flight = this.#copies.over(lane, this.#queuedBytes === 0 && !this.#isPaced());
+      const flight = this.#copies.over(lane, () => this.#queuedBytes === 0 && !this.#isPaced());
       // Over a lane that is slow itself it would be no help.
       const helps = flight !== undefined && room && !this.#lanes.isSlow(lane, copyBytes, nowMs);
       const copy = helps ? flight.second(lane, nowMs) : undefined;

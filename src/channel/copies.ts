@@ -85,11 +85,11 @@ export class Copies {
     return this.#last?.first(frame, lane, nowMs) ?? this.#hedge?.before(frame, lane, nowMs) ?? frame;
   }
 
-  /** The flight of which something may go out again over this lane. `idle`: whether there is nothing else to send, and the policy's rate has room. */
-  over(lane: Lane, idle: boolean): Flight | undefined {
+  /** The flight of which something may go out again over this lane. `isIdle`: whether there is nothing else to send, and something may go out now. */
+  over(lane: Lane, isIdle: () => boolean): Flight | undefined {
     if (this.#last !== undefined) return this.#last;
     // A lane that has brought all it had loses nothing at the moment.
-    return idle && lane.oldestSentMs === undefined ? this.#hedge : undefined;
+    return this.#hedge !== undefined && lane.oldestSentMs === undefined && isIdle() ? this.#hedge : undefined;
   }
 
   /** The lane is lost. */

@@ -25,12 +25,6 @@ export interface ReadableDisk {
   read(offset: number, length: number, options?: CallOptions): Promise<Chunks>;
 
   /**
-   * Optional. Takes back what one {@link ReadableDisk.read} resolved to, the same chunks: nobody looks at it any more, and it may be read into again. The engine calls it at most once for each
-   * read, and not for every one. A disk that makes a new buffer for each read has the collector run all the time.
-   */
-  recycle?(content: Chunks): void;
-
-  /**
    * The stretches of a range, in order, without gaps, covering all of it. May say data where zeros are, never zeros
    * where data is. On a disk that is being written, a stretch may have changed by the time the caller looks.
    */
@@ -126,6 +120,11 @@ export interface WriteTimes {
 export interface SourceDisk extends ReadableDisk {
   /** How its writes can be seen. */
   readonly tapCapability: TapCapability;
+  /**
+   * Optional. Takes back what one {@link ReadableDisk.read} resolved to, the same chunks: nobody looks at it any more, and it may be read into again. The engine calls it at most once for each
+   * read, and not for every one. For disks whose reads would make a new buffer each, for which the collector runs all the time; not for those whose chunks are views of what others look at, too.
+   */
+  recycle?(content: Chunks): void;
   /**
    * Sets the tap. From when the promise resolves every guest write reaches the handler. One tap at a time (`invalid-state`
    * otherwise). Rejects with `unsupported` unless `tapCapability` is `ordered`; after a rejection no tap is set.

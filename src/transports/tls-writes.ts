@@ -3,7 +3,7 @@ import { joinChunks } from '../util/chunks.ts';
 
 /** What TLS encrypts at a time. */
 const recordBytesMax = 16 * 1024;
-/** Of each write: a turn of the event loop goes by for each, in which what the next one has leaves the processor's cache. */
+/** Of each write, at most, so that a frame is one or two: a turn of the event loop goes by for each, in which what the next one has leaves the processor's cache. */
 const writeBytesMax = 64 * recordBytesMax;
 
 /**

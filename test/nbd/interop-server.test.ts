@@ -72,7 +72,14 @@ async function expectDone(command: string, ...args: readonly string[]): Promise<
 }
 
 function fioArguments(uri: string, ...more: readonly string[]): readonly string[] {
-  const job = ['--name=job', '--ioengine=nbd', `--uri=${uri}`, '--randrepeat=1', '--minimal'];
+  const job = [
+    '--name=job',
+    '--ioengine=nbd',
+    `--uri=${uri}`,
+    '--randrepeat=1',
+    '--minimal',
+    '--verify_state_save=0',
+  ];
   return [...job, ...more];
 }
 

@@ -14,10 +14,10 @@ export { nbdErrorName } from './nbd-wire.ts';
 
 /** Requests without a payload are sent for at most this much; the length field holds 4 GiB - 1. */
 const RANGE_BYTES_MAX = 1024 * 1024 * 1024;
-/** One `read` is one allocation: far above what a copier asks for, far below what Node refuses. */
+/** One `read` is one buffer, of the next power of two: far above what a copier asks for, far below what Node refuses. */
 const READ_BYTES_MAX = 1024 * 1024 * 1024;
-/** What was recycled, and waits to be read into, at most. */
-const SPARE_BYTES_MAX = 32 * 1024 * 1024;
+/** What all clients of the thread read into. Of what was recycled at most so much waits to be read into again. */
+const buffers = new BufferPool(32 * 1024 * 1024);
 
 /** How {@link NbdClient.connect} finds its export. */
 export interface NbdClientOptions {
@@ -72,7 +72,6 @@ export class NbdClient {
   /** False: {@link NbdClient.blockStatus} knows nothing and calls everything data. */
   readonly canBlockStatus: boolean;
   readonly #wire: NbdWire;
-  readonly #buffers = new BufferPool(SPARE_BYTES_MAX);
 
   private constructor(wire: NbdWire, agreement: NbdAgreement) {
     const has = (flag: number): boolean => (agreement.info.flags & flag) !== 0;
@@ -122,7 +121,7 @@ export class NbdClient {
   async read(offset: number, length: number, options: CallOptions = {}): Promise<Uint8Array> {
     this.#checkRange(offset, length, READ_BYTES_MAX);
     throwIfAborted(options.signal);
-    const whole = this.#buffers.take(length);
+    const whole = buffers.take(length);
     await this.#split(offset, length, this.blockBytes.maximum, options, (start, pieceBytes) => ({
       command: NbdCommand.read,
       flags: 0,
@@ -134,9 +133,9 @@ export class NbdClient {
     return whole;
   }
 
-  /** Nobody looks any more at what {@link NbdClient.read} resolved to: it is read into again. */
-  recycle(bytes: Uint8Array): void {
-    this.#buffers.giveBack(bytes);
+  /** Nobody looks any more at what {@link NbdClient.read} resolved to, of any client: it is read into again. */
+  static recycle(bytes: Uint8Array): void {
+    buffers.giveBack(bytes);
   }
 
   /**

@@ -45,7 +45,7 @@ const CLOSING_BRACE = 0x7d;
 
 /**
  * Reads the stream that a QEMU sends, out of chunks that are cut anywhere. It copies nothing but what straddles two
- * chunks. Whatever it does not know is an error (`hypervisor`) that says where and what it was: there are no lengths by
+ * chunks, and device state, which is kept. Whatever it does not know is an error (`hypervisor`) that says where and what it was: there are no lengths by
  * which it could be skipped. After an error the parser must not be used again.
  */
 export class MigrationStreamParser {

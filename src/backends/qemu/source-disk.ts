@@ -8,7 +8,7 @@ import type {
   WriteTimes,
 } from '../../interfaces/block-device.ts';
 import type { CallOptions, Chunks } from '../../interfaces/content.ts';
-import { type NbdClient, nbdErrorName } from '../nbd/nbd-client.ts';
+import { NbdClient, nbdErrorName } from '../nbd/nbd-client.ts';
 import { DiskTap, type DiskTapOptions } from './disk-tap.ts';
 import type { NbdExports } from './nbd-exports.ts';
 import type { QmpClient } from './qmp.ts';
@@ -34,8 +34,6 @@ export class QemuSourceDisk implements SourceDisk {
   readonly readOnly: boolean;
   readonly tapCapability = 'ordered';
   readonly #options: SourceDiskOptions;
-  /** The client of the last read: what another one has read is not for it to recycle, and it does not. */
-  #readBy: NbdClient | undefined;
   #tap: DiskTap | undefined;
   #tapping = false;
   #attempts = 0;
@@ -56,12 +54,11 @@ export class QemuSourceDisk implements SourceDisk {
 
   async read(offset: number, length: number, options: CallOptions = {}): Promise<Chunks> {
     const client = await this.#client(options.signal);
-    this.#readBy = client;
     return [await client.read(offset, length, options)];
   }
 
   recycle(content: Chunks): void {
-    for (const chunk of content) this.#readBy?.recycle(chunk);
+    for (const chunk of content) NbdClient.recycle(chunk);
   }
 
   /** Once QEMU has let go of its disks all of it counts as data. */
