@@ -37,36 +37,57 @@ export interface ConnectOptions {
 const redialMsMax = 1000;
 const redialRoundTrips = 8;
 
-/**
- * Dials all connections of a new session. The lanes are dialled as soon as the acceptor has proved itself on the control connection, and ask to be let in once that has been: an
- * acceptor refuses the lanes of a session that it does not know. On failure, which one of them is enough for, none is left. Rejects as {@link dial} does.
- */
+/** A channel whose control connection is there. */
+export interface ConnectedChannel {
+  readonly channel: Channel;
+  /** Resolves when all lanes are there. Rejects when one of them cannot be had: then the channel has failed, and none is left. */
+  readonly lanes: Promise<void>;
+}
+
+/** Dials all connections of a new session, and resolves when they are there. On failure, which one of them is enough for, none is left. Rejects as {@link dial} does. */
 export async function connectChannel(options: ConnectOptions): Promise<Channel> {
+  const { channel, lanes } = await connectControl(options);
+  await lanes;
+  return channel;
+}
+
+/**
+ * Dials all connections of a new session, and resolves when control is let in. The lanes are dialled as soon as there is a connection at all, and ask to be let in once control has been: an
+ * acceptor refuses the lanes of a session that it does not know. On failure nothing is left. Rejects as {@link dial} does.
+ */
+export async function connectControl(options: ConnectOptions): Promise<ConnectedChannel> {
   const attempt = childOf(options.signal);
   const letIn = deferred<Channel>();
-  const lanes: Promise<void>[] = [];
+  const dials: Promise<void>[] = [];
   try {
-    const channel = await openChannel(options, attempt, letIn.promise, lanes);
+    const channel = await openChannel(options, attempt, letIn.promise, dials);
     letIn.resolve(channel);
-    await allLanes(channel, lanes, attempt);
-    return channel;
+    const lanes = allLanes(channel, dials, attempt);
+    lanes.catch(() => {});
+    return { channel, lanes };
   } catch (error) {
-    // Which calls off what is being dialled too.
-    attempt.abort(error);
     letIn.reject(error);
-    await Promise.allSettled(lanes);
+    await callOff(attempt, error, dials);
     throw error;
-  } finally {
-    attempt.unlink();
   }
 }
 
-/** Resolves when control is let in, with the channel that `letIn` is to resolve to; adds the dials of the lanes, which wait for that, to `lanes`. */
+async function callOff(
+  attempt: ReturnType<typeof childOf>,
+  reason: unknown,
+  dials: readonly Promise<void>[],
+): Promise<void> {
+  attempt.abort(reason);
+  await Promise.allSettled(dials);
+  attempt.unlink();
+}
+
+/** Resolves when control is let in, with the channel that `letIn` is to resolve to; adds the dials of the lanes, which wait for that, to `dials`. */
 async function openChannel(
   options: ConnectOptions,
   { signal }: ReturnType<typeof childOf>,
   letIn: Promise<Channel>,
-  lanes: Promise<void>[],
+  dials: Promise<void>[],
 ): Promise<Channel> {
   const { transport, environment, limitMs, vmId, secret } = options;
   const session = environment.randomBytes(sessionBytes);
@@ -82,12 +103,12 @@ async function openChannel(
     raiseLimit(greeted.roundTripMs);
     (await letIn).addLane(lane, greeted);
   };
-  const onProved = (roundTripMs: number): void => {
-    const count = options.connections ?? lanesAtFirst(roundTripMs, transport.paths);
-    for (let lane = 1; lane <= count; lane++) lanes.push(dialLane(lane));
-    for (const dialled of lanes) dialled.catch(() => {});
+  const onOpened = (ms: number): void => {
+    const count = options.connections ?? lanesAtFirst(ms, transport.paths);
+    for (let lane = 1; lane <= count; lane++) dials.push(dialLane(lane));
+    for (const dialled of dials) dialled.catch(() => {});
   };
-  const control = await dial(transport, { ...first, purpose: 'control', lane: 0, onProved });
+  const control = await dial(transport, { ...first, purpose: 'control', lane: 0, onOpened });
   raiseLimit(control.roundTripMs);
   const dialler: Dialler = {
     lanes: options.connections,
@@ -100,16 +121,18 @@ async function openChannel(
 /** Resolves when all of them are there. When one of them cannot be had the channel has failed. */
 async function allLanes(
   channel: Channel,
-  lanes: readonly Promise<void>[],
+  dials: readonly Promise<void>[],
   attempt: ReturnType<typeof childOf>,
 ): Promise<void> {
   const unlink = onAbort(channel.signal, () => attempt.abort(channel.signal.reason));
   try {
     throwIfAborted(channel.signal);
-    await Promise.all(lanes);
+    await Promise.all(dials);
     channel.keepLanes();
+    attempt.unlink();
   } catch (error) {
     channel.abort(asMigrationError(error, 'connect-failed'));
+    await callOff(attempt, error, dials);
     throw error;
   } finally {
     unlink();

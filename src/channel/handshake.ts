@@ -86,8 +86,8 @@ export interface DialOptions extends Credentials {
   readonly environment: Environment;
   readonly limitMs: number;
   readonly signal: AbortSignal | undefined;
-  /** The acceptor has proved itself; how long it took to answer the greeting, in ms. */
-  readonly onProved?: (roundTripMs: number) => void;
+  /** There is a connection, of which nothing is known; how long that took, in ms: a round trip, with TLS two. */
+  readonly onOpened?: (ms: number) => void;
   /** Asks to be let in no sooner than this has resolved. Default: at once. */
   readonly due?: Promise<unknown>;
 }
@@ -165,7 +165,9 @@ function prove(
  */
 export async function dial(transport: Transport, options: DialOptions): Promise<ProvedDial> {
   const { environment, limitMs, signal } = options;
+  const startMs = environment.now();
   const connection = await open(transport, options);
+  options.onOpened?.(environment.now() - startMs);
   try {
     const reader = new ByteReader(connection);
     const proving = raceAbort(proveTo(connection, reader, options), signal);
@@ -209,7 +211,6 @@ async function proveTo(
       `${label}: the peer could not prove that it has this migration's ticket`,
     );
   }
-  options.onProved?.(roundTripMs);
   await options.due;
   await connection.send([prove(options, 'dialler', [greeting, said, challenge])]);
   checkAnswer(decodeAnswer(await reader.readExactly(answerBytes)), 'welcome', label, session);

@@ -15,11 +15,15 @@ import { carriedLag, SmallerWindow } from './smaller-window.ts';
 const startBytes = 8 << 20;
 /** It is never less. */
 const bytesMin = 256 << 10;
-/** It grows by so much of what is acknowledged: by half each round trip. Connections double theirs, and the queue is seen a round trip and a half late. */
-const startGain = 0.5;
 /**
- * The start is over when the middle one of so many round trips shows the queue that is to be, and it is not the connections' own slow starts that make it long: so much of the window arrives in
- * each, or no longer so much more than in the one before. While it is they, the window does not grow.
+ * It grows by so much of what is acknowledged: by half each round trip. Connections double theirs, and the queue is seen a round trip and a half late. Where round trips are long, by no
+ * more than is sent in so many ms, as a queue in front of a link may be expected to hold. And it is never more than so much above what arrives in a round trip: it is not the window then that holds it up.
+ */
+const startGain = 0.5;
+const startQueueMs = 50;
+/**
+ * The window does not grow while the least of so many round trips, one after the other, shows half of the queue that is to be. The start is over when all of a look show it, and it is not the connections'
+ * own slow starts that make it: so much of the window arrives in a round trip, or no longer so much more than in the one before.
  */
 const startSamples = 3;
 const startShare = 0.5;
@@ -48,6 +52,8 @@ const lessMax = 0.2;
 /** Where three of four round trips find less than so much of that queue, look after look, the window grows by more each time: twice as much, up to a quarter of it. */
 const emptyShare = 0.5;
 const growthMax = 0.25;
+/** What the window allows goes out so much faster than it arrives, once the start is over: what is behind a moment in which nothing arrived is no queue then. */
+const spreadGain = 1.1;
 /** With a shorter round trip a queue cannot be told from a busy processor, and does no harm. */
 const roundTripMsMin = 10;
 /** A look takes a round trip, and so many answers, or so many round trips. */
@@ -110,7 +116,7 @@ export class LinkWindow {
   #bytes = startBytes;
   /** The last round trips of the start; undefined when that is over. */
   #start: number[] | undefined = [];
-  /** Whether the middle one of them shows the queue that is to be. */
+  /** Whether the least of them shows half of the queue that is to be. */
   #startQueues = false;
   #smallestMs = Number.POSITIVE_INFINITY;
   #heardMs = Number.NEGATIVE_INFINITY;
@@ -162,7 +168,9 @@ export class LinkWindow {
 
   /** How fast they go out at the most, in bytes per second. */
   get bytesPerSecond(): number {
-    return this.#counts ? (spread.gain * 1000 * this.#bytes) / this.#smallestMs : Number.POSITIVE_INFINITY;
+    if (!this.#counts) return Number.POSITIVE_INFINITY;
+    const gain = this.#start === undefined ? spreadGain : spread.gain;
+    return (gain * 1000 * this.#bytes) / this.#smallestMs;
   }
 
   /** Whether there is none for a while, since the network loses packets by itself. */
@@ -242,7 +250,10 @@ export class LinkWindow {
   acknowledged(bytes: number, inFlightBytes: number): void {
     this.#arrivedBytes += bytes;
     this.#mostBytes = Math.max(this.#mostBytes, inFlightBytes);
-    if (this.#start !== undefined && this.#limited && !this.#startQueues) this.#bytes += startGain * bytes;
+    if (this.#start === undefined || !this.#limited || this.#startQueues) return;
+    const arrives = Math.max(this.#arrivedBytes, this.#rate * this.#smallestMs);
+    const gain = Math.min(startGain, startQueueMs / this.#smallestMs);
+    this.#bytes = Math.max(this.#bytes, Math.min((1 + startGain) * arrives, this.#bytes + gain * bytes));
   }
 
   /** A round trip on the control connection; and what part of the lanes is late. */
@@ -263,7 +274,7 @@ export class LinkWindow {
   #answered(ms: number, nowMs: number): void {
     if (this.#lookMs === undefined) return;
     const lookMs = nowMs - this.#lookMs;
-    if (this.#start !== undefined) this.#starts(this.#start, ms, lookMs);
+    if (this.#start !== undefined) this.#starts(this.#start, ms);
     this.#samples.push(ms);
     const enough = this.#samples.length >= samplesMin || lookMs >= lookRoundTripsMax * this.#smallestMs;
     if (!enough || lookMs < this.#smallestMs) return;
@@ -287,20 +298,28 @@ export class LinkWindow {
     this.#starved = false;
   }
 
-  #starts(lately: number[], ms: number, lookMs: number): void {
+  #starts(lately: number[], ms: number): void {
     lately.push(ms);
     if (lately.length > startSamples) lately.shift();
-    const middle = lately.toSorted((a, b) => a - b)[startSamples >> 1] ?? 0;
-    this.#startQueues = lately.length === startSamples && middle >= this.#smallestMs + this.#queueMs;
-    if (!this.#startQueues) return;
+    const queueMs = Math.min(...lately) - this.#smallestMs;
+    this.#startQueues = lately.length === startSamples && queueMs >= emptyShare * this.#queueMs;
+  }
+
+  /** `leastMs`: the least round trip of the look. */
+  #startIsOver(leastMs: number): boolean {
+    if (leastMs < this.#smallestMs + this.#queueMs) return false;
     const [before = 0, last = 0] = this.#rates.slice(-2);
-    const arrives = Math.max(last, this.#arrivedBytes / Math.max(lookMs, this.#smallestMs));
     const risen = before > 0 && last < risingGain * before;
-    if (arrives * this.#smallestMs < startShare * this.#bytes && !risen) return;
+    return risen || last * this.#smallestMs >= startShare * this.#bytes;
+  }
+
+  #endStart(leastMs: number): void {
     this.#start = undefined;
     this.#begin();
     // What was on its way a round trip ago has made the queue.
-    this.#bytes = Math.max(this.#bytes / (1 + startGain), bytesMin);
+    const [then = this.#bytes] = this.#sizes.slice(-2);
+    const fits = (then * (this.#smallestMs + this.#queueMs)) / leastMs;
+    this.#bytes = Math.max(bytesMin, Math.min(this.#bytes, fits));
   }
 
   /** `sorted`: its round trips, shortest first. */
@@ -316,11 +335,12 @@ export class LinkWindow {
     if (this.#limited) this.#looks++;
     this.#lateLately = [...this.#lateLately.slice(-lateLooksOf), lateShare];
     if (this.#start !== undefined) {
-      const rises = (this.#rates.at(-1) ?? 0) >= firstRisingGain * Math.max(0, ...this.#rates.slice(0, -1));
+      const rises = this.#rate >= firstRisingGain * Math.max(0, ...this.#rates.slice(0, -1));
       const overflows = late && queueMs > spillsOver * this.#queueMs;
       if (overflows) this.#looks = Number.POSITIVE_INFINITY;
       const tells = this.#limited && late && !overflows && !(rises && lateShare > allLateShare);
       this.#loses(tells ? lateShare : 0, nowMs);
+      if (!this.rests && this.#startIsOver(at(0))) this.#endStart(at(0));
       return;
     }
     const empty = queueMs < emptyShare * this.#queueMs;
@@ -335,7 +355,7 @@ export class LinkWindow {
     if (spills) this.#looks = Number.POSITIVE_INFINITY;
     const change = (this.#smallestMs + this.#queueMs + this.#tremblesMs) / at(judgedBy) - 1;
     if (change < 0) this.#shrink(1 - Math.min(lessMax, (spills ? 1 : step) * -change), late);
-    else if (this.#limited && !spilt) this.#grow(step * change);
+    else if (this.#limited && !spilt && !this.#holdsUp(late)) this.#grow(step * change);
     this.#judge(at(0), queueMs, late);
     const least = change < 0 && this.#limited && this.#bytes === bytesMin && this.#mostBytes <= 2 * bytesMin;
     this.#leastLooks = least ? this.#leastLooks + 1 : 0;
@@ -367,17 +387,22 @@ export class LinkWindow {
     if (sinceMs < lastsMs) return true;
     const soon = sinceMs < Math.max(dipEveryMs, 2 * lastsMs);
     const lateBefore = mean(this.#lateLately.slice(0, -1)) >= lateShareMin;
-    const less = (this.#rates.at(-1) ?? 0) < dipShare * Math.max(...this.#rates);
+    const less = this.#rate < dipShare * Math.max(...this.#rates);
     if (soon || lateBefore || !less) return false;
     this.#dipMs = nowMs;
     return true;
+  }
+
+  /** Whether it is the lanes that hold up what is sent: a larger window would only be more that comes all at once. */
+  #holdsUp(late: boolean): boolean {
+    return late && this.#rate < dipShare * this.#fastest;
   }
 
   #grow(change: number): void {
     // It may not have grown in the empty looks before this one.
     const faster = this.#emptyLooks > 1 ? Math.min(growthMax, 2 * this.#growth) : 0;
     this.#growth = Math.max(change, faster);
-    const most = growthCap * Math.max(...this.#rates) * (this.#smallestMs + this.#queueMs);
+    const most = growthCap * this.#fastest * (this.#smallestMs + this.#queueMs);
     const slowly = this.#emptyLooks > emptyLooksMin ? this.#bytes * (1 + Math.min(change, slowlyMax)) : 0;
     const grown = Math.max(
       Math.min(most, this.#bytes * (1 + this.#growth)),
@@ -397,6 +422,17 @@ export class LinkWindow {
   /** The window becomes smaller. */
   #begin(): void {
     this.#smaller.begin(Math.max(bytesMin, Math.min(this.#bytes, this.#mostBytes)));
+  }
+
+  /** What arrived in the last look, in bytes per ms. */
+  get #rate(): number {
+    return this.#rates.at(-1) ?? 0;
+  }
+
+  /** The most that arrived lately: of two looks together, since what a lost packet holds up comes all at once. */
+  get #fastest(): number {
+    const pairs = this.#rates.slice(1).map((rate, i) => (rate + (this.#rates[i] ?? rate)) / 2);
+    return Math.max(...(pairs.length > 0 ? pairs : this.#rates));
   }
 
   /** What was carried lately, in bytes per ms. */

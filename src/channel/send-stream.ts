@@ -104,6 +104,16 @@ export class SendStream {
     return number;
   }
 
+  /** Takes items whose content was lent together: `release` is called once the peer has all of them; at once if there are none. */
+  pushAll(frameClass: FrameClass, items: readonly (readonly ItemRange[])[], release: () => void): void {
+    let held = items.length;
+    if (held === 0) release();
+    const releaseOne = () => {
+      if (--held === 0) release();
+    };
+    for (const item of items) this.push(frameClass, item, releaseOne);
+  }
+
   /**
    * Resolves when less than `bytesMax` of this stream waits to be sent. Rejects when the channel has failed. Mirrored writes do not count: they have a bound
    * of their own, and a guest that fills it must not keep the bulk copy from its share.

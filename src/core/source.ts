@@ -1,6 +1,11 @@
 /** The source's end of a migration: `migrate()` reads as the list of phases. */
 import type { Channel } from '../channel/channel.ts';
-import { connectChannel } from '../channel/connect.ts';
+import {
+  type ConnectedChannel,
+  type ConnectOptions,
+  connectChannel,
+  connectControl,
+} from '../channel/connect.ts';
 import { CreditPool } from '../channel/credit-pool.ts';
 import type { SendStream } from '../channel/send-stream.ts';
 import { secretOf, type Ticket } from '../channel/ticket.ts';
@@ -138,6 +143,12 @@ export function createMeasuringSource(options: SourceOptions, measured?: Measure
   return new Source(options, measured);
 }
 
+/** What the register said when the destination was asked to prepare, and the highest epoch in it. */
+interface AskedToPrepare {
+  readonly claims: readonly Claim[];
+  readonly highest: number;
+}
+
 class Source extends MigrationEnd implements MeasuringSource {
   readonly #vm: SourceVm;
   readonly #transport: Transport;
@@ -215,7 +226,7 @@ class Source extends MigrationEnd implements MeasuringSource {
         disks: this.#vm.disks.filter(({ id }) => this.#modes.get(id) === 'copy'),
         register: this.#register,
         environment: this.environment,
-        connect: (call) => this.#dial(call),
+        connect: (call) => connectChannel(this.#connections(call)),
         durationMs,
         policy: this.#policy,
         signal,
@@ -278,8 +289,13 @@ class Source extends MigrationEnd implements MeasuringSource {
   async #untilReady(gives: boolean): Promise<Switchover> {
     const deadline = this.#newDeadline();
     try {
-      await this.#connect();
-      await this.#prepare(gives);
+      const { channel, lanes } = await this.#connect();
+      // The destination prepares while the lanes are dialled.
+      const asked = this.#askToPrepare(channel, gives);
+      asked.catch(() => {});
+      await lanes;
+      this.#outlast(channel);
+      await this.#prepare(channel, asked);
       await this.#copyDisks();
       for (;;) {
         await this.#copyMemory(deadline);
@@ -330,8 +346,8 @@ class Source extends MigrationEnd implements MeasuringSource {
     }
   }
 
-  #dial(signal: AbortSignal): Promise<Channel> {
-    return connectChannel({
+  #connections(signal: AbortSignal): ConnectOptions {
+    return {
       transport: this.#transport,
       vmId: this.#description.vmId,
       secret: this.#secret,
@@ -341,13 +357,15 @@ class Source extends MigrationEnd implements MeasuringSource {
       rateBytesPerSecondMax: this.#policy.rateBytesPerSecondMax,
       limitMs: this.#policy.connectMsMax,
       signal,
-    });
+    };
   }
 
-  async #connect(): Promise<void> {
+  /** Resolves when control is there. */
+  async #connect(): Promise<ConnectedChannel> {
     this.enter('connect');
     throwIfAborted(this.signal);
-    const channel = await this.#dial(this.signal);
+    const connected = await connectControl(this.#connections(this.signal));
+    const { channel } = connected;
     this.#channel = channel;
     // Whatever ends the migration ends what it sends: everybody who waits for room is told.
     this.signal.addEventListener('abort', () => channel.stopSending(this.signal.reason), { once: true });
@@ -356,6 +374,10 @@ class Source extends MigrationEnd implements MeasuringSource {
       ({ code, reason }) => this.stop(peerFailed(code, reason)),
       () => {},
     );
+    return connected;
+  }
+
+  #outlast(channel: Channel): void {
     channel.outlast({
       silenceMsMax: this.#policy.silenceMsMax,
       outageMsMax: this.#policy.outageMsMax,
@@ -375,9 +397,7 @@ class Source extends MigrationEnd implements MeasuringSource {
     this.#preCopy?.releaseThrottle().catch((error) => this.stop(asMigrationError(error, 'hypervisor')));
   }
 
-  async #prepare(gives: boolean): Promise<void> {
-    this.enter('prepare');
-    const channel = this.#live();
+  async #askToPrepare(channel: Channel, gives: boolean): Promise<AskedToPrepare> {
     const { vmId } = this.#description;
     const claims = await raceAbort(this.#readRegister(), this.signal);
     const unsettled = unsettledAttempt(claims);
@@ -405,6 +425,12 @@ class Source extends MigrationEnd implements MeasuringSource {
       outageMsMax: this.#policy.outageMsMax,
       ...offeredCodecs(this.environment, this.#policy),
     });
+    return { claims, highest };
+  }
+
+  async #prepare(channel: Channel, asked: Promise<AskedToPrepare>): Promise<void> {
+    this.enter('prepare');
+    const { claims, highest } = await asked;
     const prepared = await withTimeout(
       this.environment,
       this.#policy.connectMsMax,

@@ -58,7 +58,7 @@ async function world(paths: readonly PathOptions[], more: Partial<ConnectOptions
   const stream = far.openReceive(1, 0, fixedCredit(256 * mebibyte), (received) => stream.applied(received));
   const sender = near.openSend(1, 0);
   await environment.run(environment.now() + 500);
-  const content = item(0, mebibyte - 64);
+  const content = new Map<number, ReturnType<typeof item>>();
   let arrived = 0;
   return {
     environment,
@@ -71,8 +71,11 @@ async function world(paths: readonly PathOptions[], more: Partial<ConnectOptions
       const before = arrived;
       while (environment.now() - startMs < ms) {
         await environment.run(sender.room());
-        sender.push('bulk', content, () => {
-          arrived += mebibyte;
+        const bytes = sender.itemBytesMax;
+        const ranges = content.get(bytes) ?? item(0, bytes);
+        content.set(bytes, ranges);
+        sender.push('bulk', ranges, () => {
+          arrived += bytes;
         });
         // Who never waits lets nothing happen.
         await environment.run(Promise.resolve());

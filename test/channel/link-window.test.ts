@@ -165,6 +165,30 @@ describe('the window of a link', () => {
     );
   });
 
+  it('begins without overflowing a queue of 50 ms by much, however long the round trip', () => {
+    for (const [roundTripMs, bytesPerMs] of [
+      [200, 50_000],
+      [200, gigabit],
+      [100, gigabit],
+    ] as const) {
+      const model = new Model({ roundTripMs, bytesPerMs, queueMs: 50 });
+      const { share, lost } = model.run(6000);
+      expect(share).toBeGreaterThan(0.6);
+      expect(lost / (roundTripMs * bytesPerMs)).toBeLessThan(0.25);
+    }
+  });
+
+  it('does not end its start for a processor that was busy for half a round trip', () => {
+    const model = new Model({
+      roundTripMs: 100,
+      bytesPerMs: gigabit,
+      queueMs: 50,
+      noiseMs: (nowMs) => (nowMs >= 100_400 && nowMs < 100_450 ? 50 : 0),
+    });
+    model.run(1500);
+    expect(model.run(1000).share).toBeGreaterThan(0.9);
+  });
+
   it('does so where answers come in bunches', () => {
     const model = new Model({ roundTripMs: 50, bytesPerMs: gigabit / 5, queueMs: 200, turnMs: 25 });
     model.run(5000);
@@ -467,6 +491,16 @@ describe('the window of a link', () => {
     }
   }
 
+  it('does not become larger while lanes hold up what is sent: all of that arrives at once', () => {
+    let held = 0;
+    const at = (ms: number) => (ms > 3000 && ms < 3600 ? { share: 0.1, late: 0.8 } : { share: 1, late: 0 });
+    steadily(100, at, 4000, ({ bytes }, ms) => {
+      if (ms === 3000) held = bytes;
+      if (ms > 3000 && ms < 3600) expect(bytes).toBeLessThanOrEqual(held);
+    });
+    expect(held).toBeGreaterThan(0);
+  });
+
   it('is not given up where connections look for the smallest round trip: much less arrives for a moment, and late', () => {
     for (const roundTripMs of [50, 100, 200]) {
       const dipMs = 200 + 2 * roundTripMs;
@@ -511,7 +545,7 @@ describe('the window of a link', () => {
       nowMs += apartMs;
       window.sent(itemBytes, nowMs);
       window.limited();
-      window.acknowledged(itemBytes, window.bytes);
+      window.acknowledged(window.bytes / 5, window.bytes);
       window.roundTrip(ms, nowMs, 0);
     };
     for (let turn = 0; turn < 20; turn++) answer(100, 20);

@@ -162,7 +162,7 @@ describe("a destination's disk that writes half as fast as the guest", () => {
     expect(told).toHaveLength(1);
     const [warning] = told as [Told];
     expect(warning).toMatchObject({ kind: 'slow-disk', disk: 'disk0' });
-    expect(warning.elapsedMs).toBeLessThan(6000);
+    expect(warning.elapsedMs).toBeLessThan(7000);
     expect(warning.guestBytesPerSecond / diskBytes).toBeCloseTo(2, 0);
     expect(warning.bytesPerSecond / diskBytes).toBeCloseTo(1, 0);
     expectMoved(world);

@@ -231,6 +231,13 @@ const phasesBeforeCommit: readonly Phase[] = [
 ];
 
 describe('before commit', () => {
+  it('is over in four round trips and a little: the destination prepares while the lanes are dialled', async () => {
+    const w = world({ link: { rttMs: 100, rateMbit: 1000 } });
+    const { connect = 0, prepare = 0 } = (await w.run()).source.phases;
+    expect(connect + prepare).toBeLessThan(450);
+    expect(connect).toBeGreaterThan(350);
+  });
+
   for (const phase of phasesBeforeCommit) {
     it(`an abort at the source in ${phase} leaves the guest as it was`, async () => {
       const w = world();

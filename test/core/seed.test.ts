@@ -89,7 +89,7 @@ describe('a migration that compares', () => {
     expect(source.bytes.unchanged).toBeGreaterThan(1.5 * mebibyte);
     const heldBytes = source.bytes.disk + source.bytes.unchanged;
     expect(heldBytes).toBeLessThan(8 * mebibyte + hotBytes);
-    expect(source.bytes.wire - source.bytes.memory - source.bytes.mirror).toBeLessThan(0.85 * heldBytes);
+    expect(source.bytes.wire - source.bytes.memory - source.bytes.mirror).toBeLessThan(0.9 * heldBytes);
     expect(destination.bytes.unchanged).toBe(source.bytes.unchanged);
     vm.destroy();
   });

@@ -1,11 +1,9 @@
 import type { SendStream } from '../../channel/send-stream.ts';
 import type { CallOptions } from '../../interfaces/content.ts';
-import type { MemorySource, PageBatch, PageRun } from '../../interfaces/memory.ts';
-import { sliceChunks } from '../../util/chunks.ts';
+import type { MemorySource, PageBatch } from '../../interfaces/memory.ts';
 import { raceAbort } from '../../util/promises.ts';
-import type { ItemRange } from '../../wire/item.ts';
-import { itemContentBytesMax, itemRangesMax } from '../../wire/limits.ts';
 import type { RecentWrites } from '../audit/recent-writes.ts';
+import { splitIntoItems } from '../split-into-items.ts';
 
 export interface RoundOptions extends CallOptions {
   /** Pages that may wait to be sent when more are read. Default: what a stream holds. */
@@ -69,56 +67,14 @@ export class MemorySender {
 
   #push(batch: PageBatch): void {
     const pageBytes = this.#source.regions.map((region) => region.pageBytes);
-    const items = splitIntoItems(batch.runs, pageBytes, this.#stream.itemBytesMax);
-    let holders = items.length;
-    if (holders === 0) batch.release();
-    const release = () => {
-      if (--holders === 0) batch.release();
-    };
-    for (const item of items) {
-      for (const range of item) {
-        this.#offeredBytes += range.length;
-        // The first round says nothing of what the guest writes.
-        if (this.#rounds > 0) this.#recent.add(this.#stream.id, range.space, range.offset, range.length);
-        if (range.content !== 'zero') this.#contentBytes += range.length;
-      }
-      this.#stream.push('memory', item, release);
+    const ranges = batch.runs.map(({ region, ...range }) => ({ space: region, ...range }));
+    const items = splitIntoItems(ranges, pageBytes, this.#stream.itemBytesMax);
+    for (const range of items.flat()) {
+      this.#offeredBytes += range.length;
+      // The first round says nothing of what the guest writes.
+      if (this.#rounds > 0) this.#recent.add(this.#stream.id, range.space, range.offset, range.length);
+      if (range.content !== 'zero') this.#contentBytes += range.length;
     }
+    this.#stream.pushAll('memory', items, () => batch.release());
   }
-}
-
-/** The runs of a batch in as few items as there can be of so much content each, or of one page: pages stay whole, if an item can hold them. `pageBytes`: of each region. */
-export function splitIntoItems(
-  runs: readonly PageRun[],
-  pageBytes: readonly number[],
-  contentBytesMax: number,
-): readonly (readonly ItemRange[])[] {
-  const items: ItemRange[][] = [];
-  let item: ItemRange[] = [];
-  let contentBytes = 0;
-  const add = (range: ItemRange, bytes: number) => {
-    const full = item.length === itemRangesMax || contentBytes + bytes > contentBytesMax;
-    if (full && item.length > 0) {
-      items.push(item);
-      item = [];
-      contentBytes = 0;
-    }
-    item.push(range);
-    contentBytes += bytes;
-  };
-  for (const { region: space, offset, length, content } of runs) {
-    if (content === 'zero') {
-      add({ space, offset, length, content }, 0);
-      continue;
-    }
-    const page = pageBytes[space] ?? contentBytesMax;
-    const step = Math.min(itemContentBytesMax, Math.max(1, Math.floor(contentBytesMax / page)) * page);
-    for (let at = 0; at < length; at += step) {
-      const bytes = Math.min(step, length - at);
-      const part = bytes === length ? content : sliceChunks(content, at, bytes);
-      add({ space, offset: offset + at, length: bytes, content: part }, bytes);
-    }
-  }
-  if (item.length > 0) items.push(item);
-  return items;
 }

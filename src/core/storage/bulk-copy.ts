@@ -28,6 +28,7 @@ import { chunksLength, isZero, sliceChunks } from '../../util/chunks.ts';
 import { onAbort } from '../../util/on-abort.ts';
 import { Signalled, throwIfAborted } from '../../util/promises.ts';
 import { digestedBytes } from '../../wire/digest-list.ts';
+import { splitIntoItems } from '../split-into-items.ts';
 import { alignExtents } from './align-extents.ts';
 import type { BlockDigests } from './block-digests.ts';
 import type { GuestWatch, WatchedCopy } from './guest-watch.ts';
@@ -267,9 +268,8 @@ export class BulkCopy {
     const changed = this.#changedOf(offset, chunks);
     const ranges = changed.flatMap((part) => withoutZeros(part.offset, part.chunks, regionBytes));
     for (const range of ranges) if (range.content !== 'zero') this.#sentBytes += range.length;
-    const recycle = () => disk.recycle?.(chunks);
-    if (ranges.length > 0) stream.push('bulk', ranges, recycle);
-    else recycle();
+    const items = splitIntoItems(ranges, [regionBytes], stream.itemBytesMax);
+    stream.pushAll('bulk', items, () => disk.recycle?.(chunks));
     this.#numbered({ offset, length });
   }
 

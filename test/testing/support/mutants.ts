@@ -36,8 +36,8 @@ export const mutants: readonly Mutant[] = [
     file: 'core/storage/bulk-copy.ts',
     edits: [
       [
-        "if (ranges.length > 0) stream.push('bulk', ranges, recycle);\n    else recycle();",
-        "if (ranges.length > 0) stream.push('bulk', ranges, () => {});\n    recycle();",
+        "stream.pushAll('bulk', items, () => disk.recycle?.(chunks));",
+        "stream.pushAll('bulk', items, () => {});\n    disk.recycle?.(chunks);",
       ],
     ],
     seed: 2,
@@ -51,7 +51,7 @@ export const mutants: readonly Mutant[] = [
         'const chunks = await disk.read(offset, length, { signal });',
         'this.#numbered({ offset, length });\nconst chunks = await disk.read(offset, length, { signal });',
       ],
-      ['else recycle();\n    this.#numbered({ offset, length });', 'else recycle();'],
+      ['disk.recycle?.(chunks));\n    this.#numbered({ offset, length });', 'disk.recycle?.(chunks));'],
     ],
     seed: 88,
     rules: ['equal', 'sane', 'audited', 'excused'],
@@ -66,9 +66,7 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'a dirty page is dropped',
     file: 'core/memory/memory-sender.ts',
-    edits: [
-      ['splitIntoItems(batch.runs, ', 'splitIntoItems(this.#rounds > 0 ? batch.runs.slice(1) : batch.runs, '],
-    ],
+    edits: [['splitIntoItems(ranges, ', 'splitIntoItems(this.#rounds > 0 ? ranges.slice(1) : ranges, ']],
     seed: 4,
     rules: ['equal', 'audited', 'excused'],
   },
@@ -383,7 +381,7 @@ export const mutants: readonly Mutant[] = [
     draw: 'storage',
     file: 'core/guest-pace.ts',
     edits: [['isHeld: sender.stream.isHeld && !channel.isSilent,', 'isHeld: true,']],
-    seed: 75,
+    seed: 320,
     rules: ['truth', 'needless'],
   },
   {
