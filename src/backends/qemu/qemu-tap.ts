@@ -2,7 +2,7 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { messageOf } from '../../errors.ts';
 import type { ByteRange, Content } from '../../interfaces/content.ts';
-import { callingThread, classOf, idleClass, setNiceness } from '../../util/thread-priority.ts';
+import { callingThread, setNiceness } from '../../util/thread-priority.ts';
 import { serveTap } from './tap-server.ts';
 import { type FromTapThread, type TapThreadData, waitingBytes } from './tap-thread.ts';
 
@@ -58,7 +58,6 @@ function goAhead(): void {
   if (thread === undefined || usual === undefined) return;
   // Who may not go ahead may go back to where it belongs: the engine's thread, which started this one, would not yield else.
   if (!setNiceness(thread.id, usual - ahead)) setNiceness(thread.id, usual);
-  if (classOf(thread.id) === idleClass) post({ type: 'idle', threadId: thread.id });
 }
 
 goAhead();

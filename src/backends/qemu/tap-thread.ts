@@ -1,7 +1,6 @@
 import { Worker } from 'node:worker_threads';
 import { MigrationError, messageOf } from '../../errors.ts';
 import type { ByteRange } from '../../interfaces/content.ts';
-import { leaveIdleClass } from '../../util/idle-class.ts';
 import { deferred } from '../../util/promises.ts';
 import { threadArguments } from '../../util/thread-arguments.ts';
 import { usualNiceness } from '../../util/thread-priority.ts';
@@ -17,8 +16,6 @@ export interface TapThreadData extends TapServerOptions {
 
 /** What a tap's thread tells, in order. */
 export type FromTapThread =
-  /** It has begun in the class SCHED_IDLE, as the thread that started it is while it yields, and cannot leave it by itself. */
-  | { readonly type: 'idle'; readonly threadId: number }
   | { readonly type: 'listening' }
   | { readonly type: 'failed'; readonly message: string }
   | { readonly type: 'write'; readonly range: ByteRange; readonly content: Uint8Array | 'zero' }
@@ -66,9 +63,6 @@ export async function serveTapInThread(
   worker.on('exit', (code) => died(`code ${code}`));
   const take = (message: FromTapThread): void => {
     switch (message.type) {
-      case 'idle':
-        leaveIdleClass(message.threadId);
-        break;
       case 'listening':
         listening.resolve();
         break;
