@@ -17,6 +17,7 @@ import { asMigrationError, MigrationError } from '../errors.ts';
 import type { CancelTimer, Codec, Environment } from '../interfaces/environment.ts';
 import type { CompressionStatistics, LinkStatistics, Outage } from '../interfaces/migration.ts';
 import { delay, Signalled } from '../util/promises.ts';
+import type { OutgoingFrame } from '../wire/frame.ts';
 import { type Message, stateStream } from '../wire/messages.ts';
 import type { Positions } from '../wire/positions.ts';
 import { Compressor } from './compressor.ts';
@@ -119,6 +120,8 @@ interface Cut {
   refusals: number;
 }
 
+/** With a shorter round trip it is no loss that positions come one later. */
+const copiedRoundTripMsMin = 10;
 /** What a lane is compared by that is to send a copy: about what an item has. */
 const copyBytes = 64 << 10;
 
@@ -183,6 +186,7 @@ export class Channel {
       positioned: (positions, first) => this.#positioned(positions, first),
       message: (message) => this.mailbox.deliver(message),
       roundTrip: (ms) => this.#roundTrip(ms),
+      told: (frame) => this.#copyPositions(frame),
       lost: (error) => this.#controlLost(error),
       failed: (error) => this.#fail(error),
     });
@@ -336,6 +340,10 @@ export class Channel {
     if (nowMs < this.#nextEstimateMs) return;
     this.#nextEstimateMs = nowMs + estimateMs;
     this.#estimate.roundTrip(ms);
+  }
+
+  #copyPositions(frame: OutgoingFrame): void {
+    if (this.roundTripMs >= copiedRoundTripMsMin && this.#copies.positions(frame)) this.#dataWake.notify();
   }
 
   /** Looks at the queue in front of the link all the time while something is on its way. */
@@ -548,7 +556,8 @@ export class Channel {
     const nowMs = this.#environment.now();
     const control = this.#copies.takeMessage(lane);
     if (control !== undefined) {
-      await this.#sent(lane.sendCopy({ frame: control, release: () => {}, drop: () => {} }, nowMs));
+      if (control.type === 'positions') await lane.send(control);
+      else await this.#sent(lane.sendCopy({ frame: control, release: () => {}, drop: () => {} }, nowMs));
       return;
     }
     const room = lane.inFlightBytes < this.#lanes.windowOf(lane);
@@ -691,9 +700,9 @@ export class Channel {
     try {
       for await (const frame of lane.frames()) {
         if (this.#ended) return;
-        if (frame.type === 'control') {
+        if (frame.type === 'positions' || frame.type === 'control') {
           this.#control.copied(frame);
-          this.#control.positionsSoon(frame.payloadBytes);
+          if (frame.type === 'control') this.#control.positionsSoon(frame.payloadBytes);
           continue;
         }
         const stream = frame.type === 'data' ? this.#receiveStreams.get(frame.stream) : undefined;

@@ -40,20 +40,25 @@ const redialRoundTrips = 8;
 /** A channel whose control connection is there. */
 export interface ConnectedChannel {
   readonly channel: Channel;
-  /** Resolves when all lanes are there. Rejects when one of them cannot be had: then the channel has failed, and none is left. */
+  /** Resolves when all lanes are there. Rejects when one of them cannot be had, or the channel has failed; no more are dialled then, and the channel is its owner's to end. */
   readonly lanes: Promise<void>;
 }
 
 /** Dials all connections of a new session, and resolves when they are there. On failure, which one of them is enough for, none is left. Rejects as {@link dial} does. */
 export async function connectChannel(options: ConnectOptions): Promise<Channel> {
   const { channel, lanes } = await connectControl(options);
-  await lanes;
-  return channel;
+  try {
+    await lanes;
+    return channel;
+  } catch (error) {
+    channel.abort(asMigrationError(error, 'connect-failed'));
+    throw error;
+  }
 }
 
 /**
  * Dials all connections of a new session, and resolves when control is let in. The lanes are dialled as soon as there is a connection at all, and ask to be let in once control has been: an
- * acceptor refuses the lanes of a session that it does not know. On failure nothing is left. Rejects as {@link dial} does.
+ * acceptor refuses the lanes of a session that it does not know. How many they are goes by how long that connection took. On failure nothing is left. Rejects as {@link dial} does.
  */
 export async function connectControl(options: ConnectOptions): Promise<ConnectedChannel> {
   const attempt = childOf(options.signal);
@@ -118,7 +123,7 @@ async function openChannel(
   return new Channel({ ...options, dialler, paths: transport.paths }, control);
 }
 
-/** Resolves when all of them are there. When one of them cannot be had the channel has failed. */
+/** Resolves when all of them are there. */
 async function allLanes(
   channel: Channel,
   dials: readonly Promise<void>[],
@@ -131,9 +136,8 @@ async function allLanes(
     channel.keepLanes();
     attempt.unlink();
   } catch (error) {
-    channel.abort(asMigrationError(error, 'connect-failed'));
     await callOff(attempt, error, dials);
-    throw error;
+    throw asMigrationError(error, 'connect-failed');
   } finally {
     unlink();
   }

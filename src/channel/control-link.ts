@@ -22,6 +22,8 @@ export interface ControlHandlers {
   positioned(positions: Positions, first: boolean): void;
   message(message: Message): void;
   roundTrip(ms: number): void;
+  /** Positions go out, other than the first on a connection. */
+  told(frame: OutgoingFrame): void;
   /** The connection is lost; another may be attached. */
   lost(error: MigrationError): void;
   /** The peer broke the protocol, or ended the channel. */
@@ -45,6 +47,8 @@ interface ControlPayload {
   readonly type: Exclude<FrameType, 'data'>;
   readonly number: number;
   readonly bytes: Uint8Array;
+  /** Whether a copy of it is of use. */
+  readonly isCopied?: boolean;
 }
 
 /** A message that the peer may not have. */
@@ -77,6 +81,9 @@ export class ControlLink {
   #toldFirst = false;
   #heardFirst = false;
   #positionsDue = false;
+  /** Of the last positions that were sent, and of the newest that came, over whatever connection. */
+  #positionsNumber = 0;
+  #heardPositions = 0;
   #positionsBytes = 0;
   #cancelPositions: CancelTimer | undefined;
   #pingDue = false;
@@ -155,8 +162,15 @@ export class ControlLink {
     return controlFrame('control', number, bytes, crc32c(bytes));
   }
 
-  /** A message that came over a lane, beside this connection: taken when it is the next, or once those before it are here. Throws `protocol`. */
+  /**
+   * What came over a lane, beside this connection: a message is taken when it is the next, or once those before it are here; positions are, once this connection has brought the first. Throws
+   * `protocol`.
+   */
   copied(frame: IncomingFrame): void {
+    if (frame.type === 'positions') {
+      if (!this.#over && this.#heardFirst) this.#arrived(frame);
+      return;
+    }
     if (this.#over || frame.number <= this.#received) return;
     this.#copies.set(frame.number, frame);
     this.#takeCopies();
@@ -268,7 +282,10 @@ export class ControlLink {
           await this.#wake.wait();
           continue;
         }
-        await lane.send(controlFrame(payload.type, payload.number, payload.bytes, crc32c(payload.bytes)));
+        const frame = controlFrame(payload.type, payload.number, payload.bytes, crc32c(payload.bytes));
+        const sent = lane.send(frame);
+        if (payload.isCopied === true) this.#handlers.told(frame);
+        await sent;
         if (payload.type !== 'end') continue;
         this.#ending = false;
         this.#idle.notify();
@@ -322,7 +339,7 @@ export class ControlLink {
   #positions(first: boolean): ControlPayload {
     this.#positionsDue = false;
     const bytes = encodePositions({ control: this.#received, ...this.#handlers.positions(first) });
-    return { type: 'positions', number: 0, bytes };
+    return { type: 'positions', number: ++this.#positionsNumber, bytes, isCopied: !first };
   }
 
   #arrived(frame: IncomingFrame): void {
@@ -339,6 +356,9 @@ export class ControlLink {
         this.#takeCopies();
         return;
       case 'positions':
+        // All only grow: what is older says nothing.
+        if (frame.number <= this.#heardPositions) return;
+        this.#heardPositions = frame.number;
         this.#positioned(decodePositions(payload));
         return;
       case 'ping':

@@ -8,13 +8,15 @@ import type { QueuedFrame } from './scheduler.ts';
 const messageBytesMax = 2048;
 
 /**
- * What goes out twice, over different lanes, since one of them may lose a packet and hold up what is behind it: small control messages always; what a stunned guest waits for, the
+ * What goes out twice, over different lanes, since one of them may lose a packet and hold up what is behind it, or its connection let little through for a moment (those of BBR look for the smallest round
+ * trip every ten seconds): small control messages always; every other of the positions, over lanes that carry nothing else; what a stunned guest waits for, the
  * *last flight*; and, while the network loses packets by itself, what is late, where there is nothing else to send, the *hedge*. What of a flight, and when, is decided by {@link Flight}.
  */
 export class Copies {
   readonly #lanes: LaneSet;
-  /** Messages that are to go over a lane as well. */
+  /** Messages, and the newest positions, that are to go over a lane as well. */
   #messages: { readonly frame: OutgoingFrame; readonly lane: Lane }[] = [];
+  #positions = 0;
   #last: Flight | undefined;
   #hedge: Flight | undefined;
 
@@ -41,6 +43,18 @@ export class Copies {
       if (best === undefined || lane.inFlightBytes < best.inFlightBytes) best = lane;
     }
     if (best !== undefined) this.#messages.push({ frame, lane: best });
+  }
+
+  /** Positions go out. The copy of every other of them goes over one lane after the other, of those of which nothing else is on its way. Returns whether there is one. */
+  positions(frame: OutgoingFrame): boolean {
+    this.#positions++;
+    if (this.#positions % 2 === 0 || frame.payloadBytes > messageBytesMax) return false;
+    const idle = this.#lanes.open.filter(({ inFlightBytes }) => inFlightBytes === 0);
+    const lane = idle[(this.#positions >> 1) % idle.length];
+    if (lane === undefined) return false;
+    this.#messages = this.#messages.filter((copy) => copy.frame.type !== 'positions');
+    this.#messages.push({ frame, lane });
+    return true;
   }
 
   /** The next message whose copy is to go over this lane, taken out. */

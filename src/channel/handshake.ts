@@ -86,7 +86,7 @@ export interface DialOptions extends Credentials {
   readonly environment: Environment;
   readonly limitMs: number;
   readonly signal: AbortSignal | undefined;
-  /** There is a connection, of which nothing is known; how long that took, in ms: a round trip, with TLS two. */
+  /** There is a connection, of which nothing is known; how long that took, in ms: a round trip over TCP, three with TLS. */
   readonly onOpened?: (ms: number) => void;
   /** Asks to be let in no sooner than this has resolved. Default: at once. */
   readonly due?: Promise<unknown>;

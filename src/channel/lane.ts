@@ -109,7 +109,8 @@ export class Lane {
 
   /** Sends a frame of which nothing is kept. */
   send(frame: OutgoingFrame): Promise<void> {
-    this.#sentSequence = (this.#sentSequence + 1) >>> 0;
+    // Nobody says that positions have arrived: that would be told in positions, and so on.
+    if (frame.type !== 'positions') this.#sentSequence = (this.#sentSequence + 1) >>> 0;
     const header = encodeFrameHeader(frame, this.#sentSequence);
     this.#bytesSent += header.byteLength + frame.payloadBytes;
     return this.#greeted.connection.send([header, ...frame.payload]);

@@ -17,12 +17,12 @@ const startBytes = 8 << 20;
 const bytesMin = 256 << 10;
 /**
  * It grows by so much of what is acknowledged: by half each round trip. Connections double theirs, and the queue is seen a round trip and a half late. Where round trips are long, by no
- * more than is sent in so many ms, as a queue in front of a link may be expected to hold. And it is never more than so much above what arrives in a round trip: it is not the window then that holds it up.
+ * more than is sent in so many ms, as a queue in front of a link may be expected to hold. And it grows to no more than so much above what arrives in a look, a round trip as a rule: it is not the window then that holds it up.
  */
 const startGain = 0.5;
 const startQueueMs = 50;
 /**
- * The window does not grow while the least of so many round trips, one after the other, shows half of the queue that is to be. The start is over when all of a look show it, and it is not the connections'
+ * The window does not grow while the least of so many round trips, one after the other, shows half of the queue that is to be. The start is over when all of a look show it, or most of two in which it overflows, and it is not the connections'
  * own slow starts that make it: so much of the window arrives in a round trip, or no longer so much more than in the one before.
  */
 const startSamples = 3;
@@ -116,6 +116,8 @@ export class LinkWindow {
   #bytes = startBytes;
   /** The last round trips of the start; undefined when that is over. */
   #start: number[] | undefined = [];
+  /** Whether the last look of the start showed a queue that had no room for more. */
+  #overflowed = false;
   /** Whether the least of them shows half of the queue that is to be. */
   #startQueues = false;
   #smallestMs = Number.POSITIVE_INFINITY;
@@ -305,20 +307,20 @@ export class LinkWindow {
     this.#startQueues = lately.length === startSamples && queueMs >= emptyShare * this.#queueMs;
   }
 
-  /** `leastMs`: the least round trip of the look. */
-  #startIsOver(leastMs: number): boolean {
-    if (leastMs < this.#smallestMs + this.#queueMs) return false;
+  /** `ms`: the round trip that the look is judged by. */
+  #startIsOver(ms: number): boolean {
+    if (ms < this.#smallestMs + this.#queueMs) return false;
     const [before = 0, last = 0] = this.#rates.slice(-2);
-    const risen = before > 0 && last < risingGain * before;
-    return risen || last * this.#smallestMs >= startShare * this.#bytes;
+    const isLevel = before > 0 && last < risingGain * before;
+    return isLevel || last * this.#smallestMs >= startShare * this.#bytes;
   }
 
-  #endStart(leastMs: number): void {
+  #endStart(ms: number): void {
     this.#start = undefined;
     this.#begin();
     // What was on its way a round trip ago has made the queue.
     const [then = this.#bytes] = this.#sizes.slice(-2);
-    const fits = (then * (this.#smallestMs + this.#queueMs)) / leastMs;
+    const fits = (then * (this.#smallestMs + this.#queueMs)) / ms;
     this.#bytes = Math.max(bytesMin, Math.min(this.#bytes, fits));
   }
 
@@ -340,7 +342,9 @@ export class LinkWindow {
       if (overflows) this.#looks = Number.POSITIVE_INFINITY;
       const tells = this.#limited && late && !overflows && !(rises && lateShare > allLateShare);
       this.#loses(tells ? lateShare : 0, nowMs);
-      if (!this.rests && this.#startIsOver(at(0))) this.#endStart(at(0));
+      const ms = at(overflows && this.#overflowed ? judgedBy : 0);
+      this.#overflowed = overflows;
+      if (!this.rests && this.#startIsOver(ms)) this.#endStart(ms);
       return;
     }
     const empty = queueMs < emptyShare * this.#queueMs;

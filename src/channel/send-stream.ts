@@ -107,7 +107,10 @@ export class SendStream {
   /** Takes items whose content was lent together: `release` is called once the peer has all of them; at once if there are none. */
   pushAll(frameClass: FrameClass, items: readonly (readonly ItemRange[])[], release: () => void): void {
     let held = items.length;
-    if (held === 0) release();
+    if (held === 0) {
+      release();
+      return;
+    }
     const releaseOne = () => {
       if (--held === 0) release();
     };

@@ -81,7 +81,7 @@ const windowBytesMax = 1 << 20;
 /** How long a connection may take over its greeting, its proof or its question. */
 const greetingMsMax = 10_000;
 /**
- * How long a source may take over its first word: it dials all its connections before, each by every path if need be. One that is dead is
+ * How long a source may take over its first word: one that measures dials all its connections before, each by every path if need be. One that is dead is
  * noticed much sooner, by its silence.
  */
 const firstWordMsMax = 120_000;

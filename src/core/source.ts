@@ -291,9 +291,7 @@ class Source extends MigrationEnd implements MeasuringSource {
     try {
       const { channel, lanes } = await this.#connect();
       // The destination prepares while the lanes are dialled.
-      const asked = this.#askToPrepare(channel, gives);
-      asked.catch(() => {});
-      await lanes;
+      const [asked] = await Promise.all([this.#askToPrepare(channel, gives), lanes]);
       this.#outlast(channel);
       await this.#prepare(channel, asked);
       await this.#copyDisks();
@@ -428,9 +426,8 @@ class Source extends MigrationEnd implements MeasuringSource {
     return { claims, highest };
   }
 
-  async #prepare(channel: Channel, asked: Promise<AskedToPrepare>): Promise<void> {
+  async #prepare(channel: Channel, { claims, highest }: AskedToPrepare): Promise<void> {
     this.enter('prepare');
-    const { claims, highest } = await asked;
     const prepared = await withTimeout(
       this.environment,
       this.#policy.connectMsMax,

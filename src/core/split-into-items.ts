@@ -2,7 +2,7 @@ import { sliceChunks } from '../util/chunks.ts';
 import type { ItemRange } from '../wire/item.ts';
 import { itemContentBytesMax, itemRangesMax } from '../wire/limits.ts';
 
-/** Ranges in as few items as there can be of so much content each, or of one grain: grains, a page or a region of a disk, stay whole, if an item can hold them. `grainBytes`: of each space. */
+/** Ranges, in their order, in items of so much content each at the most, or of one grain: grains, a page or a region of a disk, stay whole, if an item can hold them. `grainBytes`: of each space. */
 export function splitIntoItems(
   ranges: readonly ItemRange[],
   grainBytes: readonly number[],

@@ -7,7 +7,7 @@
  *  2  2  stream of a data frame; else 0
  *  4  4  length of the payload in bytes
  *  8  8  number: data: within its stream, 1, 2, ...; control: within the channel; else 0
- * 16  4  sequence: 1, 2, ... on this connection, modulo 2^32
+ * 16  4  sequence: 1, 2, ... on this connection, modulo 2^32; of positions: that of the frame before them
  * 20  4  CRC-32C of the payload
  * 24  4  CRC-32C of bytes 0 to 23
  * 28     payload
@@ -179,7 +179,7 @@ export class FrameParser {
     this.#headerFilled += taken;
     if (this.#headerFilled === frameHeaderBytes) {
       const header = decodeHeader(this.#header);
-      this.#sequence = (this.#sequence + 1) >>> 0;
+      if (header.type !== 'positions') this.#sequence = (this.#sequence + 1) >>> 0;
       if (header.sequence !== this.#sequence)
         throw new MigrationError('protocol', 'a frame is out of sequence');
       this.#current = header;

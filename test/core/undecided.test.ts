@@ -48,7 +48,7 @@ describe('a VM that was given away, nobody knows to whom', () => {
     expect(source).toMatchObject({
       outcome: 'undecided',
       owner: 'undecided',
-      error: { code: 'owner-undecided', phase: 'prepare', owner: 'undecided' },
+      error: { code: 'owner-undecided', phase: 'connect', owner: 'undecided' },
     });
     expect(source.error?.message).toContain('recover()');
     expect(destination.outcome).toBe('failed');

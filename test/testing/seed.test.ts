@@ -58,7 +58,7 @@ describe('a disk of which 3 % have changed', () => {
 describe('a simulated host that keeps its disks', () => {
   test.each([true, false])('spares what a failed attempt has left there: %s', async (keepsDisks) => {
     const world = createVmWorld({ backend: { keepsDisks } });
-    world.backend.addFault({ point: 'disk-write', effect: 'fail', disk: 'disk0', skip: 4 });
+    world.backend.addFault({ point: 'disk-write', effect: 'fail', disk: 'disk0', skip: 16 });
     const failed = await world.migrate({ seed: 'compare' });
     expect(failed.source).toMatchObject({ outcome: 'failed', bytes: { unchanged: 0 } });
     const { source } = await world.migrate({ seed: 'compare' });

@@ -11,6 +11,7 @@ import { jsonOption, registerOption, ticketOption, tlsOptions } from '../common-
 import { conclude } from '../conclude.ts';
 import { formatEndpoint, isLoopback, parseEndpoint } from '../endpoint.ts';
 import { hookProgram } from '../hook-program.ts';
+import { idleWhileCopying } from '../idle-class.ts';
 import type { Options } from '../options.ts';
 import { runShown } from '../run-shown.ts';
 import { serveExport } from '../serve-export.ts';
@@ -96,6 +97,7 @@ export const receive: Command = {
         const destination = createDestination({ backend, transport, register, ticket, ...hooks });
         const { yieldToGuests } = await import('../../qemu.ts');
         yieldToGuests(destination, 'all');
+        idleWhileCopying(destination);
         const report = await runShown(destination, 'destination', screen, interruption);
         if ('exported' in backend) served = backend;
         return report;

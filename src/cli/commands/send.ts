@@ -6,6 +6,7 @@ import { conclude, foreseen } from '../conclude.ts';
 import { formatEndpoint } from '../endpoint.ts';
 import { renderEstimate } from '../estimate-view.ts';
 import { exitCodeOfFailure, exitCodes } from '../exit-code.ts';
+import { idleWhileCopying } from '../idle-class.ts';
 import type { Options } from '../options.ts';
 import { errorJson } from '../report-json.ts';
 import { renderError } from '../report-view.ts';
@@ -137,6 +138,7 @@ export const send: Command = {
           ...(vmId === undefined ? {} : { vmId }),
         });
         const run = options.flag('rehearse') ? source.rehearse : source.run;
+        idleWhileCopying(source);
         return await runShown(source, 'source', screen, interruption, (call) => run.call(source, call));
       } finally {
         interruption.close();
