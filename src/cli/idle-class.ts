@@ -34,7 +34,7 @@ const classes = { other: 0, idle: 5 };
 interface Thread {
   readonly id: number;
   readonly niceness: number;
-  readonly class: number | undefined;
+  readonly class: number;
   readonly ranMs: number;
   readonly waitedMs: number;
 }
@@ -88,24 +88,30 @@ export function idleWhileCopying(migration: Pick<Migration, 'on'>): void {
 }
 
 function startShell(): (line: string) => void {
-  const child = spawn('sh', ['-c', shell], {
-    cwd: '/',
-    env: { PATH: process.env.PATH },
-    stdio: ['pipe', 'ignore', 'ignore'],
-    // In a session of its own: a Ctrl-C is not meant for it.
-    detached: true,
-  });
-  child.on('error', () => {});
-  child.stdin.on('error', () => {});
-  child.unref();
-  (child.stdin as Socket).unref();
-  return (line) => child.stdin.write(`${line}\n`);
+  try {
+    const child = spawn('sh', ['-c', shell], {
+      cwd: '/',
+      env: { PATH: process.env.PATH },
+      stdio: ['pipe', 'ignore', 'ignore'],
+      // In a session of its own: a Ctrl-C is not meant for it.
+      detached: true,
+    });
+    child.on('error', () => {});
+    // Where no more files can be opened there is none.
+    const stdin = child.stdin as Socket | undefined;
+    stdin?.on('error', () => {});
+    child.unref();
+    stdin?.unref();
+    return (line) => stdin?.write(`${line}\n`);
+  } catch {
+    return () => {};
+  }
 }
 
-/** Those of this process. */
+/** Those of this process; none where that cannot be read. */
 function threads(): readonly Thread[] {
   const found: Thread[] = [];
-  for (const id of readdirSync('/proc/self/task').map(Number)) {
+  for (const id of threadIds()) {
     try {
       const stat = readFileSync(`/proc/self/task/${id}/stat`, 'utf8');
       const [ran = 0, waited = 0] = readFileSync(`/proc/self/task/${id}/schedstat`, 'utf8')
@@ -119,4 +125,12 @@ function threads(): readonly Thread[] {
     }
   }
   return found;
+}
+
+function threadIds(): readonly number[] {
+  try {
+    return readdirSync('/proc/self/task').map(Number);
+  } catch {
+    return [];
+  }
 }
