@@ -122,7 +122,7 @@ interface Cut {
 
 /** With a shorter round trip it is no loss that positions come one later. */
 const copiedRoundTripMsMin = 10;
-/** What a lane is compared by that is to send a copy: about what an item has. */
+/** What a lane is compared by that is to send a copy, where nothing waits: about what an item has. */
 const copyBytes = 64 << 10;
 
 /** See the top of this file. Made by {@link connectChannel} and {@link ChannelAcceptor}. */
@@ -332,7 +332,7 @@ export class Channel {
     const nowMs = this.#environment.now();
     if (this.#window !== undefined) {
       const late = this.#lanes.lateShare(this.#window.lateBeforeMs(nowMs - ms));
-      this.#window.roundTrip(ms, nowMs, late);
+      this.#window.roundTrip(ms, nowMs, late, this.#lanes.onLanesBytes);
       this.#copies.hedge(this.#window.rests && !this.#sendingStopped, this.#flightLink(0), nowMs);
       // It may have become larger.
       this.#dataWake.notify();
@@ -395,7 +395,7 @@ export class Channel {
         this.#dataWake.notify();
       },
       now: () => this.#environment.now(),
-      itemBytesMax: () => this.#lanes.itemBytesMax(this.#queuedBytes, this.#window?.bytesPerSecond),
+      itemBytesMax: () => this.#lanes.itemBytesMax(this.#queuedBytes, this.#window),
       isHeld: () => this.#scheduler.isHeld(id),
       releaseFailed: (error: unknown) => {
         this.#fail(asMigrationError(error, 'hypervisor', 'content that was sent could not be given back'));
@@ -562,13 +562,20 @@ export class Channel {
     }
     const room = lane.inFlightBytes < this.#lanes.windowOf(lane);
     const takes =
-      room && this.#linkHasRoom() && !this.#isPaced() && !this.#lanes.isSlow(lane, this.#queuedBytes, nowMs);
+      room &&
+      this.#queuedBytes > 0 &&
+      this.#linkHasRoom() &&
+      !this.#isPaced() &&
+      !this.#lanes.isSlow(lane, this.#queuedBytes, nowMs);
     const again = takes ? this.#lanes.nextAgain() : undefined;
     const frame = again ?? (takes ? this.#scheduler.next() : undefined);
     if (frame === undefined) {
       const flight = this.#copies.over(lane, () => this.#queuedBytes === 0 && !this.#isPaced());
       // Over a lane that is slow itself it would be no help.
-      const helps = flight !== undefined && room && !this.#lanes.isSlow(lane, copyBytes, nowMs);
+      const helps =
+        room &&
+        flight?.isDue(nowMs) === true &&
+        !this.#lanes.isSlow(lane, this.#queuedBytes || copyBytes, nowMs);
       const copy = helps ? flight.second(lane, nowMs) : undefined;
       if (copy !== undefined) {
         this.#pacer?.sent(copy.frame.payloadBytes, nowMs);
@@ -686,6 +693,7 @@ export class Channel {
       queueMs: this.#estimate.queueMs,
       busy: this.#scheduler.queuedBytes > 0 && !this.#reachesLimit,
       full: this.#window?.isFull ?? false,
+      loses: this.#window?.loses ?? false,
     });
     if (closes === true) this.#dataWake.notify();
     this.#openLanes();

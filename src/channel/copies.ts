@@ -87,7 +87,7 @@ export class Copies {
     this.#hedge = undefined;
   }
 
-  /** A flight that begins with what is on its way. */
+  /** A flight that begins with what is on its way; what each had before it on its lane is not known any more. */
   #holdAll(link: FlightLink, nowMs: number): Flight {
     const flight = new Flight(link, nowMs);
     for (const lane of this.#lanes.all) lane.hold((frame, sentMs) => flight.before(frame, lane, sentMs));
@@ -96,7 +96,9 @@ export class Copies {
 
   /** The frame as it is to be kept, which is sent over this lane now. */
   kept(frame: QueuedFrame, lane: Lane, nowMs: number): QueuedFrame {
-    return this.#last?.first(frame, lane, nowMs) ?? this.#hedge?.before(frame, lane, nowMs) ?? frame;
+    return (
+      this.#last?.first(frame, lane, nowMs) ?? this.#hedge?.before(frame, lane, nowMs + lane.queueMs) ?? frame
+    );
   }
 
   /** The flight of which something may go out again over this lane. `isIdle`: whether there is nothing else to send, and something may go out now. */

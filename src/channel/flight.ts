@@ -17,6 +17,8 @@ import type { QueuedFrame } from './scheduler.ts';
 const share = 1 / 4;
 /** What was sent before is late when it was not acknowledged for so many round trips, and so many ms: by then a link that loses nothing has brought it. */
 const late = { roundTrips: 1.25, ms: 10 };
+/** All lanes look when there may be something to do: for so long what one found is good for the others, in ms, if nothing was sent meanwhile. */
+const lookMs = 1;
 
 /** For how long a frame may be on its way until it is late, in ms. */
 export function lateAfterMs(roundTripMs: number): number {
@@ -68,6 +70,8 @@ export class Flight {
   #lateMs: number;
   /** Nothing may be sent again before: no need to look. */
   #noneBeforeMs = 0;
+  /** What {@link Flight.waitMs} found last, and when; no data was sent since. */
+  #looked = { atMs: Number.NEGATIVE_INFINITY, nextMs: 0 };
   #leftBytes: number;
 
   constructor(link: FlightLink, nowMs: number) {
@@ -113,6 +117,7 @@ export class Flight {
   }
 
   #held(frame: QueuedFrame, lane: object, dueMs: number): QueuedFrame {
+    this.#looked.atMs = Number.NEGATIVE_INFINITY;
     this.#noneBeforeMs = Math.min(this.#noneBeforeMs, dueMs);
     const known = this.#waiting.get(frame);
     if (known !== undefined) {
@@ -147,6 +152,11 @@ export class Flight {
     return kept;
   }
 
+  /** Whether there may be something to send once more: when it was looked last there was nothing before that. */
+  isDue(nowMs: number): boolean {
+    return nowMs >= this.#noneBeforeMs && this.#waiting.size > 0;
+  }
+
   /** What may be sent over this lane once more, now; undefined if nothing may. Once more again where that is late, too: what overflowed a queue may have taken both. */
   second(lane: object, nowMs: number): Copy | undefined {
     if (nowMs < this.#noneBeforeMs) return undefined;
@@ -161,6 +171,7 @@ export class Flight {
     if (next === undefined) return undefined;
     this.#sent(next.frame, nowMs);
     if (next.lane === undefined) this.#waiting.delete(next.frame);
+    this.#looked.atMs = Number.NEGATIVE_INFINITY;
     next.copyLane = lane;
     next.dueMs = this.#freeMs + this.#lateMs * 2 ** next.copies++;
     return next.copy();
@@ -174,17 +185,20 @@ export class Flight {
   /** How long until there may be something to send again that there is not now, in ms; 0 if there will not be. */
   waitMs(nowMs: number): number {
     let nextMs = this.#noneBeforeMs;
-    if (nowMs >= nextMs) {
+    const { atMs, nextMs: seenMs } = this.#looked;
+    if (nowMs >= nextMs && nowMs < seenMs && nowMs - atMs < lookMs) nextMs = seenMs;
+    else if (nowMs >= nextMs) {
       nextMs = Number.POSITIVE_INFINITY;
       let due = false;
       for (const { frame, lane, dueMs } of this.#waiting.values()) {
         if (frame.hasArrived === true) continue;
         // Control waits for a lane alone.
-        const atMs = lane === undefined ? nowMs : Math.max(dueMs, this.#freeMs);
-        if (atMs > nowMs) nextMs = Math.min(nextMs, atMs);
+        const mayMs = lane === undefined ? nowMs : Math.max(dueMs, this.#freeMs);
+        if (mayMs > nowMs) nextMs = Math.min(nextMs, mayMs);
         else due = true;
       }
       this.#noneBeforeMs = due ? nowMs : nextMs;
+      this.#looked = { atMs: nowMs, nextMs };
     }
     return nextMs === Number.POSITIVE_INFINITY ? 0 : nextMs - nowMs;
   }

@@ -16,6 +16,8 @@ export interface LaneFigures {
   readonly busy: boolean;
   /** As much is on its way as the link takes without a queue. */
   readonly full: boolean;
+  /** The network loses packets by itself. */
+  readonly loses: boolean;
 }
 
 /**
@@ -92,32 +94,35 @@ export class LaneCount {
 
   /** How many there should be from now on. */
   look(figures: LaneFigures): number {
-    const { nowMs, lanes, bytesPerSecond, latestBytesPerSecond, roundTripMs, busy } = figures;
+    const { nowMs, lanes, bytesPerSecond, latestBytesPerSecond, roundTripMs, busy, loses } = figures;
     if (nowMs < this.#notBeforeMs) return lanes;
     const settleMs = Math.max(settleMsMin, settleRoundTrips * roundTripMs);
     if (bytesPerSecond === undefined || !busy) {
-      // What is carried now says nothing of the lanes: those on trial may stay.
-      this.#restart(nowMs, 0);
+      // What is carried now says nothing of the lanes: those on trial may stay, until that is seen.
+      if (this.#trial === undefined) this.#rose(nowMs, 0);
+      else this.#trial.startMs = undefined;
       return lanes;
     }
     if (bytesPerSecond > risingGain * this.#highBytesPerSecond) this.#rose(nowMs, bytesPerSecond);
     if (figures.full || figures.queueMs > Math.max(queueMsMax, queueRoundTrips * roundTripMs))
       this.#fullMs = nowMs;
-    // A connection that has filled a queue may leave it empty for a while, when that has lost something.
-    const full = nowMs - this.#fullMs < settleMs;
-    if (this.#trial !== undefined) return this.#judge(this.#trial, figures, bytesPerSecond, settleMs);
+    // A connection that has filled a queue may leave it empty for a while, when that has lost something. Where the network loses packets that is for a moment only: then they are slow for another reason.
+    const full = nowMs - this.#fullMs < (loses ? growRoundTrips * roundTripMs : settleMs);
+    if (this.#trial !== undefined)
+      return this.#judge(this.#trial, figures, { bytesPerSecond, full, settleMs });
     if (full) return lanes;
     const needed = Math.min(lanesMax, 2 * lanes, lanesFor(latestBytesPerSecond, roundTripMs));
     if (needed > lanes) {
       if (nowMs < this.#growMs) return lanes;
       this.#growMs = nowMs + Math.max(growMsMin, growRoundTrips * roundTripMs);
-      this.#restart(nowMs, bytesPerSecond);
+      this.#rose(nowMs, bytesPerSecond);
       return needed;
     }
-    const rising = nowMs - this.#highMs < settleMs;
+    // Connections that lose packets become no faster by themselves.
+    const rising = !loses && nowMs - this.#highMs < settleMs;
     if (rising || nowMs < this.#nextTrialMs || lanes >= lanesMax) return lanes;
     this.#trial = { lanes, bytesPerSecond, startMs: undefined };
-    return Math.min(lanesMax, trialFactor * lanes, lanes + openMax);
+    return Math.min(lanesMax, loses ? lanesMax : trialFactor * lanes, lanes + openMax);
   }
 
   /** One could not be opened: for some time, longer each time, none is asked for. */
@@ -128,11 +133,6 @@ export class LaneCount {
     this.#failurePauseMs = Math.min(pauseMsMax, 2 * this.#failurePauseMs);
   }
 
-  #restart(nowMs: number, bytesPerSecond: number): void {
-    this.#trial = undefined;
-    this.#rose(nowMs, bytesPerSecond);
-  }
-
   #rose(nowMs: number, bytesPerSecond: number): void {
     this.#highBytesPerSecond = bytesPerSecond;
     this.#highMs = nowMs;
@@ -140,9 +140,8 @@ export class LaneCount {
 
   #judge(
     trial: Trial,
-    { nowMs, lanes, opening }: LaneFigures,
-    bytesPerSecond: number,
-    settleMs: number,
+    { nowMs, lanes, opening, loses }: LaneFigures,
+    { bytesPerSecond, full, settleMs }: { bytesPerSecond: number; full: boolean; settleMs: number },
   ): number {
     if (opening > 0) return lanes;
     trial.startMs ??= nowMs;
@@ -150,7 +149,9 @@ export class LaneCount {
     this.#trial = undefined;
     this.#highBytesPerSecond = bytesPerSecond;
     const worth = trial.bytesPerSecond * (1 + usefulShare * (lanes / trial.lanes - 1));
-    if (bytesPerSecond >= worth) {
+    // Where they have filled the link each of them cannot carry as much; that it carries more is enough.
+    const enough = full && loses ? Math.min(worth, risingGain * trial.bytesPerSecond) : worth;
+    if (bytesPerSecond >= enough) {
       this.#pauseMs = pauseMsFirst;
       return lanes;
     }

@@ -15,18 +15,33 @@ const indexMax = 0xffff;
 const frameMs = 100;
 /** And where little waits: the other lanes would have nothing meanwhile. */
 const frameMsFew = 2;
-/** Items are not made smaller than this, which costs little more than larger ones do. */
+/** Items are not made smaller than this, which costs little more than larger ones do ... */
 const itemBytesMin = 128 << 10;
+/**
+ * ... but where little waits and the network loses packets: of what a lane carries lately in a quarter of a round trip, or in so many ms, and no smaller than this; units of content, pages or regions of a disk, stay whole. A larger one would be on its way for
+ * several round trips on a connection that lost packets have slowed, with other lanes idle beside it, and more of them would meet a lost packet.
+ */
+const slowLaneRoundTrips = 1 / 4;
+const slowLaneMsMin = 25;
+const itemBytesLeast = 16 << 10;
 /** With less that waits items are small: half of what a stream lets wait (`queueBytesMax` in send-stream.ts). */
 const queuedBytesLarge = 2 << 20;
 
-/** When lanes would have delivered all that waits: the first of them, and when the next one would. */
+/** An outlook is good for so long, if nothing was sent or acknowledged meanwhile: all lanes look when there may be something to do. */
+const outlookMs = 1;
+
+/** The first lane that would have delivered all that waits, and when. */
 interface Outlook {
   readonly queuedBytes: number;
   readonly nowMs: number;
   readonly first: Lane | undefined;
   readonly firstMs: number;
-  readonly secondMs: number;
+}
+
+/** What items are to go over: how fast they go out at the most, and whether the network loses packets by itself. */
+interface ItemLink {
+  readonly bytesPerSecond: number;
+  readonly loses: boolean;
 }
 
 /** The lanes of a channel, and how they share what is to be sent. */
@@ -34,6 +49,9 @@ export class LaneSet {
   readonly #windowBytesMax: number;
   readonly #paths: number;
   readonly #lanes = new Map<number, Lane>();
+  /** Undefined: to be gathered again. */
+  #all: readonly Lane[] | undefined;
+  #open: readonly Lane[] | undefined;
   /** Numbers that were used, past and present. */
   readonly #used = new Set<number>();
   /** Lanes that were lost, until it is known what the peer has of theirs. */
@@ -59,18 +77,19 @@ export class LaneSet {
 
   /** All there are, those too that end once the peer has what was sent on them. */
   get all(): readonly Lane[] {
-    return [...this.#lanes.values()];
+    this.#all ??= [...this.#lanes.values()];
+    return this.#all;
   }
 
   /** Those that take frames. */
   get open(): readonly Lane[] {
-    return this.all.filter(({ retired }) => !retired);
+    this.#open ??= this.all.filter(({ retired }) => !retired);
+    return this.#open;
   }
 
   /** Sent, and not known to have arrived. */
   get inFlightBytes(): number {
-    let bytes = 0;
-    for (const lane of this.#lanes.values()) bytes += lane.inFlightBytes;
+    let bytes = this.onLanesBytes;
     for (const lane of this.#lost.values()) bytes += lane.inFlightBytes;
     return bytes;
   }
@@ -149,20 +168,25 @@ export class LaneSet {
   add(lane: Lane): void {
     this.#used.add(lane.index);
     this.#lanes.set(lane.index, lane);
-    this.changed();
+    this.#regather();
   }
 
   /** It takes no more frames. */
   retire(lane: Lane): void {
     lane.retire();
+    this.#regather();
+  }
+
+  #regather(): void {
+    this.#all = undefined;
+    this.#open = undefined;
     this.changed();
   }
 
   /** Its connection is over. What the peer may not have of it is kept until {@link LaneSet.settle}. */
   remove(lane: Lane): void {
-    this.retire(lane);
     this.#lanes.delete(lane.index);
-    this.changed();
+    this.retire(lane);
     this.#goneBytes += lane.bytesSent + lane.bytesReceived;
     if (lane.inFlightBytes > 0) this.#lost.set(lane.index, lane);
     this.#ended.set(lane.index, lane.receivedSequence);
@@ -229,18 +253,31 @@ export class LaneSet {
 
   /**
    * What an item should carry at the most, with `queuedBytes` waiting: 128 KiB, 256, 512 or 1024, by what a lane carries in a tenth of a second, or, where little
-   * waits, in 2 ms; and no more than the link is to carry in 2 ms, if that is told: each goes out in one burst.
+   * waits, in 2 ms, and then down to 16 KiB where lost packets slow lanes; and no more than the link is to carry in 2 ms, if that is told: each goes out in one burst.
    */
-  itemBytesMax(queuedBytes: number, linkBytesPerSecond = Number.POSITIVE_INFINITY): number {
-    const keepsMs = queuedBytes < queuedBytesLarge ? frameMsFew : frameMs;
+  itemBytesMax(
+    queuedBytes: number,
+    { bytesPerSecond: linkBytesPerSecond, loses }: ItemLink = {
+      bytesPerSecond: Number.POSITIVE_INFINITY,
+      loses: false,
+    },
+  ): number {
+    const few = queuedBytes < queuedBytesLarge;
     const { open } = this;
     let bytesPerSecond = 0;
-    for (const { window } of open) bytesPerSecond += window.bytesPerSecond;
+    let slowBytes = 0;
+    for (const { window } of open) {
+      bytesPerSecond += window.bytesPerSecond;
+      slowBytes +=
+        (window.bytesPerSecond * Math.max(slowLaneMsMin, slowLaneRoundTrips * window.roundTripMs)) / 1000;
+    }
+    const lanes = Math.max(1, open.length);
     const laneBytes = Math.min(
-      (bytesPerSecond * keepsMs) / 1000 / Math.max(1, open.length),
+      (bytesPerSecond * (few ? frameMsFew : frameMs)) / 1000 / lanes,
       (linkBytesPerSecond * frameMsFew) / 1000,
     );
     let bytes = itemBytesMin;
+    if (few && loses && slowBytes > 0) while (bytes > itemBytesLeast && bytes > slowBytes / lanes) bytes /= 2;
     while (2 * bytes <= Math.min(laneBytes, itemContentBytesMax)) bytes *= 2;
     return bytes;
   }
@@ -261,7 +298,7 @@ export class LaneSet {
    */
   isSlow(lane: Lane, queuedBytes: number, nowMs: number): boolean {
     let outlook = this.#outlook;
-    if (outlook?.queuedBytes !== queuedBytes || outlook.nowMs !== nowMs) {
+    if (outlook?.queuedBytes !== queuedBytes || nowMs - outlook.nowMs >= outlookMs) {
       outlook = this.#look(queuedBytes, nowMs);
       this.#outlook = outlook;
     }
@@ -269,22 +306,16 @@ export class LaneSet {
     const silent = window.bytesPerSecond > 0 && inFlightBytes > 0;
     const unknownMs = silent ? Number.POSITIVE_INFINITY : window.roundTripMs / 2;
     const mineMs = window.deliveryMs(inFlightBytes, nowMs) ?? unknownMs;
-    return (lane === outlook.first ? outlook.secondMs : outlook.firstMs) < mineMs;
+    return lane !== outlook.first && outlook.firstMs < mineMs;
   }
 
   #look(queuedBytes: number, nowMs: number): Outlook {
     let first: Lane | undefined;
     let firstMs = Number.POSITIVE_INFINITY;
-    let secondMs = Number.POSITIVE_INFINITY;
     for (const lane of this.open) {
       const ms = lane.window.deliveryMs(lane.inFlightBytes + queuedBytes, nowMs) ?? Number.POSITIVE_INFINITY;
-      if (ms < firstMs) {
-        secondMs = firstMs;
-        [first, firstMs] = [lane, ms];
-      } else {
-        secondMs = Math.min(secondMs, ms);
-      }
+      if (ms < firstMs) [first, firstMs] = [lane, ms];
     }
-    return { queuedBytes, nowMs, first, firstMs, secondMs };
+    return { queuedBytes, nowMs, first, firstMs };
   }
 }

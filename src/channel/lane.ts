@@ -145,6 +145,13 @@ export class Lane {
     return this.#kept.find(({ frame }) => frame !== undefined && frame.hasArrived !== true)?.sentMs;
   }
 
+  /** How much longer than a round trip what is on its way will take on it, in ms, at the rate of the lane: so long is what is sent next held up by it. 0 if that is not known. */
+  get queueMs(): number {
+    const { bytesPerSecond, roundTripMs } = this.window;
+    if (bytesPerSecond === 0) return 0;
+    return Math.max(0, (1000 * this.#inFlightBytes) / bytesPerSecond - roundTripMs);
+  }
+
   /** Whether it holds its oldest frame up: that would have been out before that time, at the rate of the lane. */
   isLate(beforeMs: number): boolean {
     const oldest = this.#kept[0];

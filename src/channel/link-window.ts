@@ -75,7 +75,9 @@ const leastLooksMax = 8;
 const lateShareMin = 0.15;
 const lateLooksMin = 4;
 const lateLooksOf = 6;
-/** ... that are so many ms apart: one packet holds its lane up for longer than a short look. */
+/** ... or, where it was so before, and until it was seen not to be, where what arrives in a round trip is less than so much of what is on its way: many lanes that carry little are late one at a time. */
+const heldUpShare = 0.5;
+/** Looks count that are so many ms apart: one packet holds its lane up for longer than a short look. */
 const lateLookMsMin = 100;
 /**
  * In the first looks in which the window holds something up, and before a queue had no room for more, fewer are enough: so many in a row in which so many lanes were late on average. In slow starts, in which what waits for a connection to become faster is late, many are in two
@@ -133,8 +135,9 @@ export class LinkWindow {
   #mostBytes = 0;
   #limited = false;
   #starved = false;
-  /** What part of the lanes was late, each time that was told. */
+  /** What part of the lanes was late, and how many bytes were on their way, each time that was told. */
   #late: number[] = [];
+  #onWay: number[] = [];
   /** ... on average in the last looks. */
   #lateLately: number[] = [];
   /** What part of the lanes was late in the last looks that tell of it, where it was many although the queue was short; else 0. */
@@ -178,6 +181,11 @@ export class LinkWindow {
   /** Whether there is none for a while, since the network loses packets by itself. */
   get rests(): boolean {
     return this.#restUntilMs !== undefined;
+  }
+
+  /** Whether the network was seen to lose packets by itself, and not since to lose none. */
+  get loses(): boolean {
+    return this.rests || this.#restMsNext > restMsFirst;
   }
 
   /** How long a greeting took, in ms. */
@@ -258,10 +266,13 @@ export class LinkWindow {
     this.#bytes = Math.max(this.#bytes, Math.min((1 + startGain) * arrives, this.#bytes + gain * bytes));
   }
 
-  /** A round trip on the control connection; and what part of the lanes is late. */
-  roundTrip(ms: number, nowMs: number, lateShare: number): void {
+  /** A round trip on the control connection; and what part of the lanes is late, and how many bytes are on their way. */
+  roundTrip(ms: number, nowMs: number, lateShare: number, inFlightBytes: number): void {
     // While nothing is sent there is no look to count it in.
-    if (this.#lookMs !== undefined) this.#late.push(lateShare);
+    if (this.#lookMs !== undefined) {
+      this.#late.push(lateShare);
+      this.#onWay.push(inFlightBytes);
+    }
     this.greeted(ms);
     const askedMs = nowMs - ms;
     const together = nowMs - this.#heardMs < Math.max(togetherMs, togetherShare * (askedMs - this.#askedMs));
@@ -294,6 +305,7 @@ export class LinkWindow {
     this.#lookMs = nowMs;
     this.#samples = [];
     this.#late = [];
+    this.#onWay = [];
     this.#arrivedBytes = 0;
     this.#mostBytes = 0;
     this.#limited = false;
@@ -367,8 +379,12 @@ export class LinkWindow {
     this.#lateInVain = this.#limited && late && change < 0 ? this.#lateInVain + 1 : 0;
     if (this.#lateInVain >= lateInVainMax) this.#rest(nowMs);
     // A look that finds a long queue, or what that has left, tells nothing of what the network loses; in the first ones there was none yet.
-    else if (spills || this.#looks <= firstLooks || (change >= 0 && !spilt))
-      this.#loses(this.#limited && late && !spills ? lateShare : 0, nowMs);
+    else if (spills || this.#looks <= firstLooks || (change >= 0 && !spilt)) {
+      const arrives = this.#rate * at(judgedBy);
+      const heldUp = empty && this.loses && arrives < heldUpShare * mean(this.#onWay);
+      const lossy = this.#limited && (late || heldUp) && !spills;
+      this.#loses(lossy ? Math.max(lateShare, lateShareMin) : 0, nowMs);
+    }
   }
 
   /** Counts a look that shows, by what part of the lanes was late, that the network loses packets by itself, or, by 0, that it does not; with enough of them there is no window for a while. */

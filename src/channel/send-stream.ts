@@ -38,7 +38,7 @@ export class SendStream {
     this.#digest = new ItemDigest(digestKey ^ id);
   }
 
-  /** What an item should carry at the most, as the lanes are now and what waits for them: 128 KiB to 1 MiB of content. */
+  /** What an item should carry at the most, as the lanes are now and what waits for them: 16 KiB to 1 MiB of content, and one unit of it at the least. */
   get itemBytesMax(): number {
     return this.#sink.itemBytesMax();
   }

@@ -166,6 +166,21 @@ describe('an item', () => {
   );
 });
 
+it.each([
+  { lossProbability: 0, kibibytes: 128 },
+  { lossProbability: 0.001, kibibytes: 32 },
+])(
+  'makes an item of $kibibytes KiB where nothing waits for slow connections and $lossProbability of the packets are lost',
+  async ({ lossProbability, kibibytes }) => {
+    const path = { name: 'wan', rateMbit: 400, delayMs: 50, queueMs: 50, lossProbability } as const;
+    const far = await world([{ ...path, congestion: 'cubic' }], { connections: 16 });
+    await far.send(5000);
+    await far.wait(10_000);
+    expect(far.sender.itemBytesMax).toBe(kibibytes << 10);
+    await far.end();
+  },
+);
+
 it('makes an item no larger than what a long link carries in two milliseconds and a half: it goes out in one burst', async () => {
   const far = await world([{ name: 'wan', rateMbit: 1000, delayMs: 50 }], { connections: 16 });
   await far.send(5000);
@@ -485,6 +500,7 @@ describe('the number of lanes', () => {
     latestBytesPerSecond: bytesPerSecond,
     queueMs,
     full: false,
+    loses: false,
   });
 
   /** The numbers of lanes that there are, one after the other, over a link that carries so much with so many. */
@@ -532,6 +548,45 @@ describe('the number of lanes', () => {
   it('grows while that brings more, and goes back when it does not', () => {
     // Each lane carries a megabyte a second, up to 20 of them: 64 carry no more than 16 should.
     expect(follow((lanes) => 1e6 * Math.min(20, lanes), 4000).slice(0, 4)).toEqual([4, 16, 64, 16]);
+  });
+
+  describe('where the network loses packets', () => {
+    const settledMs = 1000;
+
+    /** What it is, one after the other, over a link that carries so much with so many, and is full with so many. */
+    function losing(bytesPerSecond: (lanes: number) => number, fullFrom = Number.POSITIVE_INFINITY) {
+      const count = new LaneCount();
+      const seen = [9];
+      for (let nowMs = 0; nowMs < 4 * settledMs; nowMs += 250) {
+        const lanes = seen.at(-1) ?? 0;
+        const carried = carrying(bytesPerSecond(lanes), lanes >= fullFrom ? 20 : 0);
+        const figures = { nowMs, lanes, opening: 0, ...carried, roundTripMs: 100, busy: true, loses: true };
+        const next = count.look(figures);
+        if (next !== lanes) seen.push(next);
+      }
+      return seen;
+    }
+
+    it('is at once many more, however the rate was rising', () => {
+      expect(losing((lanes) => 7e5 * lanes).slice(0, 3)).toEqual([9, 57, 105]);
+    });
+
+    it('tries out no more before it is known what those bring that there are, however often there is nothing to send', () => {
+      const count = new LaneCount();
+      const figures = { opening: 0, ...carrying(5e6), roundTripMs: 100, loses: true };
+      let lanes = 9;
+      for (let nowMs = 0; nowMs < 20_000; nowMs += 250)
+        lanes = count.look({ ...figures, nowMs, lanes, busy: nowMs % 500 === 0 });
+      expect(lanes).toBe(57);
+      for (let nowMs = 20_000; nowMs < 21_500; nowMs += 250)
+        lanes = count.look({ ...figures, nowMs, lanes, busy: true });
+      expect(lanes).toBe(9);
+    });
+
+    it('stays what it was tried out for where they have filled the link, though that has no room for what as many should carry', () => {
+      expect(losing((lanes) => Math.min(50e6, 3e6 * lanes), 57)).toEqual([9, 57]);
+      expect(losing((lanes) => Math.min(30e6, 3e6 * lanes), 57)[2]).toBe(9);
+    });
   });
 
   it('is tried out again after pauses that become longer', () => {

@@ -114,7 +114,7 @@ class Model {
       const trip = Math.ceil(due / turnMs) * turnMs - this.nowMs;
       this.#in(trip, () => {
         const late = link.lossy || this.#lostOut > 0 ? 1 : (link.lateShare?.(this.nowMs) ?? 0);
-        window.roundTrip(trip, this.nowMs, late);
+        window.roundTrip(trip, this.nowMs, late, this.#inFlight);
       });
     }
     return { share: (this.#arrived - arrivedBefore) / (ms * link.bytesPerMs), lost, queueMs, longestMs };
@@ -204,13 +204,13 @@ describe('the window of a link', () => {
 
   it('lets out at once what waited for a rate that is too low', () => {
     const window = new LinkWindow();
-    window.roundTrip(100, 0, 0);
+    window.roundTrip(100, 0, 0, 0);
     for (let sent = 0; sent < 100; sent++) window.sent(1 << 20, 0);
     const beforeMs = window.spreadMs(0);
     window.acknowledged(1, 8 << 20);
     window.limited();
     window.acknowledged(64 << 20, 8 << 20);
-    window.roundTrip(100, 10, 0);
+    window.roundTrip(100, 10, 0, 0);
     expect(window.spreadMs(10)).toBeLessThan(beforeMs / 3);
   });
 
@@ -218,7 +218,7 @@ describe('the window of a link', () => {
     const model = new Model({ roundTripMs: 100, bytesPerMs: gigabit, queueMs: 60 });
     model.run(5000);
     const { bytes } = model.window;
-    for (let nowMs = 200_000; nowMs < 202_000; nowMs += 20) model.window.roundTrip(300, nowMs, 0);
+    for (let nowMs = 200_000; nowMs < 202_000; nowMs += 20) model.window.roundTrip(300, nowMs, 0, 0);
     expect(model.window.bytes).toBeGreaterThan(0.6 * bytes);
   });
 
@@ -253,7 +253,7 @@ describe('the window of a link', () => {
       window.limited();
       window.acknowledged(20 * gigabit, window.bytes);
       const full = (nowMs / 100) % 4 < 1;
-      window.roundTrip(full ? 120 : 101, nowMs, full ? 0.5 : 0.1);
+      window.roundTrip(full ? 120 : 101, nowMs, full ? 0.5 : 0.1, 0);
     }
     expect(window.bytes).toBeLessThan(0.75 * bytes);
   });
@@ -268,7 +268,7 @@ describe('the window of a link', () => {
         window.sent(itemBytes, nowMs);
         window.limited();
         window.acknowledged(window.bytes / 5, window.bytes);
-        window.roundTrip(ms, nowMs, lateShare);
+        window.roundTrip(ms, nowMs, lateShare, 0);
       }
     };
     look(101, 0);
@@ -287,7 +287,7 @@ describe('the window of a link', () => {
       window.sent(itemBytes, nowMs);
       window.limited();
       window.acknowledged(20 * gigabit, window.bytes);
-      window.roundTrip(400, nowMs, 0.5);
+      window.roundTrip(400, nowMs, 0.5, 0);
     }
     expect(window.bytes).toBeGreaterThan(0.75 * bytes);
     expect(window.bytes).toBeLessThan(bytes);
@@ -408,10 +408,38 @@ describe('the window of a link', () => {
       window.sent(itemBytes, nowMs);
       window.limited();
       window.acknowledged(window.bytes / 15, window.bytes);
-      window.roundTrip(101, nowMs, 0.7);
+      window.roundTrip(101, nowMs, 0.7, 0);
     }
     expect(window.bytes).toBe(Number.POSITIVE_INFINITY);
   });
+
+  it.each([
+    { onWay: 0.9, given: 'given up', loses: true },
+    { onWay: 0.2, given: 'not given up', loses: false },
+  ])(
+    'is $given when it is there again and $onWay of it are on their way, of which a fifth arrives in a round trip and few lanes are late',
+    ({ onWay, loses }) => {
+      const window = new LinkWindow();
+      window.greeted(100);
+      let bytes = window.bytes;
+      let backMs: number | undefined;
+      for (let nowMs = 100_000; nowMs < (backMs ?? 200_000) + 2000; nowMs += 20) {
+        window.sent(itemBytes, nowMs);
+        window.limited();
+        window.acknowledged(bytes / 25, onWay * bytes);
+        window.roundTrip(101, nowMs, nowMs < 100_800 ? 0.7 : 0.05, onWay * bytes);
+        if (window.bytes === Number.POSITIVE_INFINITY) {
+          if (backMs !== undefined) break;
+          continue;
+        }
+        bytes = window.bytes;
+        if (nowMs > 101_000) backMs ??= nowMs;
+      }
+      expect(backMs).toBeGreaterThan(130_000);
+      expect(window.bytes === Number.POSITIVE_INFINITY).toBe(loses);
+      expect(window.loses).toBe(loses);
+    },
+  );
 
   it('is not given up for what is late in its first two looks, while connections become faster', () => {
     for (const faster of [1.3, 1.5, 2]) {
@@ -422,7 +450,7 @@ describe('the window of a link', () => {
         window.sent(itemBytes, nowMs);
         window.limited();
         window.acknowledged(20 * bytesPerMs, window.bytes);
-        window.roundTrip(101, nowMs, nowMs < 100_200 ? 0.7 : 0.1);
+        window.roundTrip(101, nowMs, nowMs < 100_200 ? 0.7 : 0.1, 0);
         expect(window.bytes).toBeLessThan(Number.POSITIVE_INFINITY);
         bytesPerMs *= faster ** (20 / 100);
       }
@@ -486,7 +514,7 @@ describe('the window of a link', () => {
       window.sent(share * gigabit * stepMs, ms);
       window.limited();
       window.acknowledged(share * gigabit * stepMs, window.bytes);
-      window.roundTrip(roundTripMs + 2, ms, late);
+      window.roundTrip(roundTripMs + 2, ms, late, 0);
       each(window, ms);
     }
   }
@@ -546,7 +574,7 @@ describe('the window of a link', () => {
       window.sent(itemBytes, nowMs);
       window.limited();
       window.acknowledged(window.bytes / 5, window.bytes);
-      window.roundTrip(ms, nowMs, 0);
+      window.roundTrip(ms, nowMs, 0, 0);
     };
     for (let turn = 0; turn < 20; turn++) answer(100, 20);
     for (let turn = 0; turn < 8; turn++) answer(300 - 16 * turn, 4);
