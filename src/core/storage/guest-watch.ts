@@ -47,9 +47,9 @@ export class GuestWatch {
 
   /** It copies from now on. Idempotent. */
   enter(copy: WatchedCopy): void {
-    if (this.#untold.has(copy.disk) || this.#copies.has(copy)) return;
+    if (this.#copies.has(copy)) return;
     this.#copies.add(copy);
-    if (this.#scope !== undefined) return;
+    if (this.#scope !== undefined || this.#told.length === 0) return;
     const scope = new AbortController();
     this.#scope = scope;
     // Whatever ends it, no copy waits for the next look.
@@ -62,7 +62,12 @@ export class GuestWatch {
   leave(copy: WatchedCopy): void {
     this.#copies.delete(copy);
     this.#last.delete(copy.disk);
-    if (this.#copies.size === 0) this.#end();
+    if (this.#told.length === 0) this.#end();
+  }
+
+  /** The copies of disks of which something is told, as far as is known. The others go by the same share. */
+  get #told(): readonly WatchedCopy[] {
+    return [...this.#copies].filter(({ disk }) => !this.#untold.has(disk));
   }
 
   #end(): void {
@@ -96,8 +101,8 @@ export class GuestWatch {
       if (signal.aborted || !this.#copies.has(copy)) return;
       if (times === undefined) {
         this.#untold.add(disk);
-        this.leave(copy);
-        copy.looked();
+        this.#last.delete(disk);
+        if (this.#told.length === 0) this.#end();
         return;
       }
       const last = this.#last.get(disk);
@@ -105,7 +110,7 @@ export class GuestWatch {
       if (last === undefined) this.#share.before(disk.id, times);
       else seen.set(disk.id, { writes: times.writes - last.writes, totalMs: times.totalMs - last.totalMs });
     };
-    await Promise.all([...this.#copies].map(ask));
+    await Promise.all(this.#told.map(ask));
     return seen;
   }
 

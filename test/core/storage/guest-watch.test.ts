@@ -86,4 +86,22 @@ describe('a watch of the guest', () => {
     await environment.run();
     expect(environment.pendingTimers).toBe(0);
   });
+
+  it('says to a disk that nothing is told of when the share is another one: it would wait for ever for what it took back', async () => {
+    const environment = createVirtualEnvironment();
+    const watch = new GuestWatch(environment);
+    const untold = watched('a', async () => undefined);
+    const told = watched('b', slower);
+    watch.enter(told.copy);
+    watch.enter(untold.copy);
+    await environment.run(350);
+    expect(watch.share).toBeLessThan(1);
+    const { looks } = untold.seen;
+    await environment.run(550);
+    expect(untold.seen.looks).toBeGreaterThan(looks);
+    watch.leave(told.copy);
+    expect(watch.share).toBe(1);
+    expect(untold.seen.looks).toBeGreaterThan(looks + 1);
+    watch.leave(untold.copy);
+  });
 });
