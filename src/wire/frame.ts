@@ -6,7 +6,7 @@
  *  1  1  class of a data frame: 1 mirror, 2 memory, 3 bulk; else 0
  *  2  2  stream of a data frame; else 0
  *  4  4  length of the payload in bytes
- *  8  8  number: data: within its stream, 1, 2, ...; control: within the channel; else 0
+ *  8  8  number: data: within its stream, 1, 2, ...; control: within the channel; positions: of each end, the newest has the highest; else 0
  * 16  4  sequence: 1, 2, ... on this connection, modulo 2^32; of positions: that of the frame before them
  * 20  4  CRC-32C of the payload
  * 24  4  CRC-32C of bytes 0 to 23
