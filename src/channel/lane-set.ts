@@ -30,12 +30,12 @@ const queuedBytesLarge = 2 << 20;
 /** An outlook is good for so long, if nothing was sent or acknowledged meanwhile: all lanes look when there may be something to do. */
 const outlookMs = 1;
 
-/** The first lane that would have delivered all that waits, and when. */
+/** When the lanes together would have delivered what is on their way and all that waits; and the first of them to have delivered what it has. */
 interface Outlook {
   readonly queuedBytes: number;
   readonly nowMs: number;
   readonly first: Lane | undefined;
-  readonly firstMs: number;
+  readonly allMs: number;
 }
 
 /** What items are to go over: how fast they go out at the most, and whether the network loses packets by itself. */
@@ -292,8 +292,8 @@ export class LaneSet {
   }
 
   /**
-   * Whether another lane would have delivered all that waits, `queuedBytes`, before this one delivers what is on its way already. Then what waits is
-   * left to it. The lane that is the first to deliver is never slow, so there is always one that takes it. One of which nothing
+   * Whether the others would have delivered all that waits, `queuedBytes`, before this one delivers what is on its way already. Then what waits is
+   * left to them. The lane that is the first to deliver what it has is never slow, so there is always one that takes it. One of which nothing
    * was heard for long is slow wherever another one is alive.
    */
   isSlow(lane: Lane, queuedBytes: number, nowMs: number): boolean {
@@ -306,16 +306,26 @@ export class LaneSet {
     const silent = window.bytesPerSecond > 0 && inFlightBytes > 0;
     const unknownMs = silent ? Number.POSITIVE_INFINITY : window.roundTripMs / 2;
     const mineMs = window.deliveryMs(inFlightBytes, nowMs) ?? unknownMs;
-    return lane !== outlook.first && outlook.firstMs < mineMs;
+    return lane !== outlook.first && outlook.allMs < mineMs;
   }
 
   #look(queuedBytes: number, nowMs: number): Outlook {
-    let first: Lane | undefined;
-    let firstMs = Number.POSITIVE_INFINITY;
+    const known: { readonly lane: Lane; readonly ms: number; readonly bytesPerMs: number }[] = [];
     for (const lane of this.open) {
-      const ms = lane.window.deliveryMs(lane.inFlightBytes + queuedBytes, nowMs) ?? Number.POSITIVE_INFINITY;
-      if (ms < firstMs) [first, firstMs] = [lane, ms];
+      const ms = lane.window.deliveryMs(lane.inFlightBytes, nowMs);
+      if (ms !== undefined) known.push({ lane, ms, bytesPerMs: lane.window.bytesPerSecond / 1000 });
     }
-    return { queuedBytes, nowMs, first, firstMs };
+    known.sort((a, b) => a.ms - b.ms);
+    let allMs = Number.POSITIVE_INFINITY;
+    let bytesPerMs = 0;
+    // What the lanes so far carry until the next one has delivered what it has, as long as something is left for it.
+    let bytes = queuedBytes;
+    for (const next of known) {
+      if (next.ms >= allMs) break;
+      bytesPerMs += next.bytesPerMs;
+      bytes += next.bytesPerMs * next.ms;
+      allMs = bytes / bytesPerMs;
+    }
+    return { queuedBytes, nowMs, first: known[0]?.lane, allMs };
   }
 }

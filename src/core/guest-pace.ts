@@ -137,10 +137,6 @@ export class GuestPace {
     if (this.#linkOutrun.look(nowMs, outrun, bytesPerSecond)) {
       this.#warnOfLink(guestBytesPerSecond, bytesPerSecond);
     }
-    for (const { sender, pace } of this.#disks) {
-      const flow = pace.slow(this.#options.throttle());
-      if (flow !== undefined) this.#warnOfDisk(sender.disk.id, flow);
-    }
   }
 
   #lookAt(sender: DiskSender, pace: DiskPace, guestBytes: number | undefined): void {
@@ -152,6 +148,9 @@ export class GuestPace {
       isHeld: sender.stream.isHeld && !channel.isSilent,
       throttle: throttle(),
     });
+    // At once: the guest may be slowed for it, and then it is the slowed one's rate that is known.
+    const flow = pace.slow(throttle());
+    if (flow !== undefined) this.#warnOfDisk(sender.disk.id, flow);
   }
 
   /** Then what is sent says nothing of the link. */

@@ -2,9 +2,9 @@ import type { SendStream } from '../channel/send-stream.ts';
 import { MigrationError } from '../errors.ts';
 import type { CallOptions } from '../interfaces/content.ts';
 import { raceAbort } from '../util/promises.ts';
-import { deviceStateBytesMax, itemContentBytesMax } from '../wire/limits.ts';
+import { deviceStateBytesMax } from '../wire/limits.ts';
 
-/** Less than this waits for more of the state, so that a hypervisor that writes it bit by bit does not make a million pieces. */
+/** Less than this waits for more of the state, or less than an item should carry, so that a hypervisor that writes it bit by bit does not make a million pieces. */
 const pieceBytesMin = 64 << 10;
 
 /** Sends the device state: bytes in order, each piece with its offset. */
@@ -46,11 +46,13 @@ export class StateSender {
         );
       }
       for (let at = 0; at < chunk.byteLength; ) {
-        const part = chunk.subarray(at, at + itemContentBytesMax - this.#pieceBytes);
+        // The guest stands still for it: over many slow lanes small pieces are there sooner.
+        const bytesMax = Math.max(this.stream.itemBytesMax, this.#pieceBytes);
+        const part = chunk.subarray(at, at + bytesMax - this.#pieceBytes);
         this.#piece.push(part);
         this.#pieceBytes += part.byteLength;
         at += part.byteLength;
-        if (this.#pieceBytes >= pieceBytesMin) await this.#push(signal);
+        if (this.#pieceBytes >= Math.min(pieceBytesMin, bytesMax)) await this.#push(signal);
       }
     }
     if (this.#pieceBytes > 0) await this.#push(signal);

@@ -33,8 +33,8 @@ export const connectionsMax = 256;
 /** Device state in bytes, at most: 1 GiB. It is held in memory at the destination. */
 export const deviceStateBytesMax = 1 << 30;
 
-/** ... in so many pieces at most: 64 KiB each, the least that the source makes of any but the last, and as many again. */
-export const deviceStatePiecesMax = 1 << 15;
+/** ... in so many pieces at most: 16 KiB each, the least that the source makes of any but the last, and as many again. */
+export const deviceStatePiecesMax = 1 << 17;
 
 /** A disk that is copied, in bytes, at most: 256 TiB, which is 2^32 regions of 64 KiB. */
 export const diskBytesMax = 2 ** 48;

@@ -17,13 +17,13 @@ async function* chunksOf(bytes: Uint8Array, chunkBytes: number): AsyncGenerator<
   for (let at = 0; at < bytes.byteLength; at += chunkBytes) yield bytes.subarray(at, at + chunkBytes);
 }
 
-async function sendState(state: AsyncIterable<Uint8Array>) {
+async function sendState(state: AsyncIterable<Uint8Array>, itemBytesMax = 1 << 20) {
   const frames: QueuedFrame[] = [];
   const stream: SendStream = new SendStream(
     0,
     {
       now: () => 0,
-      itemBytesMax: () => 1 << 20,
+      itemBytesMax: () => itemBytesMax,
       isHeld: () => false,
       enqueue: (frame) => {
         frames.push(frame);
@@ -76,6 +76,15 @@ describe('device state', () => {
       expect(Buffer.compare(joinChunks(receiver.chunks), bytes)).toBe(0);
     });
   }
+
+  it('goes out in pieces as small as the lanes take, from chunks of any length', async () => {
+    const bytes = new Uint8Array(160_000).map((_, index) => index * 31);
+    for (const chunkBytes of [1000, 160_000]) {
+      const { frames, bytes: sent } = await sendState(chunksOf(bytes, chunkBytes), 16 << 10);
+      expect(sent).toBe(bytes.byteLength);
+      expect(frames).toHaveLength(10);
+    }
+  });
 
   it('is complete only when every piece is here, and only of the length that was announced', async () => {
     const { frames, bytes } = await sendState(chunksOf(new Uint8Array(200_000), 70_000));

@@ -57,7 +57,7 @@ const anyPages = fc
   );
 
 describe('any sequence of pages', () => {
-  it('comes out in order, complete, without a page twice in a batch, thrice in a round, or twice in the first, and in batches of 1 MiB at most', () => {
+  it('comes out in order, complete, without a page twice in a batch, four times in a round, or twice in the first, and in batches of 1 MiB at most', () => {
     fc.assert(
       fc.property(anyPages, fc.boolean(), (pages, reuse) => {
         const assembler = new RoundAssembler(REGIONS);
@@ -69,6 +69,7 @@ describe('any sequence of pages', () => {
             out.push(...pagesOf([item]));
             // Its memory may be written over from here on.
             if (reuse && item !== 'roundEnd') item.release();
+            if (item === 'roundEnd') assembler.count();
           }
         };
         for (const { region, page, fill } of pages) {
@@ -83,7 +84,7 @@ describe('any sequence of pages', () => {
         for (const item of items) {
           if (item === 'roundEnd') {
             times = new Map();
-            timesMax = 2;
+            timesMax = 3;
             continue;
           }
           const inBatch = new Set<string>();
@@ -108,14 +109,32 @@ describe('any sequence of pages', () => {
 it('a round is what was dirty when it began: the pass that QEMU is in, and the next', () => {
   const assembler = new RoundAssembler(REGIONS);
   const passes = [[0, 1, 2, 3], [1, 2], [2], [2, 3], [0, 3], [3]];
-  for (const pages of passes) for (const page of pages) assembler.page(0, page * PAGE, Buffer.alloc(PAGE, 1));
   const rounds: number[][] = [[]];
-  for (const item of takeAll(assembler)) {
-    if (item === 'roundEnd') rounds.push([]);
-    else rounds.at(-1)?.push(...pagesOf([item]).map(([key]) => Number(key.slice(2))));
+  for (const page of passes.flat()) {
+    assembler.page(0, page * PAGE, Buffer.alloc(PAGE, 1));
+    for (const item of takeAll(assembler)) {
+      if (item === 'roundEnd') {
+        assembler.count();
+        rounds.push([]);
+      } else rounds.at(-1)?.push(...pagesOf([item]).map(([key]) => Number(key.slice(2))));
+    }
   }
   // Where a pass begins with other pages than the one before had, it is not seen. The last round is still open, and its page not in a batch.
   expect(rounds).toEqual([[0, 1, 2, 3], [1, 2, 2], [2, 3, 0, 3], []]);
+});
+
+it('passes from before the round do not end it, however many', () => {
+  const assembler = new RoundAssembler(REGIONS);
+  const pass = () => assembler.page(0, 0, Buffer.alloc(PAGE, 1));
+  for (let passes = 0; passes < 2; passes++) pass();
+  expect(takeAll(assembler).at(-1)).toBe('roundEnd');
+  for (let passes = 0; passes < 5; passes++) pass();
+  expect(takeAll(assembler)).not.toContain('roundEnd');
+  assembler.count();
+  for (let passes = 0; passes < 2; passes++) pass();
+  expect(takeAll(assembler)).not.toContain('roundEnd');
+  pass();
+  expect(takeAll(assembler).at(-1)).toBe('roundEnd');
 });
 
 describe('batches', () => {
@@ -186,19 +205,20 @@ describe('the feed', () => {
     return fed;
   }
   const page = Buffer.alloc(PAGE, 1);
+  const whole = { atBoundary: true, drained: true };
 
   it('ends a round at an empty part only if nothing has come after it', () => {
     const fed = feed();
     fed.page(0, 0, page);
     fed.part(1, false);
-    expect(fed.chunkEnd(true)).toBe('goOn');
+    expect(fed.chunkEnd(whole)).toBe('goOn');
     fed.part(0, false);
-    expect(fed.chunkEnd(false)).toBe('goOn');
+    expect(fed.chunkEnd({ atBoundary: false, drained: true })).toBe('goOn');
     fed.page(1, 0, page);
     fed.part(1, false);
-    expect(fed.chunkEnd(true)).toBe('goOn');
+    expect(fed.chunkEnd(whole)).toBe('goOn');
     fed.part(0, false);
-    expect(fed.chunkEnd(true)).toBe('pause');
+    expect(fed.chunkEnd(whole)).toBe('pause');
     expect(takeAll(fed.rounds).map((item) => (item === 'roundEnd' ? item : pagesOf([item])))).toEqual([
       ...[
         [
@@ -214,8 +234,30 @@ describe('the feed', () => {
     const fed = feed();
     for (let parts = 0; parts < 3; parts++) {
       fed.part(0, false);
-      fed.chunkEnd(true);
+      fed.chunkEnd(whole);
     }
+    expect(takeAll(fed.rounds)).toEqual(['roundEnd']);
+  });
+
+  it('ends no round with what QEMU wrote before it: all that is in the socket, and the part that it could not write yet', () => {
+    const fed = feed();
+    fed.part(0, false);
+    fed.chunkEnd(whole);
+    expect(takeAll(fed.rounds)).toEqual(['roundEnd']);
+    fed.beginRound();
+    fed.part(0, false);
+    // There is more in the socket.
+    expect(fed.chunkEnd({ atBoundary: true, drained: false })).toBe('goOn');
+    fed.page(0, 0, page);
+    fed.part(1, false);
+    fed.part(0, false);
+    expect(fed.chunkEnd(whole)).toBe('goOn');
+    fed.part(0, false);
+    expect(fed.chunkEnd(whole)).toBe('pause');
+    // What was sent before is sent, and ends nothing.
+    expect(takeAll(fed.rounds)).not.toContain('roundEnd');
+    fed.part(0, false);
+    expect(fed.chunkEnd(whole)).toBe('pause');
     expect(takeAll(fed.rounds)).toEqual(['roundEnd']);
   });
 
@@ -223,17 +265,42 @@ describe('the feed', () => {
     const fed = feed();
     fed.beginSwitchover();
     fed.part(0, false);
-    fed.chunkEnd(true);
+    fed.chunkEnd(whole);
     expect(fed.rounds.length).toBe(0);
     fed.page(0, 0, page);
     fed.part(1, true);
     expect(fed.ramEnded).toBe(true);
+    fed.beginRound();
     expect(pagesOf(takeAll(fed.rounds))).toEqual([['1:0', 1]]);
     fed.deviceState(page, false);
     expect(fed.stateComplete).toBe(false);
     fed.deviceState(page.subarray(1), true);
     expect([fed.takeState(), fed.takeState(), fed.takeState()]).toEqual([page, page.subarray(1), undefined]);
     expect(fed.stateComplete).toBe(true);
+  });
+
+  it('gives out a page once that came again and again until the guest stood still, as it was last', () => {
+    const fed = feed();
+    fed.beginSwitchover();
+    const contents = [Buffer.alloc(PAGE, 1), 'zero', Buffer.alloc(PAGE, 2)] as const;
+    for (const content of contents) {
+      fed.page(0, PAGE, content);
+      fed.page(1, 0, content);
+      fed.part(2, false);
+      fed.chunkEnd(whole);
+    }
+    fed.page(0, 0, page);
+    fed.page(0, PAGE, 'zero');
+    fed.beginRound();
+    // From then on they come as they are.
+    fed.page(1, 0, Buffer.alloc(PAGE, 3));
+    fed.part(1, true);
+    expect(pagesOf(takeAll(fed.rounds))).toEqual([
+      ['0:0', 2],
+      ['1:0', 1],
+      ['1:1', 0],
+      ['0:0', 3],
+    ]);
   });
 
   it('refuses a machine or memory other than what was described', () => {

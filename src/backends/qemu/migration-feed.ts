@@ -1,7 +1,8 @@
 import { MigrationError } from '../../errors.ts';
 import type { MemoryRegion } from '../../interfaces/memory.ts';
 import type { StreamBlock } from './migration-stream-parser.ts';
-import type { OutgoingMigrationHandler } from './outgoing-migration.ts';
+import { NewestPages } from './newest-pages.ts';
+import type { ChunkEnd, OutgoingMigrationHandler } from './outgoing-migration.ts';
 import { RoundAssembler } from './round-assembler.ts';
 
 /** Sorts what a stream brings: pages into rounds, and device state. Without I/O. */
@@ -13,12 +14,18 @@ export class MigrationFeed implements OutgoingMigrationHandler {
   /** The region of each block of the stream. */
   #regionOf: readonly number[] = [];
   #switching = false;
+  /** What comes in a switchover until it is read. */
+  readonly #newest: NewestPages;
+  #gathers = false;
+  /** What still has to come of before the round: all that lies in the socket, or the part that QEMU was in then. */
+  #before: 'socket' | 'part' | undefined;
   #lastPartEmpty = false;
   #ramEnded = false;
   #stateComplete = false;
 
   constructor(machine: string, regions: readonly MemoryRegion[]) {
     this.rounds = new RoundAssembler(regions);
+    this.#newest = new NewestPages(regions);
     this.#machine = machine;
     this.#regions = regions;
   }
@@ -38,9 +45,21 @@ export class MigrationFeed implements OutgoingMigrationHandler {
     return this.#statePieces.shift();
   }
 
-  /** From here on an empty part ends no round: only the end of RAM says that nothing is dirty any more. */
+  /** A round begins to be read. */
+  beginRound(): void {
+    if (!this.#switching) this.#before = 'socket';
+    if (!this.#gathers) return;
+    this.#gathers = false;
+    this.#newest.moveTo((region, offset, content) => this.rounds.page(region, offset, content));
+    if (this.#ramEnded) this.rounds.flush();
+  }
+
+  /** From here on an empty part ends no round: only the end of RAM says that nothing is dirty any more. Until a round is read, each page is kept as it came last. */
   beginSwitchover(): void {
     this.#switching = true;
+    this.#before = undefined;
+    this.rounds.countNoMore();
+    this.#gathers = true;
   }
 
   configuration(machine: string): void {
@@ -63,11 +82,17 @@ export class MigrationFeed implements OutgoingMigrationHandler {
   }
 
   page(block: number, offset: number, content: Uint8Array | 'zero'): void {
-    this.rounds.page(this.#regionOf[block] ?? -1, offset, content);
+    const region = this.#regionOf[block] ?? -1;
+    if (this.#gathers) this.#newest.put(region, offset, content);
+    else this.rounds.page(region, offset, content);
   }
 
   part(pages: number, last: boolean): void {
-    this.#lastPartEmpty = pages === 0;
+    this.#lastPartEmpty = pages === 0 && this.rounds.counts;
+    if (this.#before === 'part') {
+      this.#before = undefined;
+      this.rounds.count();
+    }
     if (!last) return;
     this.rounds.flush();
     this.#ramEnded = true;
@@ -80,12 +105,13 @@ export class MigrationFeed implements OutgoingMigrationHandler {
 
   /**
    * An idle guest's passes are empty, and some thousands of them lie in the socket's buffers when a round begins. They say what was
-   * dirty some time ago; only an empty one that is the last there is says that nothing is dirty now.
+   * dirty some time ago; only an empty one that QEMU began since, and that is the last there is, says that nothing is dirty now.
    */
-  chunkEnd(atBoundary: boolean): 'goOn' | 'pause' {
+  chunkEnd({ atBoundary, drained }: ChunkEnd): 'goOn' | 'pause' {
     // A guest that is paused needs no acknowledgement to come to its end, and QEMU is deaf until all of it was read.
     if (this.#ramEnded) return 'goOn';
-    if (!this.#switching && atBoundary && this.#lastPartEmpty) this.rounds.endRound();
+    if (atBoundary && drained && this.#lastPartEmpty && this.rounds.counts) this.rounds.endRound();
+    if (drained && this.#before === 'socket') this.#before = 'part';
     return this.rounds.length > 0 ? 'pause' : 'goOn';
   }
 }

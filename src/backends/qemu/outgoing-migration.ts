@@ -10,10 +10,18 @@ import type { QmpClient } from './qmp.ts';
 /** What is read at a time, always into the same: a buffer for each read has the collector run all the time. */
 const READ_BYTES = 256 * 1024;
 
+/** A chunk was parsed. */
+export interface ChunkEnd {
+  /** To its end: nothing of it waits for more. */
+  readonly atBoundary: boolean;
+  /** The socket was empty then. */
+  readonly drained: boolean;
+}
+
 /** What the socket's owner needs to know after each chunk. */
 export interface OutgoingMigrationHandler extends MigrationStreamHandler {
-  /** A chunk was parsed; `atBoundary`: to its end. Whether to go on reading now. Not asked once reading cannot be stopped any more. */
-  chunkEnd(atBoundary: boolean): 'goOn' | 'pause';
+  /** Whether to go on reading now. What it says does not count once reading cannot be stopped any more. */
+  chunkEnd(end: ChunkEnd): 'goOn' | 'pause';
 }
 
 /**
@@ -129,7 +137,8 @@ export class OutgoingMigration {
     if (this.#failure !== undefined) return;
     try {
       this.#parser.push(chunk);
-      const next = this.#handler.chunkEnd(this.#parser.atBoundary);
+      const drained = chunk.byteLength < READ_BYTES;
+      const next = this.#handler.chunkEnd({ atBoundary: this.#parser.atBoundary, drained });
       if (next === 'pause' && !this.#switching) this.#socket.pause();
     } catch (error) {
       this.#fail(asMigrationError(error, 'internal'));

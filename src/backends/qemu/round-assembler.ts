@@ -25,8 +25,9 @@ export type AssembledItem = PageBatch | 'roundEnd';
  * Makes rounds and batches of single pages.
  *
  * QEMU does not say where one of its passes over the dirty pages ends and the next begins. But a pass sends a page once at most, so a page
- * that comes again begins a new one; and a pass that has nothing to send shows as an empty part. When a round begins, QEMU is in a pass that it
- * began when the round before ended; what the guest dirtied since is in the next one. So a round is those two, but for the first, which is one over all
+ * that comes again begins a new one; and a pass that has nothing to send shows as an empty part. When a round begins, a busy guest's QEMU stands where it could write no more, soon after
+ * the round before ended: what lies in the socket, maybe several passes, and the part that it is in say nothing of what the guest dirtied since. From then on passes count ({@link RoundAssembler.count}): the one that
+ * it is in may be of before, and what was dirty when the round began is in the next one at the latest. So a round ends with those two, but for the first, which is one over all
  * pages. A guest that goes through its memory in order repeats no page for a long time: whoever reads the round asks QEMU how many passes
  * there were, and ends it. That a round may be cut a little differently does not matter to what arrives: a page is sent
  * after its dirty mark was cleared, in either.
@@ -45,6 +46,8 @@ export class RoundAssembler {
   #pages = 0;
   /** New passes that may still begin within the round that is assembled. */
   #passesLeft = 0;
+  /** Whether passes count; those that do not are the next round's. */
+  #counts = true;
 
   constructor(regions: readonly MemoryRegion[]) {
     this.#seen = regions.map((region) => new Uint8Array(Math.ceil(region.sizeBytes / PAGE_BYTES / 8)));
@@ -58,6 +61,23 @@ export class RoundAssembler {
   /** Whether a round's end waits to be taken. */
   get ends(): boolean {
     return this.#items.includes('roundEnd');
+  }
+
+  /** Whether what comes in may end the round; from its end on nothing does, until {@link RoundAssembler.count}. */
+  get counts(): boolean {
+    return this.#counts;
+  }
+
+  /** From here on passes count: what comes was begun after the round was. */
+  count(): void {
+    if (this.#counts) return;
+    this.#counts = true;
+    this.#forgetSeen();
+  }
+
+  /** From here on no pass ends a round. */
+  countNoMore(): void {
+    this.#counts = false;
   }
 
   /** The next batch or round end, if there is one. */
@@ -87,23 +107,24 @@ export class RoundAssembler {
 
   /** The round ends here, unless one has just ended: what was taken in so far belongs to it. */
   endRound(): void {
-    this.flush();
+    this.#forgetSeen();
     if (this.#items.at(-1) !== 'roundEnd') this.#items.push('roundEnd');
     this.#passesLeft = 1;
-    this.#forgetSeen();
+    this.#counts = false;
   }
 
   #newPass(): void {
-    if (this.#passesLeft === 0) this.endRound();
+    if (!this.#counts) this.#forgetSeen();
+    else if (this.#passesLeft === 0) this.endRound();
     else {
       this.#passesLeft -= 1;
-      // No page may be twice within a batch.
-      this.flush();
       this.#forgetSeen();
     }
   }
 
+  /** No page may be twice within a batch. */
   #forgetSeen(): void {
+    this.flush();
     for (const marks of this.#seen) marks.fill(0);
   }
 

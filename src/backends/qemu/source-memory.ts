@@ -80,6 +80,7 @@ export class QemuSourceMemory implements MemorySource {
     const over = new AbortController();
     try {
       const running = await this.#begin(options.signal);
+      running.feed.beginRound();
       if (this.#state === 'live') void this.#endAfterPasses(running, over.signal).catch(() => {});
       for (let item = await nextItem(running, options.signal); item !== undefined; ) {
         yield item;
@@ -119,7 +120,7 @@ export class QemuSourceMemory implements MemorySource {
   /**
    * Lets QEMU stop the guest, and resolves once `stopped` has, which is QEMU's word for it: the end of RAM comes over another socket and
    * says nothing of what was heard on that one. From here on pages and device state are read as they come, and kept until they are asked
-   * for: at most all pages once. Rejects with `hypervisor`; then `cancel()` is due.
+   * for: every page once at most. Rejects with `hypervisor`; then `cancel()` is due.
    *
    * A guest that is paused (`stopped` is undefined) QEMU does not wait with: it comes to the end of RAM by itself, maybe within a round
    * before this.

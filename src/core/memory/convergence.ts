@@ -123,8 +123,8 @@ const lookBackRoundTrips = 1.5;
 const waitMsMax = 1000;
 /** What is still to wait for the link when the next round begins, in ms of it: reading pages takes a moment, and the link is not to be idle. */
 const queueMsKept = 20;
-/** How long what is late is waited for at once: a flush counts for a second. */
-const lateMsMax = 500;
+/** What is late is waited for no longer at once than this many ms and round trips: while the guest stands still it goes out again at once, over another lane. */
+const lateMax = { ms: 20, roundTrips: 1 / 2 };
 /** Time between two rounds at least: what a guest dirties in less is not worth a pass over its dirty log. */
 export const roundPauseMs = 5;
 /** A rest that takes no longer is not worth another round: stopping the guest and loading its devices takes more. */
@@ -172,11 +172,11 @@ export function convergence(
   const fits = expectedDowntimeMs <= policy.downtimeMsMax;
   const load = guestBytesPerSecond / sendRate;
   const next = nextRound(statistics, { sendMs, queuedMs, load });
-  const { timeLeftMs = Number.POSITIVE_INFINITY, lateMs = 0 } = statistics;
+  const { timeLeftMs = Number.POSITIVE_INFINITY, lateMs = 0, roundTripMs = 0 } = statistics;
   const late = timeLeftMs < next.durationMs;
   const last = late || round >= policy.roundsMax;
   // What was late for so long may be so for as long again. Nobody can tell, so it is waited for where there is time, and never keeps the downtime from fitting.
-  const laterMs = Math.min(lateMs, lateMsMax);
+  const laterMs = Math.min(lateMs, lateMax.ms + lateMax.roundTrips * roundTripMs);
   const aheadMs = timeLeftMs > next.durationMs + laterMs ? Math.max(queuedMs, laterMs) : queuedMs;
   const restMs = pagesMs + aheadMs;
   const later = nextRound(statistics, { sendMs: restMs, queuedMs: aheadMs, load });

@@ -52,6 +52,8 @@ interface Parcel {
   readonly chunks: readonly Uint8Array[];
   readonly bytes: number;
   readonly sentAt: number;
+  /** Without what is before it: a timeout follows from these, and what waits behind a lost packet has a time stamp of its own. */
+  readonly roundTripMs: number;
   /** `#ackedBytes` when it was sent. */
   readonly ackedBefore: number;
   /** `#sentBytes` after it was sent. */
@@ -302,11 +304,13 @@ export class Flow implements WaitingSender {
     this.#lastDeliverAt = Math.max(this.#lastDeliverAt, completeAt);
     // What comes behind a loss is acknowledged by itself; the end of the stream is where all is before it.
     const toldAt = end ? this.#lastDeliverAt : kind === 'timeout' ? completeAt : arrivesAt;
-    this.#lastAckAt = Math.max(this.#lastAckAt, this.#back.arrivalOf(toldAt));
+    const ackAt = this.#back.arrivalOf(toldAt);
+    this.#lastAckAt = Math.max(this.#lastAckAt, ackAt);
     const parcel: Parcel = {
       chunks,
       bytes,
       sentAt: nowMs,
+      roundTripMs: ackAt - nowMs,
       ackedBefore: this.#ackedBytes,
       position: this.#sentBytes,
       fate: kind,
@@ -467,7 +471,7 @@ export class Flow implements WaitingSender {
     const roundTripMs = nowMs - parcel.sentAt;
     this.#unackedBytes -= bytes;
     this.#ackedBytes += bytes;
-    if (fate === 'arrived') this.#losses.roundTrip(roundTripMs);
+    if (fate === 'arrived') this.#losses.roundTrip(parcel.roundTripMs);
     if (fate !== 'arrived' && position > this.#recoverPosition) {
       this.#recoverPosition = this.#sentBytes;
       // What did not fit was a part of the same loss.

@@ -291,10 +291,11 @@ describe('waiting, once the rest fits', () => {
     });
   });
 
-  it('waits for what is late, as long again as it is; that fits all the same, and a stun that is forced does not wait for it', () => {
-    const late = { dirtyBytes: 0.5e6, lateMs: 150 };
+  it('waits for what is late, as long again as it is, up to half a round trip and a little; that fits all the same, and a stun that is forced does not wait for it', () => {
+    const late = { dirtyBytes: 0.5e6, lateMs: 150, roundTripMs: 300 };
     expect(decide(late)).toMatchObject({ decision: 'continue', fits: true, restMs: 160, waitMs: 150 });
-    expect(decide({ ...late, lateMs: 5000 })).toMatchObject({ fits: true, waitMs: 500 });
+    expect(decide({ ...late, lateMs: 5000 })).toMatchObject({ fits: true, waitMs: 170 });
+    expect(decide({ ...late, roundTripMs: 0 })).toMatchObject({ decision: 'continue', waitMs: 20 });
     // The guest makes as much dirty in that time, or loses as much of it.
     expect(decide({ ...late, dirtyBytesPerSecond: 0.7 * link }).decision).toBe('continue');
     expect(decide({ ...late, dirtyBytesPerSecond: 0.8 * link }).decision).toBe('switchover');
@@ -302,7 +303,7 @@ describe('waiting, once the rest fits', () => {
     // There is no time for it.
     expect(decide({ ...late, timeLeftMs: 170 }).decision).toBe('continue');
     expect(decide({ ...late, timeLeftMs: 160 }).decision).toBe('switchover');
-    expect(decide({ ...late, lateMs: 5000, timeLeftMs: 500 }).decision).toBe('switchover');
+    expect(decide({ ...late, lateMs: 5000, timeLeftMs: 180 }).decision).toBe('switchover');
     // It does not become less.
     expect(decide({ ...late, fitted: [160, 160, 160] }).decision).toBe('switchover');
     const forced = { ...late, fixedMs: 400, timeLeftMs: -1 };
