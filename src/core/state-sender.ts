@@ -2,9 +2,9 @@ import type { SendStream } from '../channel/send-stream.ts';
 import { MigrationError } from '../errors.ts';
 import type { CallOptions } from '../interfaces/content.ts';
 import { raceAbort } from '../util/promises.ts';
-import { deviceStateBytesMax } from '../wire/limits.ts';
+import { deviceStateBytesMax, itemContentBytesMax } from '../wire/limits.ts';
 
-/** Less than this waits for more of the state, or less than an item should carry, so that a hypervisor that writes it bit by bit does not make a million pieces. */
+/** A piece waits for more of the state until it has so much, or what an item should carry where that is less: a hypervisor that writes it bit by bit must not make a million pieces. */
 const pieceBytesMin = 64 << 10;
 
 /** Sends the device state: bytes in order, each piece with its offset. */
@@ -47,7 +47,7 @@ export class StateSender {
       }
       for (let at = 0; at < chunk.byteLength; ) {
         // The guest stands still for it: over many slow lanes small pieces are there sooner.
-        const bytesMax = Math.max(this.stream.itemBytesMax, this.#pieceBytes);
+        const bytesMax = Math.max(Math.min(this.stream.itemBytesMax, itemContentBytesMax), this.#pieceBytes);
         const part = chunk.subarray(at, at + bytesMax - this.#pieceBytes);
         this.#piece.push(part);
         this.#pieceBytes += part.byteLength;

@@ -365,4 +365,13 @@ describe('the return path', () => {
     const parser = new ReturnPathParser();
     expect(() => parser.push(Buffer.from(`${hex}00000000`, 'hex'))).toThrow(/return path: unknown message/);
   });
+
+  it('says that a part is over where its pages end: QEMU keeps the footer until something follows', () => {
+    const empty = part();
+    const { seen, boundaries } = parse(HEAD, empty.subarray(0, -FOOTER.length));
+    expect(seen).toEqual(parse(HEAD, empty).seen);
+    expect(boundaries).toBe(2);
+    const inFooter = [HEAD, empty.subarray(0, -FOOTER.length), FOOTER.subarray(0, 2), FOOTER.subarray(2)];
+    expect(parse(...inFooter).seen).toEqual(seen);
+  });
 });

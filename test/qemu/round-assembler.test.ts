@@ -279,6 +279,24 @@ describe('the feed', () => {
     expect(fed.stateComplete).toBe(true);
   });
 
+  it('begins the next round where a round was ended from outside, with QEMU in a part of before it', () => {
+    const fed = feed();
+    fed.endRound();
+    fed.beginRound();
+    fed.chunkEnd(whole);
+    fed.endRound();
+    expect(takeAll(fed.rounds)).toEqual(['roundEnd']);
+    // The part that QEMU was in, and more of what nobody has asked for.
+    for (let times = 0; times < 4; times++) {
+      fed.page(0, 0, page);
+      fed.part(1, false);
+    }
+    fed.part(0, false);
+    fed.chunkEnd(whole);
+    expect(takeAll(fed.rounds)).not.toContain('roundEnd');
+    expect(fed.rounds.counts).toBe(false);
+  });
+
   it('gives out a page once that came again and again until the guest stood still, as it was last', () => {
     const fed = feed();
     fed.beginSwitchover();

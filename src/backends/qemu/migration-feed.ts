@@ -45,6 +45,12 @@ export class MigrationFeed implements OutgoingMigrationHandler {
     return this.#statePieces.shift();
   }
 
+  /** The round that is read ends here. */
+  endRound(): void {
+    this.#before = undefined;
+    this.rounds.endRound();
+  }
+
   /** A round begins to be read. */
   beginRound(): void {
     if (!this.#switching) this.#before = 'socket';
@@ -110,7 +116,7 @@ export class MigrationFeed implements OutgoingMigrationHandler {
   chunkEnd({ atBoundary, drained }: ChunkEnd): 'goOn' | 'pause' {
     // A guest that is paused needs no acknowledgement to come to its end, and QEMU is deaf until all of it was read.
     if (this.#ramEnded) return 'goOn';
-    if (atBoundary && drained && this.#lastPartEmpty && this.rounds.counts) this.rounds.endRound();
+    if (atBoundary && drained && this.#lastPartEmpty && this.rounds.counts) this.endRound();
     if (drained && this.#before === 'socket') this.#before = 'part';
     return this.rounds.length > 0 ? 'pause' : 'goOn';
   }

@@ -71,7 +71,7 @@ export class MigrationStreamParser {
     this.#intake = new Intake(this.#parse());
   }
 
-  /** Between two sections: all that was pushed has been handed on. */
+  /** Behind the pages of a part, or between two sections: all that was pushed has been handed on. */
   get atBoundary(): boolean {
     return this.#betweenSections;
   }
@@ -107,10 +107,15 @@ export class MigrationStreamParser {
       else if ((type === SectionType.part || type === SectionType.last) && listed) {
         const id = (yield* this.#take(4)).readUInt32BE();
         const pages = yield* this.#parsePages();
+        const last = type === SectionType.last;
+        if (!last) this.#handler.part(pages, false);
+        // QEMU flushes where the pages end, and keeps the footer until it has something to follow.
+        this.#betweenSections = !last;
         yield* this.#parseFooter(id);
-        this.#ramEnded = type === SectionType.last;
-        this.#handler.part(pages, this.#ramEnded);
-        if (this.#ramEnded) return;
+        this.#ramEnded = last;
+        if (!last) continue;
+        this.#handler.part(pages, true);
+        return;
       } else {
         // Among them a second start: a device that sends its state in rounds of its own, and does not say where it ends.
         throw this.#unexpected('section type', Buffer.from([type]));

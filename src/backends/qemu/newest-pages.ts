@@ -1,5 +1,5 @@
+import { MigrationError } from '../../errors.ts';
 import type { MemoryRegion } from '../../interfaces/memory.ts';
-import { PAGE_BYTES } from './migration-stream.ts';
 
 /**
  * Pages of which each is kept as it came last. Until the guest stands still, QEMU makes one pass after the other as fast as it is read, a few milliseconds each, and whatever
@@ -15,24 +15,20 @@ export class NewestPages {
   /** Takes a page in; the content is copied. */
   put(region: number, offset: number, content: Uint8Array | 'zero'): void {
     const pages = this.#pages[region];
-    if (content === 'zero') {
-      pages?.set(offset, 'zero');
-      return;
-    }
-    let page = pages?.get(offset);
-    if (page === undefined || page === 'zero') {
-      page = Buffer.allocUnsafe(PAGE_BYTES);
-      pages?.set(offset, page);
-    }
-    page.set(content);
+    if (pages === undefined) throw new MigrationError('internal', 'a page of no region');
+    const before = pages.get(offset);
+    if (content === 'zero') pages.set(offset, 'zero');
+    else if (before === undefined || before === 'zero') pages.set(offset, Buffer.from(content));
+    else before.set(content);
   }
 
   /** Gives out what it has, in the order of their addresses, and forgets it. */
   moveTo(page: (region: number, offset: number, content: Uint8Array | 'zero') => void): void {
     for (const [region, pages] of this.#pages.entries()) {
-      const offsets = [...pages.keys()].sort((a, b) => a - b);
-      for (const offset of offsets) page(region, offset, pages.get(offset) ?? 'zero');
-      pages.clear();
+      for (const [offset, content] of [...pages].sort(([a], [b]) => a - b)) {
+        page(region, offset, content);
+        pages.delete(offset);
+      }
     }
   }
 }

@@ -46,7 +46,7 @@ export class RoundAssembler {
   #pages = 0;
   /** New passes that may still begin within the round that is assembled. */
   #passesLeft = 0;
-  /** Whether passes count; those that do not are the next round's. */
+  /** Whether passes count: others do not end a round. */
   #counts = true;
 
   constructor(regions: readonly MemoryRegion[]) {
@@ -114,12 +114,12 @@ export class RoundAssembler {
   }
 
   #newPass(): void {
-    if (!this.#counts) this.#forgetSeen();
-    else if (this.#passesLeft === 0) this.endRound();
-    else {
-      this.#passesLeft -= 1;
-      this.#forgetSeen();
+    if (this.#counts && this.#passesLeft === 0) {
+      this.endRound();
+      return;
     }
+    if (this.#counts) this.#passesLeft -= 1;
+    this.#forgetSeen();
   }
 
   /** No page may be twice within a batch. */

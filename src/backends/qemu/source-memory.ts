@@ -219,7 +219,7 @@ export class QemuSourceMemory implements MemorySource {
       const passes = await queryPasses(qmp, over);
       atFirst ??= passes;
       if (passes < atFirst + 2) continue;
-      if (this.#state === 'live' && !over.aborted && !feed.rounds.ends) feed.rounds.endRound();
+      if (this.#state === 'live' && !over.aborted && !feed.rounds.ends) feed.endRound();
       return;
     }
   }

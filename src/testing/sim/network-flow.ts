@@ -53,7 +53,7 @@ interface Parcel {
   readonly bytes: number;
   readonly sentAt: number;
   /** Without what is before it: a timeout follows from these, and what waits behind a lost packet has a time stamp of its own. */
-  readonly roundTripMs: number;
+  readonly ownRoundTripMs: number;
   /** `#ackedBytes` when it was sent. */
   readonly ackedBefore: number;
   /** `#sentBytes` after it was sent. */
@@ -310,7 +310,7 @@ export class Flow implements WaitingSender {
       chunks,
       bytes,
       sentAt: nowMs,
-      roundTripMs: ackAt - nowMs,
+      ownRoundTripMs: ackAt - nowMs,
       ackedBefore: this.#ackedBytes,
       position: this.#sentBytes,
       fate: kind,
@@ -471,7 +471,7 @@ export class Flow implements WaitingSender {
     const roundTripMs = nowMs - parcel.sentAt;
     this.#unackedBytes -= bytes;
     this.#ackedBytes += bytes;
-    if (fate === 'arrived') this.#losses.roundTrip(parcel.roundTripMs);
+    if (fate === 'arrived') this.#losses.roundTrip(parcel.ownRoundTripMs);
     if (fate !== 'arrived' && position > this.#recoverPosition) {
       this.#recoverPosition = this.#sentBytes;
       // What did not fit was a part of the same loss.
