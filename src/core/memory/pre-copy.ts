@@ -173,6 +173,7 @@ export class PreCopy {
         verdict,
         environment.now(),
         statistics.backlogBytes + statistics.diskRestBytes,
+        channel.roundTripMs,
       );
       pace.weighed(statistics, verdict);
       this.#options.onRound({

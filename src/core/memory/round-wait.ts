@@ -2,7 +2,7 @@ import { type ConvergenceVerdict, roundPauseMs } from './convergence.ts';
 
 /**
  * The wait between two rounds: no longer than the verdict says, and no shorter than the pause. Before the rest fits it is over when the queue is shorter by what the link was taken to carry in that
- * time: one that carries more has done so sooner, and would have nothing to do for the rest of it. Where the queue is less than that, it is for something else that it is waited. Once all fits, it is over when
+ * time: one that carries more has done so sooner, and would have nothing to do for the rest of it; and until nothing has come back for a round trip, in which the queue cannot have shown that it is shorter. Where the queue is less than that, it is for something else that it is waited. Once all fits, it is over when
  * there is no queue, and nothing is late. Pure: the clock comes in as an argument.
  */
 export class RoundWait {
@@ -10,14 +10,16 @@ export class RoundWait {
   readonly #enoughBytes: number;
   readonly #fits: boolean;
 
-  /** It begins, with so much in the queue as the verdict was given by. */
+  /** It begins, with so much in the queue as the verdict was given by, and that round trip. */
   constructor(
     { fits, waitMs, sendBytesPerSecond }: Pick<ConvergenceVerdict, 'fits' | 'waitMs' | 'sendBytesPerSecond'>,
     nowMs: number,
     queuedBytes: number,
+    roundTripMs: number,
   ) {
-    this.untilMs = nowMs + Math.max(roundPauseMs, waitMs);
     this.#enoughBytes = fits ? 0 : Math.round(queuedBytes - (waitMs * sendBytesPerSecond) / 1000);
+    const forQueue = !fits && waitMs > 0 && this.#enoughBytes >= 0;
+    this.untilMs = nowMs + Math.max(roundPauseMs, waitMs, forQueue ? roundTripMs : 0);
     this.#fits = fits;
   }
 
