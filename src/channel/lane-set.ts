@@ -318,7 +318,7 @@ export class LaneSet {
     known.sort((a, b) => a.ms - b.ms);
     let allMs = Number.POSITIVE_INFINITY;
     let bytesPerMs = 0;
-    // What the lanes so far carry until the next one has delivered what it has, as long as something is left for it.
+    // One lane after the other joins in, as soon as it has delivered what it has, as long as something is left for it then. `bytes`: what those so far carry by the end.
     let bytes = queuedBytes;
     for (const next of known) {
       if (next.ms >= allMs) break;

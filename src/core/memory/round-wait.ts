@@ -1,8 +1,8 @@
 import { type ConvergenceVerdict, roundPauseMs } from './convergence.ts';
 
 /**
- * The wait between two rounds: no longer than the verdict says, and no shorter than the pause. Before the rest fits it is over when the queue is shorter by what the link was taken to carry in that
- * time: one that carries more has done so sooner, and would have nothing to do for the rest of it; and until nothing has come back for a round trip, in which the queue cannot have shown that it is shorter. Where the queue is less than that, it is for something else that it is waited. Once all fits, it is over when
+ * The wait between two rounds: as long as the verdict says, and no shorter than the pause. One for the queue lasts for a round trip at least, if nothing comes back before: sooner nobody could see that it is shorter. Before the rest fits it is over when the queue is shorter by what the link was taken to carry in that
+ * time: one that carries more has done so sooner, and would have nothing to do for the rest of it. Where the queue is less than that, it is for something else that it is waited. Once all fits, it is over when
  * there is no queue, and nothing is late. Pure: the clock comes in as an argument.
  */
 export class RoundWait {
@@ -10,7 +10,7 @@ export class RoundWait {
   readonly #enoughBytes: number;
   readonly #fits: boolean;
 
-  /** It begins, with so much in the queue as the verdict was given by, and that round trip. */
+  /** It begins, with so much in the queue as the verdict was given by. `roundTripMs`: of the channel. */
   constructor(
     { fits, waitMs, sendBytesPerSecond }: Pick<ConvergenceVerdict, 'fits' | 'waitMs' | 'sendBytesPerSecond'>,
     nowMs: number,
