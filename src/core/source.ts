@@ -27,7 +27,7 @@ import type {
 import type { Claim, OwnershipRegister } from '../interfaces/register.ts';
 import type { Transport } from '../interfaces/transport.ts';
 import { nodeEnvironment } from '../util/node-environment.ts';
-import { raceAbort, throwIfAborted, withTimeout } from '../util/promises.ts';
+import { delay, raceAbort, throwIfAborted, withTimeout } from '../util/promises.ts';
 import {
   firstDiskStream,
   type MessageOf,
@@ -118,6 +118,8 @@ const digestBytesMax = 16 << 20;
 const handOverMsMax = 90_000;
 /** How long a seal that is under way is waited for before the guest is resumed. */
 const sealMsMax = 1000;
+/** How long a destination's reason may take to arrive, once a lane that was being dialled has ended. */
+const lastWordMsMax = 1000;
 
 /** VMs with a migration under way: a second one would resume a guest that the first has given away. */
 const underWay = new WeakSet<SourceVm>();
@@ -291,7 +293,7 @@ class Source extends MigrationEnd implements MeasuringSource {
     try {
       const { channel, lanes } = await this.#connect();
       // The destination prepares while the lanes are dialled.
-      const [asked] = await Promise.all([this.#askToPrepare(channel, gives), lanes]);
+      const [asked] = await Promise.all([this.#askToPrepare(channel, gives), this.#allLanes(lanes)]);
       this.#outlast(channel);
       await this.#prepare(channel, asked);
       await this.#copyDisks();
@@ -373,6 +375,16 @@ class Source extends MigrationEnd implements MeasuringSource {
       () => {},
     );
     return connected;
+  }
+
+  /** A destination that fails ends its lanes, and what it says of that over control may arrive after their ends: it is waited for. */
+  async #allLanes(lanes: Promise<void>): Promise<void> {
+    try {
+      await lanes;
+    } catch (error) {
+      await delay(this.environment, lastWordMsMax, this.signal);
+      throw error;
+    }
   }
 
   #outlast(channel: Channel): void {
