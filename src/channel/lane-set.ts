@@ -1,6 +1,7 @@
 import type { LaneStatistics } from '../interfaces/migration.ts';
 import { connectionsMax, itemContentBytesMax } from '../wire/limits.ts';
 import type { LanePosition } from '../wire/positions.ts';
+import { allDeliveredMs, type LaneOutlook } from './all-delivered.ts';
 import { lateAfterMs } from './flight.ts';
 import type { Lane } from './lane.ts';
 import type { QueuedFrame } from './scheduler.ts';
@@ -310,22 +311,12 @@ export class LaneSet {
   }
 
   #look(queuedBytes: number, nowMs: number): Outlook {
-    const known: { readonly lane: Lane; readonly ms: number; readonly bytesPerMs: number }[] = [];
+    const known: (LaneOutlook & { readonly lane: Lane })[] = [];
     for (const lane of this.open) {
       const ms = lane.window.deliveryMs(lane.inFlightBytes, nowMs);
       if (ms !== undefined) known.push({ lane, ms, bytesPerMs: lane.window.bytesPerSecond / 1000 });
     }
     known.sort((a, b) => a.ms - b.ms);
-    let allMs = Number.POSITIVE_INFINITY;
-    let bytesPerMs = 0;
-    // One lane after the other joins in, as soon as it has delivered what it has, as long as something is left for it then. `bytes`: what those so far carry by the end.
-    let bytes = queuedBytes;
-    for (const next of known) {
-      if (next.ms >= allMs) break;
-      bytesPerMs += next.bytesPerMs;
-      bytes += next.bytesPerMs * next.ms;
-      allMs = bytes / bytesPerMs;
-    }
-    return { queuedBytes, nowMs, first: known[0]?.lane, allMs };
+    return { queuedBytes, nowMs, first: known[0]?.lane, allMs: allDeliveredMs(known, queuedBytes) };
   }
 }

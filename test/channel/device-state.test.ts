@@ -17,13 +17,13 @@ async function* chunksOf(bytes: Uint8Array, chunkBytes: number): AsyncGenerator<
   for (let at = 0; at < bytes.byteLength; at += chunkBytes) yield bytes.subarray(at, at + chunkBytes);
 }
 
-async function sendState(state: AsyncIterable<Uint8Array>, itemBytesMax = 1 << 20) {
+async function sendState(state: AsyncIterable<Uint8Array>, itemBytesMax: () => number = () => 1 << 20) {
   const frames: QueuedFrame[] = [];
   const stream: SendStream = new SendStream(
     0,
     {
       now: () => 0,
-      itemBytesMax: () => itemBytesMax,
+      itemBytesMax,
       isHeld: () => false,
       enqueue: (frame) => {
         frames.push(frame);
@@ -80,9 +80,24 @@ describe('device state', () => {
   it('goes out in pieces as small as the lanes take, from chunks of any length', async () => {
     const bytes = new Uint8Array(160_000).map((_, index) => index * 31);
     for (const chunkBytes of [1000, 160_000]) {
-      const { frames, bytes: sent } = await sendState(chunksOf(bytes, chunkBytes), 16 << 10);
+      const { frames, bytes: sent } = await sendState(chunksOf(bytes, chunkBytes), () => 16 << 10);
       expect(sent).toBe(bytes.byteLength);
       expect(frames).toHaveLength(10);
+    }
+  });
+
+  it('arrives whole where what lanes take changes while a piece waits for more', async () => {
+    const bytes = new Uint8Array(400_000).map((_, index) => index * 31);
+    for (const chunkBytes of [1000, 30_000, 400_000]) {
+      let asked = 0;
+      const itemBytesMax = () => [1 << 20, 16 << 10, 32 << 10][asked++ % 3] ?? 0;
+      const { frames, bytes: sent } = await sendState(chunksOf(bytes, chunkBytes), itemBytesMax);
+      expect(sent).toBe(bytes.byteLength);
+      const { receiver, stream } = createReceiver();
+      const complete = receiver.complete(frames.length, sent);
+      for (const frame of frames) stream.accept({ ...frame, sequence: 0 });
+      await complete;
+      expect(Buffer.compare(joinChunks(receiver.chunks), bytes)).toBe(0);
     }
   });
 
