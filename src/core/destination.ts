@@ -29,6 +29,7 @@ import { AuditChecker } from './audit/audit-checker.ts';
 import { AuditTally } from './audit/audit-tally.ts';
 import { compressionOf, decompressAsOffered } from './codecs.ts';
 import { Stopwatch } from './downtime.ts';
+import { ClaimTime } from './handover/claim-time.ts';
 import { HookRunner } from './handover/hooks.ts';
 import {
   answerTo,
@@ -112,6 +113,7 @@ class Destination extends MigrationEnd {
   readonly #transport: Transport;
   readonly #secret: Uint8Array;
   readonly #register: OwnershipRegister;
+  readonly #claims: ClaimTime;
   readonly #connectMsMax: number;
   readonly #hooks: HookRunner;
   /** The hook that is called when the guest runs. */
@@ -149,6 +151,7 @@ class Destination extends MigrationEnd {
     this.#transport = options.transport;
     this.#secret = secretOf(options.ticket);
     this.#register = options.register;
+    this.#claims = new ClaimTime(options.register, this.environment);
     this.#connectMsMax = options.connectMsMax ?? 86_400_000;
     if (!(this.#connectMsMax >= 100 && this.#connectMsMax <= 86_400_000)) {
       throw new MigrationError('invalid-argument', 'connectMsMax must be from 100 to 86,400,000');
@@ -180,7 +183,7 @@ class Destination extends MigrationEnd {
     } catch (error) {
       return await this.#failed(asMigrationError(error, 'internal'));
     } finally {
-      await acceptor.close();
+      await Promise.all([acceptor.close(), this.#claims.settled()]);
     }
   }
 
@@ -242,6 +245,7 @@ class Destination extends MigrationEnd {
     if (prepare === undefined) throw new MigrationError('internal', 'prepared before the source connected');
     const { vm: description } = prepare;
     const claims = await raceAbort(this.#register.read(description.vmId), this.signal);
+    this.#claims.look(description.vmId);
     checkEpoch(prepare.highest, claims);
     const shared = new Set(
       Object.entries(prepare.disks).flatMap(([id, mode]) => (mode === 'shared' ? [id] : [])),
@@ -358,9 +362,12 @@ class Destination extends MigrationEnd {
   /** What has arrived and is not written yet would have to be written during the stun: it counts as a part of the flush. */
   async #flush(token: number): Promise<void> {
     const start = this.environment.now();
+    this.#claims.look(this.#vmId());
     await Promise.all([this.#memory?.caughtUp(), ...this.#disks.map(({ queue }) => queue.caughtUp())]);
     await Promise.all(this.#disks.map((disk) => disk.flush()));
-    this.#live().send({ type: 'flushed', token, durationMs: this.environment.now() - start });
+    const claimMs = this.#claims.ms;
+    const durationMs = this.environment.now() - start;
+    this.#live().send({ type: 'flushed', token, durationMs, ...(claimMs === undefined ? {} : { claimMs }) });
   }
 
   /** Says READY once all of it is applied, checked, flushed and loaded. Resolves to what the source says to that, or before that. */

@@ -1,7 +1,16 @@
 /** What a migration is expected to take where nothing of it was seen yet: by the rule of convergence, and by predictions. */
+import type { SourceVm } from '../interfaces/hypervisor.ts';
 
 /** Device state, in bytes: what a small machine model of QEMU has. */
-export const stateBytesExpected = 160 << 10;
+const smallStateBytes = 160 << 10;
+
+/** ... of this VM, by what its backend says, and `savedBytes`, the most that was saved so far. */
+export function stateBytesExpected(
+  { deviceStateBytes }: Pick<SourceVm, 'deviceStateBytes'>,
+  savedBytes = 0,
+): number {
+  return Math.max(deviceStateBytes ?? smallStateBytes, savedBytes);
+}
 /** What the destination needs to load it and start, over its flush: some milliseconds in a hypervisor. */
 export const loadMsExpected = 20;
 /** Stopping, saving, sealing, loading and starting: what a small machine takes of each, together. */

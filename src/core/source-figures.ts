@@ -15,6 +15,7 @@ export interface SourceParts {
   readonly disks: readonly DiskSender[];
   readonly memory: MemorySender | undefined;
   readonly state: StateSender | undefined;
+  readonly stateBytesExpected: number;
   readonly preCopy: PreCopy | undefined;
   readonly buffer: MirrorBuffer;
   readonly channel: Channel | undefined;

@@ -42,8 +42,10 @@ import { compressAsAgreed, offeredCodecs } from './codecs.ts';
 import { Deadline } from './deadline.ts';
 import { diskModes } from './disk-modes.ts';
 import { downtimeParts } from './downtime.ts';
+import { stateBytesExpected } from './expected.ts';
 import { GuestPace } from './guest-pace.ts';
 import { GuestPauses } from './guest-pauses.ts';
+import { ClaimTime } from './handover/claim-time.ts';
 import { commit } from './handover/commit.ts';
 import { checkEpoch, highestEpoch, unsettledAttempt } from './handover/ownership.ts';
 import { inTime } from './in-time.ts';
@@ -172,7 +174,9 @@ class Source extends MigrationEnd implements MeasuringSource {
   #pace: GuestPace | undefined;
   #epoch = 0;
   /** What the claims of the handover will take. */
-  #claimsMs: number | undefined;
+  readonly #claims: ClaimTime;
+  /** What a claim takes at the destination. */
+  #claimMsThere: number | undefined;
   /** The last one. */
   #switchover: Switchover | undefined;
   /** How the guest was stopped, if it was: also when something else had ended the migration by then. */
@@ -190,6 +194,7 @@ class Source extends MigrationEnd implements MeasuringSource {
     this.#transport = options.transport;
     this.#secret = secretOf(options.ticket);
     this.#register = options.register;
+    this.#claims = new ClaimTime(options.register, this.environment);
     this.#policy = resolvePolicy(options.policy);
     if (!this.#transport.capabilities.open) {
       throw new MigrationError('unsupported', "the source's transport cannot open connections");
@@ -342,6 +347,7 @@ class Source extends MigrationEnd implements MeasuringSource {
       return await this.#failed(asMigrationError(error, 'internal'));
     } finally {
       unlisten();
+      await this.#claims.settled();
       underWay.delete(this.#vm);
     }
   }
@@ -409,7 +415,8 @@ class Source extends MigrationEnd implements MeasuringSource {
 
   async #askToPrepare(channel: Channel, gives: boolean): Promise<AskedToPrepare> {
     const { vmId } = this.#description;
-    const claims = await raceAbort(this.#readRegister(), this.signal);
+    const claims = await raceAbort(this.#register.read(vmId), this.signal);
+    this.#claims.look(vmId);
     const unsettled = unsettledAttempt(claims);
     if (unsettled > 0) {
       throw new MigrationError(
@@ -455,18 +462,14 @@ class Source extends MigrationEnd implements MeasuringSource {
     this.#takeDigests(channel);
   }
 
-  /** A claim takes no less, and there is one at each end. A first read may have taken long for having connected, or for what else was done: the shortest counts. */
-  async #readRegister(): Promise<readonly Claim[]> {
-    const beforeMs = this.environment.now();
-    const claims = await this.#register.read(this.#description.vmId);
-    const claimsMs = 2 * (this.environment.now() - beforeMs);
-    this.#claimsMs = Math.min(this.#claimsMs ?? claimsMs, claimsMs);
-    return claims;
+  get #stateBytesExpected(): number {
+    return stateBytesExpected(this.#vm, this.#state?.mostBytes);
   }
 
-  /** Once more, warm. Nothing waits for it: should it fail, so will the claim. */
-  #timeClaims(): void {
-    this.#readRegister().catch(() => {});
+  /** What the claims of both ends take, in ms. The destination's is taken to be like ours until it tells. */
+  get #claimsMs(): number {
+    const { ms = 0 } = this.#claims;
+    return ms + (this.#claimMsThere ?? ms);
   }
 
   #openStreams(channel: Channel): void {
@@ -558,7 +561,7 @@ class Source extends MigrationEnd implements MeasuringSource {
   async #copyMemory(deadline: Deadline): Promise<void> {
     this.#enterBoth('copyMemory');
     deadline.look();
-    this.#timeClaims();
+    this.#claims.look(this.#description.vmId);
     const channel = this.#live();
     const [memory, pace] = [this.#memory, this.#pace];
     if (memory === undefined || pace === undefined)
@@ -574,7 +577,8 @@ class Source extends MigrationEnd implements MeasuringSource {
       takeDirtyExtents: () => this.#takeDirtyExtents(),
       diskRestBytes: () => this.#diskRestBytes,
       flushBothEnds: () => this.#flushBothEnds(channel),
-      claimsMs: () => this.#claimsMs ?? 0,
+      claimsMs: () => this.#claimsMs,
+      stateBytes: () => this.#stateBytesExpected,
       timeLeftMs: () => deadline.leftMs,
       onRound: (round) => {
         this.#outlook.round(round, this.#preCopy?.throttle ?? 0);
@@ -597,9 +601,10 @@ class Source extends MigrationEnd implements MeasuringSource {
     channel.send({ type: 'flush', token: 0 });
     // First: a flush may end the migration while it is called, and then there is nothing to take, and nobody to await the flushes.
     const answer = this.#take('flushed');
-    this.#timeClaims();
+    this.#claims.look(this.#description.vmId);
     const flushing = this.#disks.map(async ({ disk }) => disk.flush({ signal: this.signal }));
     const [flushed] = await Promise.all([answer, ...flushing]);
+    this.#claimMsThere = flushed.claimMs;
     return flushed.durationMs;
   }
 
@@ -897,6 +902,7 @@ class Source extends MigrationEnd implements MeasuringSource {
       disks: this.#disks,
       memory: this.#memory,
       state: this.#state,
+      stateBytesExpected: this.#stateBytesExpected,
       preCopy: this.#preCopy,
       buffer: this.#buffer,
       channel: this.#channel,
@@ -912,7 +918,7 @@ class Source extends MigrationEnd implements MeasuringSource {
       stunnedMs: this.#pauses.nowMs,
       downtimeMs: this.#gone ? this.#pauses.lastMs : undefined,
       parts: this.#parts,
-      claimMs: (this.#claimsMs ?? 0) / 2,
+      claimMs: this.#claimsMs / 2,
       done: this.#outcome !== undefined && wentWell.has(this.#outcome),
     });
     return { phase, elapsedMs, ...sourceProgress(this.#parts), lost: this.#lost, ...outlook };

@@ -11,6 +11,7 @@ const pieceBytesMin = 64 << 10;
 export class StateSender {
   readonly stream: SendStream;
   #bytes = 0;
+  #mostBytes = 0;
   #sentBytes = 0;
   #piece: Uint8Array[] = [];
   #pieceBytes = 0;
@@ -22,6 +23,11 @@ export class StateSender {
   /** How long the state is, as far as it was sent. */
   get bytes(): number {
     return this.#bytes;
+  }
+
+  /** How long the longest was, as far as it was sent, those that came to nothing included. */
+  get mostBytes(): number {
+    return this.#mostBytes;
   }
 
   /** Bytes sent so far, those of states that came to nothing included. */
@@ -63,6 +69,7 @@ export class StateSender {
     const range = { space: 0, offset: this.#bytes, length: this.#pieceBytes, content: this.#piece };
     this.stream.push('memory', [range], () => {});
     this.#bytes += this.#pieceBytes;
+    this.#mostBytes = Math.max(this.#mostBytes, this.#bytes);
     this.#sentBytes += this.#pieceBytes;
     this.#piece = [];
     this.#pieceBytes = 0;

@@ -105,6 +105,11 @@ export interface SourceVm {
   readonly memory: MemorySource;
   /** Its disks, as in the description. */
   readonly disks: readonly SourceDisk[];
+  /**
+   * About how many bytes of device state it will have, where that is known before it is saved: the engine stuns the guest when all that is left fits the downtime, this included. May change. Default:
+   * 160 KiB, what a small machine of QEMU has. Once a state was saved in this migration, by an attempt that came to nothing, that counts where it is more.
+   */
+  readonly deviceStateBytes?: number | undefined;
 
   /** Whether the guest executes now. */
   runState(): RunState;

@@ -27,6 +27,11 @@ export interface OwnershipRegister {
    * After a rejection (`register`) nothing is known: the claim may stand. Calling it again is always safe.
    */
   claim(vmId: string, epoch: number, role: ClaimRole, value: ClaimValue): Promise<ClaimValue>;
+  /**
+   * Makes ready for a claim for this VM: whatever the first one would otherwise have to do beside its own record (a directory, a connection). Claims nothing, and takes about as long as a claim; the
+   * engine times it, and calls it a few times while the guest runs, because it stands still for the claims. Optional: without it, reading is timed. A rejection says nothing of a claim.
+   */
+  prepare?(vmId: string): Promise<void>;
   /** Every claim that stands for a VM, in any order. Rejects with `register` if a record cannot be believed. */
   read(vmId: string): Promise<readonly Claim[]>;
 }

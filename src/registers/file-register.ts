@@ -18,6 +18,8 @@ import {
  * claim's success.
  */
 const attemptsMax = 100;
+/** What a record takes, about. */
+const recordBytesAbout = 256;
 
 /**
  * A register of files in a directory on this host, for one end or for several processes on the host. The
@@ -37,6 +39,10 @@ export function fileRegister(directory: string): OwnershipRegister {
   const root = resolve(directory);
   const prepared = new Set<string>();
   const folderOf = (vmId: string) => join(root, directoryName(vmId));
+  const makeFolder = async (folder: string) => {
+    if (!prepared.has(folder)) await prepareFolder(root, folder);
+    prepared.add(folder);
+  };
 
   return {
     async claim(vmId, epoch, role, value) {
@@ -45,14 +51,25 @@ export function fileRegister(directory: string): OwnershipRegister {
       const key = { epoch, role };
       const path = join(folder, recordName(key));
       return failingAs(`claiming ${value} in ${path}`, async () => {
-        if (!prepared.has(folder)) await prepareFolder(root, folder);
-        prepared.add(folder);
+        await makeFolder(folder);
         await publish(path, encodeRecord(vmId, key, value));
         // Also when another process won: its record may not be durable yet, and we are about to act on it.
         await syncDirectory(folder);
         const standing = await readRecord(vmId, key, path);
         await removeLeftovers(folder);
         return standing;
+      });
+    },
+    async prepare(vmId) {
+      checkVmId(vmId);
+      const folder = folderOf(vmId);
+      return failingAs(`making ready for a claim in ${folder}`, async () => {
+        await makeFolder(folder);
+        // What else a claim does, but for the link. A leftover by its name, should it stay.
+        const temporary = temporaryOf(join(folder, recordName({ epoch: 1, role: 'source' })));
+        await writeDurably(temporary, new Uint8Array(recordBytesAbout));
+        await syncDirectory(folder);
+        await rm(temporary, { force: true });
       });
     },
     async read(vmId) {
@@ -91,7 +108,7 @@ async function prepareFolder(root: string, folder: string): Promise<void> {
  */
 async function publish(path: string, bytes: Uint8Array): Promise<void> {
   for (let attempt = 0; attempt < attemptsMax; attempt += 1) {
-    const temporary = `${path}.${randomUUID()}.tmp`;
+    const temporary = temporaryOf(path);
     await writeDurably(temporary, bytes);
     try {
       return await link(temporary, path);
@@ -104,6 +121,11 @@ async function publish(path: string, bytes: Uint8Array): Promise<void> {
     'register',
     `other claims removed ${path} ${attemptsMax} times before it was complete`,
   );
+}
+
+/** A name of its own for an unfinished file. */
+function temporaryOf(path: string): string {
+  return `${path}.${randomUUID()}.tmp`;
 }
 
 async function writeDurably(path: string, bytes: Uint8Array): Promise<void> {

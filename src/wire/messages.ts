@@ -63,7 +63,13 @@ export type Message =
   | { readonly type: 'phase'; readonly phase: Phase }
   /** Source: make durable what has arrived so far. Answered by `flushed`. */
   | { readonly type: 'flush'; readonly token: number }
-  | { readonly type: 'flushed'; readonly token: number; readonly durationMs: number }
+  | {
+      readonly type: 'flushed';
+      readonly token: number;
+      readonly durationMs: number;
+      /** What a claim takes at the destination, in ms, where that is known. */
+      readonly claimMs?: number;
+    }
   /**
    * Source, its guest stunned for the `attempt`th time: nothing more will be sent, unless it retreats; where each stream ends, and whether
    * the guest ran. With `given` it is GO as well, for the attempt of that epoch: no READY is wanted, and there is no retreat any more.
@@ -384,6 +390,7 @@ const readers: { readonly [T in MessageType]: (fields: Fields) => MessageOf<T> }
     type: 'flushed',
     token: f.integer('token', 0),
     durationMs: f.milliseconds('durationMs'),
+    ...(f.has('claimMs') ? { claimMs: f.milliseconds('claimMs') } : {}),
   }),
   final: (f) => ({
     type: 'final',

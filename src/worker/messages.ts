@@ -38,9 +38,9 @@ export interface Assignment extends Order {
 
 /** A call of a register's method. */
 export type RegisterCall = {
-  readonly [M in keyof OwnershipRegister]: {
+  readonly [M in keyof OwnershipRegister]-?: {
     readonly method: M;
-    readonly args: Parameters<OwnershipRegister[M]>;
+    readonly args: Parameters<NonNullable<OwnershipRegister[M]>>;
   };
 }[keyof OwnershipRegister];
 

@@ -2,6 +2,7 @@
  * An ownership register that is in the main thread, as the engine's thread sees it, and as it is called
  * there.
  */
+import { makeReady } from '../core/handover/claim-time.ts';
 import type { Claim, OwnershipRegister } from '../interfaces/register.ts';
 import { type Deferred, deferred } from '../util/promises.ts';
 import type { FromEngine, RegisterCall, ToEngine } from './messages.ts';
@@ -22,6 +23,10 @@ export class AskedRegister implements OwnershipRegister {
 
   claim(...args: Parameters<OwnershipRegister['claim']>): ReturnType<OwnershipRegister['claim']> {
     return this.#ask({ method: 'claim', args }) as ReturnType<OwnershipRegister['claim']>;
+  }
+
+  async prepare(vmId: string): Promise<void> {
+    await this.#ask({ method: 'prepare', args: [vmId] });
   }
 
   read(...args: Parameters<OwnershipRegister['read']>): ReturnType<OwnershipRegister['read']> {
@@ -58,6 +63,7 @@ export async function answerCall(register: OwnershipRegister, { id, call }: Call
 
 async function make(register: OwnershipRegister, call: RegisterCall): Promise<unknown> {
   if (call.method === 'claim') return pack(await register.claim(...call.args));
+  if (call.method === 'prepare') return makeReady(register, ...call.args);
   const claims = await register.read(...call.args);
   // Of a claim's own class nothing would cross but its fields.
   return Array.from(claims, ({ epoch, role, value }): Claim => ({ epoch, role, value })).map(pack);

@@ -28,14 +28,20 @@ afterEach(async () => {
   rmSync(base, { recursive: true });
 });
 
+interface How {
+  readonly dying: Dying;
+  readonly ready: boolean;
+}
+
 function filesIn(directory: string): string[] {
   return readdirSync(directory, { recursive: true, encoding: 'utf8' });
 }
 
-/** One run: claims `owner`, and dies on the way; `cases` is how many different things may be left of it. */
-async function run(directory: string, at: number, dying: Dying, lost: number) {
+/** One run: claims `owner`, made `ready` for it or not, and dies on the way; `cases` is how many different things may be left of it. */
+async function run(directory: string, at: number, { dying, ready }: How, lost: number) {
   const claiming = fileRegister(directory);
   power.dieAt(at, dying);
+  if (ready) await claiming.prepare?.(vmId).catch(() => {});
   const resolved = await claiming.claim(vmId, 1, 'destination', 'owner').catch(() => undefined);
   const died = !power.on;
   const cases = 2 ** power.undecided;
@@ -61,7 +67,12 @@ async function verify(directory: string, resolved: string | undefined): Promise<
   return standing as 'owner' | 'declined';
 }
 
-describe.each(['before', 'half', 'after'] as const)('the host dies %s an operation', (dying) => {
+const ways: readonly How[] = (['before', 'half', 'after'] as const).flatMap((dying) => [
+  { dying, ready: false },
+  { dying, ready: true },
+]);
+
+describe.each(ways)('the host dies $dying an operation (made ready: $ready)', (how) => {
   it('and the claim stands or does not, for good', async () => {
     const standing = new Set<string>();
     let runs = 0;
@@ -70,7 +81,7 @@ describe.each(['before', 'half', 'after'] as const)('the host dies %s an operati
       let cases = 1;
       for (let lost = 0; lost < cases; lost += 1) {
         const directory = join(base, `${at}-${lost}`, 'registers');
-        const result = await run(directory, at, dying, lost);
+        const result = await run(directory, at, how, lost);
         ({ died, cases } = result);
         standing.add(await verify(directory, result.resolved));
         runs += 1;
@@ -88,7 +99,7 @@ it('what one process read stays, also if the one that wrote it died before it wa
   // Up to the first operation after which the record has its name: nothing is synced then.
   for (; ; at += 1) {
     rmSync(directory, { recursive: true, force: true });
-    await run(directory, at, 'after', 0);
+    await run(directory, at, { dying: 'after', ready: false }, 0);
     if (filesIn(base).some((name) => name.endsWith('1.destination'))) break;
   }
   rmSync(directory, { recursive: true, force: true });
@@ -102,4 +113,18 @@ it('what one process read stays, also if the one that wrote it died before it wa
   expect(await fileRegister(directory).read(vmId)).toHaveLength(1);
   await power.cut(everything);
   expect(await fileRegister(directory).read(vmId)).toHaveLength(1);
+});
+
+it('does no more for the first claim than for any other once it was made ready for it', async () => {
+  const register = fileRegister(join(base, 'far', 'away'));
+  const operationsOf = async (act: () => Promise<unknown>) => {
+    const before = power.operations;
+    await act();
+    return power.operations - before;
+  };
+  const first = await operationsOf(() => register.claim('a', 1, 'source', 'given'));
+  await register.prepare?.(vmId);
+  const ready = await operationsOf(() => register.claim(vmId, 1, 'source', 'given'));
+  expect(await operationsOf(() => register.claim(vmId, 2, 'source', 'given'))).toBe(ready);
+  expect(first).toBeGreaterThan(ready);
 });

@@ -20,6 +20,8 @@ class Power {
   /** Open files, which die with the host. */
   readonly #handles = new Set<Fs.FileHandle>();
   on = true;
+  /** So many were begun. */
+  operations = 0;
 
   /** The host dies at the `operation`-th operation from now, counted from 0. */
   dieAt(operation: number, dying: Dying): void {
@@ -52,6 +54,7 @@ class Power {
 
   async operation<T>(act: () => Promise<T>, half?: () => Promise<unknown>): Promise<T> {
     if (!this.on) throw new Error('the host is down');
+    this.operations += 1;
     this.#left -= 1;
     if (this.#left !== -1) return act();
     if (this.#dying === 'after') await act();

@@ -5,7 +5,7 @@ import type { SourceVm } from '../../interfaces/hypervisor.ts';
 import type { RoundStatistics } from '../../interfaces/migration.ts';
 import { delay, throwIfAborted, withTimeout } from '../../util/promises.ts';
 import { RateMeter } from '../../util/rate-meter.ts';
-import { claimsMsCounted, loadMsExpected, queueBetween, stateBytesExpected } from '../expected.ts';
+import { claimsMsCounted, loadMsExpected, queueBetween } from '../expected.ts';
 import type { GuestPace } from '../guest-pace.ts';
 import type { ResolvedPolicy } from '../policy.ts';
 import {
@@ -38,6 +38,8 @@ export interface PreCopyOptions {
   readonly flushBothEnds: () => Promise<number>;
   /** What the claims of the handover will take, in ms. */
   readonly claimsMs: () => number;
+  /** How much device state there will be. */
+  readonly stateBytes: () => number;
   /** How long it is until the guest has to be stunned, in ms; undefined if it is not limited. */
   readonly timeLeftMs: () => number | undefined;
   readonly onRound: (round: RoundStatistics) => void;
@@ -100,6 +102,7 @@ export class PreCopy {
   #dirtiedBytes = 0;
   /** Since {@link PreCopy.run} was called. */
   #rounds = 0;
+  #flushedMs: number | undefined;
   /** The rounds that fitted after a flush. */
   #fitted: Fitted[] = [];
   #throttle = 0;
@@ -228,6 +231,7 @@ export class PreCopy {
     const flush: Flush = {
       over: flushBothEnds().then((durationMs) => {
         flush.durationMs = durationMs;
+        this.#flushedMs = durationMs;
         flush.overMs = environment.now();
       }),
       durationMs: undefined,
@@ -327,6 +331,11 @@ export class PreCopy {
     }
   }
 
+  /** What the last flush took at the destination, in ms; undefined before the first. */
+  get flushedMs(): number | undefined {
+    return this.#flushedMs;
+  }
+
   /** Takes the throttle off, if there is one. */
   async releaseThrottle(): Promise<void> {
     this.#hardest = 0;
@@ -383,7 +392,7 @@ export class PreCopy {
       backlogBytes: channel.delayingBytes,
       lateMs: channel.lateMs,
       diskRestBytes,
-      stateBytes: stateBytesExpected,
+      stateBytes: this.#options.stateBytes(),
       fixedMs: loadMsExpected + claimsMs + (flushed?.durationMs ?? 0),
       flushed,
       throttle: this.#throttle,

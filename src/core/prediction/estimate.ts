@@ -17,6 +17,7 @@ import {
   slowRoundTripsExpected,
   stateBytesExpected,
 } from '../expected.ts';
+import { timeClaim } from '../handover/claim-time.ts';
 import type { ResolvedPolicy } from '../policy.ts';
 import type { DiskForecast, ForecastInputs } from './forecast.ts';
 import { lookAtDisk } from './look-at-disk.ts';
@@ -66,6 +67,8 @@ export interface Measured {
   readonly link: LinkLook;
   readonly connectMs: number;
   readonly registerMs: number;
+  /** Device state, as far as it is known. */
+  readonly stateBytes: number;
   /** What the codec made of samples of memory and of the disks; undefined: nothing will be compressed, or it could not be seen. */
   readonly memoryCodec?: CodecLook | undefined;
   readonly diskCodec?: CodecLook | undefined;
@@ -108,6 +111,16 @@ export async function measureMigration(parts: EstimateParts): Promise<Measured> 
   return measure(parts, over).finally(takeBack);
 }
 
+/** What a claim takes, in ms: the first look may have connected, or made a directory. */
+async function warmClaim(
+  register: OwnershipRegister,
+  vmId: string,
+  environment: Environment,
+): Promise<number> {
+  const firstMs = await timeClaim(register, vmId, environment);
+  return Math.min(firstMs, await timeClaim(register, vmId, environment));
+}
+
 async function measure(parts: EstimateParts, over: AbortController): Promise<Measured> {
   const { vm, environment, register, durationMs, disks, policy } = parts;
   const { signal } = over;
@@ -115,9 +128,7 @@ async function measure(parts: EstimateParts, over: AbortController): Promise<Mea
   const channel = await parts.connect(signal);
   const connectMs = environment.now() - beganMs;
   try {
-    const readMs = environment.now();
-    await raceAbort(register.read(vm.description.vmId), signal);
-    const registerMs = environment.now() - readMs;
+    const registerMs = await raceAbort(warmClaim(register, vm.description.vmId, environment), signal);
     const guest = lookAtGuest(vm, durationMs, signal);
     guest.catch(() => {});
     const link = await probeLink(channel, environment, durationMs, signal);
@@ -150,6 +161,7 @@ async function measure(parts: EstimateParts, over: AbortController): Promise<Mea
       link,
       connectMs,
       registerMs,
+      stateBytes: stateBytesExpected(vm),
       memoryCodec,
       diskCodec,
     };
@@ -264,7 +276,7 @@ function inputsBefore(measured: Measured, policy: ResolvedPolicy): ForecastInput
     claimMs: registerMs,
     flushMs: flushMsExpected,
     hypervisorMs: hypervisorMsExpected,
-    stateBytes: stateBytesExpected,
+    stateBytes: measured.stateBytes,
     auditMs: auditMsExpected(policy, { memoryBytes: disksAlone ? 0 : measured.auditedBytes, disks }),
     slowRoundTrips: slowRoundTripsExpected,
     handover: policy.handover,

@@ -2,12 +2,7 @@ import type { Phase } from '../../errors.ts';
 import type { Environment } from '../../interfaces/environment.ts';
 import type { Interval, ProgressPrediction, RoundStatistics } from '../../interfaces/migration.ts';
 import { RateMeter } from '../../util/rate-meter.ts';
-import {
-  flushMsExpected,
-  hypervisorMsExpected,
-  slowRoundTripsExpected,
-  stateBytesExpected,
-} from '../expected.ts';
+import { flushMsExpected, hypervisorMsExpected, slowRoundTripsExpected } from '../expected.ts';
 import type { ResolvedPolicy } from '../policy.ts';
 import type { SourceParts } from '../source-figures.ts';
 import type { DiskSender } from '../storage/disk-sender.ts';
@@ -187,9 +182,9 @@ export class Outlook {
       ...gains,
       roundTripMs,
       claimMs: view.claimMs || (measured?.registerMs ?? 0),
-      flushMs: flushMsExpected,
+      flushMs: parts.preCopy?.flushedMs ?? flushMsExpected,
       hypervisorMs: hypervisorMsExpected,
-      stateBytes: stateBytesExpected,
+      stateBytes: parts.stateBytesExpected,
       auditMs: auditMsExpected(this.#policy, this.#audited(disks)),
       slowRoundTrips: slowRoundTripsExpected,
       handover: this.#policy.handover,

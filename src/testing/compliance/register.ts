@@ -26,6 +26,7 @@ export interface RegisterComplianceOptions {
 export function registerCompliance({ test, create }: RegisterComplianceOptions): void {
   const withRegister = eachWith(test, create);
   claimTests(withRegister);
+  readyTests(withRegister);
   argumentTests(withRegister);
   reopenTests(withRegister);
 }
@@ -93,6 +94,31 @@ function claimTests(test: FixtureTest<RegisterFixture>): void {
     for (const [index, id] of ids.entries()) await register.claim(id, index + 1, 'source', 'given');
     for (const [index, id] of ids.entries()) {
       await expectClaims(register, id, [{ epoch: index + 1, role: 'source', value: 'given' }]);
+    }
+  });
+}
+
+function readyTests(test: FixtureTest<RegisterFixture>): void {
+  test('claims nothing when it makes ready for a claim, however often, and whatever else is claimed', async (fixture) => {
+    const again = (await fixture.reopen?.()) ?? fixture.register;
+    const ready = (vmId: string) => Promise.all([fixture.register.prepare?.(vmId), again.prepare?.(vmId)]);
+    await ready('vm');
+    await expectClaims(again, 'vm', []);
+    const claiming = Array.from({ length: 8 }, (_, index) => {
+      return [ready('vm'), fixture.register.claim('vm', index + 1, 'source', 'given')];
+    });
+    await Promise.all(claiming.flat());
+    const claims = Array.from({ length: 8 }, (_, index) => {
+      return { epoch: index + 1, role: 'source', value: 'given' } as const;
+    });
+    await expectClaims(again, 'vm', claims);
+  });
+
+  test('refuses to make ready without an id', async ({ register }) => {
+    for (const id of ['', 'x'.repeat(256)]) {
+      if (register.prepare === undefined) return;
+      const preparing = Promise.resolve().then(() => register.prepare?.(id));
+      await checkRejects(preparing, 'invalid-argument', `making ready for claims of '${id}'`);
     }
   });
 }

@@ -2,7 +2,7 @@ import type { ClaimValue, OwnershipRegister } from '../../interfaces/register.ts
 import { type CallFault, type FaultOptions, FaultSchedule } from './fault-plan.ts';
 
 /** What can go wrong with a register. */
-export type RegisterFault = CallFault<'claim' | 'read'> & {
+export type RegisterFault = CallFault<'claim' | 'prepare' | 'read'> & {
   /** Only claims of this value. Default: any. */
   readonly value?: ClaimValue;
 };
@@ -16,7 +16,7 @@ export function faultyRegister(
   plan: readonly RegisterFault[],
   options?: FaultOptions,
 ): OwnershipRegister {
-  const faults = new FaultSchedule(plan, ['claim', 'read'], options);
+  const faults = new FaultSchedule(plan, ['claim', 'prepare', 'read'], options);
   return {
     claim: (vmId, epoch, role, value) =>
       faults.call(
@@ -25,6 +25,12 @@ export function faultyRegister(
         () => inner.claim(vmId, epoch, role, value),
         (fault) => fault.value === undefined || fault.value === value,
       ),
+    ...(inner.prepare === undefined
+      ? {}
+      : {
+          prepare: (vmId: string) =>
+            faults.call('prepare', undefined, async () => await inner.prepare?.(vmId)),
+        }),
     read: (vmId) => faults.call('read', undefined, () => inner.read(vmId)),
   };
 }

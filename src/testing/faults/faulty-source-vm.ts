@@ -70,6 +70,10 @@ class FaultySourceVm implements SourceVm {
     return this.#inner.description;
   }
 
+  get deviceStateBytes(): number | undefined {
+    return this.#inner.deviceStateBytes;
+  }
+
   get capabilities(): SourceVmCapabilities {
     return this.#inner.capabilities;
   }

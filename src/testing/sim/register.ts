@@ -48,6 +48,7 @@ export class SimulatedRegister {
   handle(end: EndName, tie: ProcessTie): OwnershipRegister {
     return {
       claim: (_vmId, epoch, role, value) => tie.call(() => this.#claim(end, tie, { epoch, role, value })),
+      prepare: () => tie.call(() => this.#prepare(end)),
       read: () => tie.call(() => this.#read(end)),
     };
   }
@@ -62,6 +63,14 @@ export class SimulatedRegister {
       throw new MigrationError('register', `the claim of ${claim.value} failed`);
     }
     return value;
+  }
+
+  async #prepare(end: EndName): Promise<void> {
+    const does = await this.#begin(end, 'prepare', undefined);
+    await delay(this.#options.environment, this.#options.callMs / 2);
+    if (does === 'fail' || does === 'fail-afterwards') {
+      throw new MigrationError('register', 'the register could not make ready');
+    }
   }
 
   async #read(end: EndName): Promise<readonly Claim[]> {
@@ -86,7 +95,7 @@ export class SimulatedRegister {
   /** The first half of a call, and what goes wrong with it. */
   async #begin(
     end: EndName,
-    on: 'claim' | 'read',
+    on: ScenarioRegisterFault['on'],
     value: ClaimValue | undefined,
   ): Promise<ScenarioRegisterFault['does'] | undefined> {
     const planned = this.#faults.find(

@@ -98,7 +98,7 @@ export interface ScenarioRegisterFault {
   /** `fail-afterwards`: the claim stands, and the caller is told that it failed. `hang`: nothing is done, and nobody is told. */
   readonly does: 'fail' | 'fail-afterwards' | 'delay' | 'hang';
   /** Which call. */
-  readonly on: 'claim' | 'read';
+  readonly on: 'claim' | 'prepare' | 'read';
   /** Claims of this value only. Default: any. */
   readonly value?: ClaimValue;
   /** How many calls, from now on. Default 1. */

@@ -60,6 +60,36 @@ async function migrate(readsMs: (read: number) => number, policy: MigrationPolic
   return source;
 }
 
+describe('a destination whose register', () => {
+  /** An idle guest again; reading takes no time. */
+  async function migrateTo(readyMs: number) {
+    const environment = createVirtualEnvironment();
+    const vm = createMemoryVm({ environment, vmId: 'v', memoryBytes: 8 * mebibyte, disks: [] });
+    vms.push(vm);
+    const slow = withChanges(memoryRegister(), {
+      prepare: () => new Promise<void>((resolve) => environment.setTimer(readyMs, resolve)),
+    });
+    const world = createWorld({
+      environment,
+      vm,
+      link: { rttMs: 2, rateMbit: 200 },
+      registers: { source: memoryRegister(), destination: slow },
+      policy: { downtimeMsMax: 30, roundsMax: 40 },
+    });
+    const { source } = await runWithin(world, 60_000);
+    world.backend.vm?.destroy();
+    return source;
+  }
+
+  it('is quickly made ready for a claim leaves room for the state', async () => {
+    expect((await migrateTo(0)).outcome).toBe('completed');
+  });
+
+  it('takes long for that leaves too little of 30 ms for the state, though it is quickly read', async () => {
+    expect((await migrateTo(200)).error?.code).toBe('not-converging');
+  });
+});
+
 describe('a migration whose register', () => {
   it('connects on first use converges as any other', async () => {
     const source = await migrate((read) => (read === 0 ? 200 : 0.5), { downtimeMsMax: 30 });
