@@ -34,6 +34,7 @@ import { HookRunner } from './handover/hooks.ts';
 import {
   answerTo,
   checkEpoch,
+  epochGapBits,
   highestEpoch,
   nextEpoch,
   verdictForDestination,
@@ -131,6 +132,8 @@ class Destination extends MigrationEnd {
   #mayBeOurs = false;
   #owner: Owner = 'source';
   #started = false;
+  /** From then on only the hypervisor knows whether the guest runs. */
+  #startCalled = false;
   #final: MessageOf<'final'> | undefined;
   #verification: Verification | undefined;
   #audit: AuditChecker | undefined;
@@ -257,12 +260,16 @@ class Destination extends MigrationEnd {
     });
     this.#vm = vm;
     throwIfAborted(this.signal);
-    this.#epoch = nextEpoch(prepare.highest, highestEpoch(claims));
+    this.#epoch = nextEpoch(prepare.highest, highestEpoch(claims), this.#epochGap());
     const agreed = decompressAsOffered(this.#live(), this.environment, prepare);
     this.#openStreams(prepare, vm);
     this.#mayBeOurs = this.#inOneFlight;
     this.#live().send({ type: 'prepared', epoch: this.#epoch, backend: this.#backend.name, ...agreed });
     for (const { digests } of this.#disks) digests?.start();
+  }
+
+  #epochGap(): number {
+    return new DataView(this.environment.randomBytes(4).buffer).getUint32(0) >>> (32 - epochGapBits);
   }
 
   #openStreams(prepare: Prepare, vm: DestinationVm): void {
@@ -523,6 +530,7 @@ class Destination extends MigrationEnd {
     const of = { vmId: this.#vmId(), epoch: this.#epoch };
     await this.#hooks.run('beforeStart', of);
     this.#watch.lap('hooks');
+    this.#startCalled = true;
     const starting = this.#vm?.start({ run: this.#final?.run ?? true }) ?? Promise.resolve();
     const late = () => new MigrationError('timeout', `the guest did not start within ${startMsMax} ms`);
     await withTimeout(this.environment, startMsMax, starting, late);
@@ -649,7 +657,7 @@ class Destination extends MigrationEnd {
       await tidy(this.environment, [() => this.#closeChannel(error)]);
       return this.#report(
         'failed',
-        error.with({ phase, owner: 'destination', guest: isTimeout(error) ? 'unknown' : 'paused' }),
+        error.with({ phase, owner: 'destination', guest: this.#startCalled ? error.guest : 'paused' }),
       );
     }
     if (this.#mayBeOurs) {

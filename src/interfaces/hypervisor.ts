@@ -211,7 +211,7 @@ export interface DestinationVm {
 
   /**
    * Runs the guest (or, with `run: false`, takes possession but leaves it paused), and announces it on its network. Called once, after the
-   * owner claim. Rejects with `hypervisor`.
+   * owner claim. Rejects with `hypervisor`; whether the guest runs then is not known, unless the error says so (`guest`).
    */
   start(options: { readonly run: boolean }): Promise<void>;
 

@@ -5,6 +5,7 @@
  */
 import { parentPort, workerData } from 'node:worker_threads';
 import { openQemuSource } from '../backends/qemu/index.ts';
+import { makeReady } from '../core/handover/claim-time.ts';
 import { resolvePolicy } from '../core/policy.ts';
 import { measuringMsDefault } from '../core/prediction/estimate.ts';
 import { createMeasuringSource } from '../core/source.ts';
@@ -138,6 +139,7 @@ function telling(register: OwnershipRegister): OwnershipRegister {
       if (stands === 'reclaimed') post({ type: 'reclaimed' });
       return stands;
     },
+    prepare: (vmId) => makeReady(register, vmId),
     read: (vmId) => register.read(vmId),
   };
 }

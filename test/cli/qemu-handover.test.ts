@@ -16,11 +16,16 @@ const load = { writesPerSecond: 400, dirtyMiBPerSecond: 16 };
 describe.skipIf(!qemu.available)(suite, { timeout: 120_000 }, () => {
   const stage = new QemuStage({ formats: ['raw', 'qcow2'], load });
 
-  /** What stands in a host's register of the attempt that was last. */
-  async function claims({ register }: Host): Promise<readonly string[]> {
+  async function lastEpoch({ register }: Host): Promise<number> {
     const all = await fileRegister(register).read(vmId);
-    const epoch = Math.max(...all.map((claim) => claim.epoch));
-    return all.filter((claim) => claim.epoch === epoch).map(({ value }) => value);
+    return Math.max(...all.map((claim) => claim.epoch));
+  }
+
+  /** What stands in a host's register of the attempt that was last. */
+  async function claims(host: Host): Promise<readonly string[]> {
+    const all = await fileRegister(host.register).read(vmId);
+    const last = await lastEpoch(host);
+    return all.filter(({ epoch }) => epoch === last).map(({ value }) => value);
   }
 
   test('the source dies before it has given the VM: it is the source\u2019s', async () => {
@@ -35,7 +40,8 @@ describe.skipIf(!qemu.available)(suite, { timeout: 120_000 }, () => {
     const unsure = await stage.recoverSource(source).ended;
     expect(unsure.code, unsure.stdout + unsure.stderr).toBe(2);
     expect(JSON.parse(unsure.stdout)).toMatchObject({ owner: 'undecided', action: 'none' });
-    const recovered = await stage.recoverSource(source, '--epoch', '1').ended;
+    const recovered = await stage.recoverSource(source, '--epoch', String(await lastEpoch(destination)))
+      .ended;
     expect(recovered.code, recovered.stdout + recovered.stderr).toBe(0);
     expect(JSON.parse(recovered.stdout)).toMatchObject({ owner: 'source', action: 'resumed' });
     await expectSound(source);

@@ -53,10 +53,11 @@ describe.skipIf(!qemu.available)(suite, { timeout: 120_000 }, () => {
     const received = await receiving.ended;
     expect(sent.code, sent.stderr).toBe(0);
     expect(received.code, received.stderr).toBe(0);
-    const ending = { vmId, epoch: 1, outcome: 'completed', owner: 'destination', error: null };
+    const { epoch } = JSON.parse(sent.stdout);
+    const ending = { vmId, epoch, outcome: 'completed', owner: 'destination', error: null };
     expect(JSON.parse(sent.stdout)).toMatchObject({ role: 'source', ...ending });
     expect(JSON.parse(received.stdout)).toMatchObject({ role: 'destination', ...ending });
-    expect(received.stderr).toContain(`--before-start: for ${vmId}, attempt 1\n`);
+    expect(received.stderr).toContain(`--before-start: for ${vmId}, attempt ${epoch}\n`);
     expect(JSON.parse(received.stdout).hooks).toEqual({ beforeStartMs: expect.any(Number) });
     expect(await source.guest.exited).toEqual({ code: 0, signal: null });
     await expectSound(destination);

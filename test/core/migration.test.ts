@@ -61,9 +61,15 @@ describe('a migration', () => {
       'done',
     ]);
     for (const report of [source, destination]) {
-      expect(report).toMatchObject({ outcome: 'completed', owner: 'destination', epoch: 1, vmId: 'vm-1' });
+      expect(report).toMatchObject({
+        outcome: 'completed',
+        owner: 'destination',
+        epoch: source.epoch,
+        vmId: 'vm-1',
+      });
       expect(Object.isFrozen(report)).toBe(true);
     }
+    expect(source.epoch).toBeGreaterThanOrEqual(1);
     expect(source.bytes).toMatchObject({ memory: destination.bytes.memory, disk: destination.bytes.disk });
     expect(source.bytes.mirror).toBeGreaterThan(0);
     expect(source.guestWriteHoldMs).toBe(0);
@@ -77,9 +83,9 @@ describe('a migration', () => {
     w.backend.vm?.destroy();
   });
 
-  it('goes back again, as attempt 2', async () => {
+  it('goes back again, as a later attempt', async () => {
     const w = world();
-    await w.run();
+    const { epoch } = (await w.run()).source;
     const there = w.backend.vm;
     if (there === undefined) throw new Error('nothing arrived');
     const back = world({
@@ -88,7 +94,8 @@ describe('a migration', () => {
       registers: { source: w.registers.destination, destination: w.registers.source },
     });
     const { source } = await back.run();
-    expect(source).toMatchObject({ outcome: 'completed', epoch: 2 });
+    expect(source.outcome).toBe('completed');
+    expect(source.epoch).toBeGreaterThan(epoch);
     expect(back.comparison()?.equal).toBe(true);
     back.backend.vm?.destroy();
   });
@@ -484,12 +491,12 @@ describe('around commit', () => {
     });
     expect(destination).toMatchObject({ outcome: 'failed', owner: 'source' });
     expect(await registers.source.read('vm-1')).toContainEqual({
-      epoch: 1,
+      epoch: source.epoch,
       role: 'return',
       value: 'reclaimed',
     });
     expect(await registers.destination.read('vm-1')).toContainEqual({
-      epoch: 1,
+      epoch: source.epoch,
       role: 'destination',
       value: 'declined',
     });
@@ -576,7 +583,7 @@ describe('around commit', () => {
     expect(destination).toMatchObject({
       outcome: 'failed',
       owner: 'destination',
-      error: { code: 'hypervisor', guest: 'paused' },
+      error: { code: 'hypervisor', guest: 'unknown' },
     });
     expect(w.vm.state).toBe('released');
   });

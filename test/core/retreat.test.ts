@@ -323,7 +323,7 @@ describe('a rehearsal', () => {
     await w.environment.run(w.vm.guest.writeDisk('disk0', 100, new Uint8Array(5000).fill(7)));
     const again = world({ vm: w.vm, environment: w.environment, registers: w.registers });
     const { source } = await again.run();
-    expect(source).toMatchObject({ outcome: 'completed', epoch: 1 });
+    expect(source.outcome).toBe('completed');
     expect(again.comparison()).toMatchObject({ equal: true });
   }
 

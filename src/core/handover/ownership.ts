@@ -57,20 +57,23 @@ export function highestEpoch(claims: readonly Claim[]): number {
   return claims.reduce((highest, claim) => Math.max(highest, claim.epoch), 0);
 }
 
+/** What {@link nextEpoch} leaves out is less than this. */
+export const epochGapBits = 16;
+
 /**
  * The number of a new attempt, from the highest epoch in each end's register ({@link highestEpoch}): above
- * both, so that no claim of an earlier attempt, in either direction, can stand for this one. Throws
+ * both, so that no claim of an earlier attempt, in either direction, can stand for this one. `gap`, a random number of {@link epochGapBits} bits, is left out: an attempt of which nothing was
+ * claimed is not known to the register, and a destination that still waits in it must not take the claims of the next one for its own. Throws
  * `register` when there is no higher number.
  */
-export function nextEpoch(highestAtSource: number, highestAtDestination: number): number {
-  const highest = Math.max(highestAtSource, highestAtDestination);
-  if (highest >= Number.MAX_SAFE_INTEGER)
-    throw new MigrationError('register', 'the register has no epoch left');
-  return highest + 1;
+export function nextEpoch(highestAtSource: number, highestAtDestination: number, gap = 0): number {
+  const epoch = Math.max(highestAtSource, highestAtDestination) + 1 + gap;
+  if (epoch > Number.MAX_SAFE_INTEGER) throw new MigrationError('register', 'the register has no epoch left');
+  return epoch;
 }
 
-/** Further ahead than this of all that a register knows no honest peer is: every attempt is one more than the last. */
-const epochLeapMax = 2 ** 20;
+/** Further ahead than this of all that a register knows no honest peer is: tens of thousands of attempts that it has not seen. */
+const epochLeapMax = 2 ** (2 * epochGapBits);
 
 function isFarAhead(epoch: number, claims: readonly Claim[]): boolean {
   return epoch > highestEpoch(claims) + epochLeapMax;

@@ -87,7 +87,7 @@ describe('hooks', () => {
     expect(destination.error).toBeUndefined();
     expect(w.happened).toEqual(['owner stands', 'beforeStart', 'start', 'started', 'afterStart']);
     for (const name of ['beforeStart', 'afterStart']) {
-      expect(calls[name]).toMatchObject({ vmId: 'vm-1', epoch: 1 });
+      expect(calls[name]).toMatchObject({ vmId: 'vm-1', epoch: source.epoch });
       expect(calls[name]?.signal.aborted).toBe(false);
     }
     expect(destination.hooks).toEqual({ beforeStartMs: about(0), afterStartMs: about(0) });
@@ -256,9 +256,14 @@ describe('no hook is called', () => {
 
   it('for a VM that was declined', async () => {
     const destination = memoryRegister();
-    await destination.claim('vm-1', 1, 'destination', 'declined');
     // The claim is found no sooner than GO is here.
-    const hidden: OwnershipRegister = { claim: destination.claim, read: async () => [] };
+    const hidden: OwnershipRegister = {
+      claim: async (vmId, epoch, role, value) => {
+        await destination.claim(vmId, epoch, 'destination', 'declined');
+        return destination.claim(vmId, epoch, role, value);
+      },
+      read: destination.read,
+    };
     const w = counted({ registers: { source: memoryRegister(), destination: hidden } });
     const reports = await w.run();
     expect(reports.source).toMatchObject({ outcome: 'failed', error: { code: 'declined' } });
