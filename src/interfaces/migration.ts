@@ -131,7 +131,7 @@ export interface MigrationPolicy {
    */
   readonly seed?: DiskSeed;
   /**
-   * What is compared of both ends before the destination may run the guest. Default `sample`. A difference is sent again, once; a second one ends the
+   * What is compared of both ends before the destination may run the guest. Default `sample`. A difference is sent again, once, after a sample with all of the disk or memory region that it lies in; a second one ends the
    * migration (`audit-mismatch`), and the guest runs on at the source. With `full` the handover is `confirmed` whatever `handover` says.
    */
   readonly audit?: AuditMode;

@@ -7,7 +7,7 @@
  */
 import type { Channel } from '../../channel/channel.ts';
 import { MigrationError } from '../../errors.ts';
-import type { CallOptions } from '../../interfaces/content.ts';
+import type { ByteRange, CallOptions } from '../../interfaces/content.ts';
 import type { Environment } from '../../interfaces/environment.ts';
 import type { SourceVm } from '../../interfaces/hypervisor.ts';
 import type { MemorySource, PageRange } from '../../interfaces/memory.ts';
@@ -38,7 +38,7 @@ import {
   sampleUnitBytes,
   unitsOf,
 } from './audit-units.ts';
-import type { RecentWrites } from './recent-writes.ts';
+import type { Place, RecentWrites } from './recent-writes.ts';
 import { UnitReader } from './unit-reader.ts';
 
 /** Parts of an audit of everything that the destination has not answered: 128 MiB each. */
@@ -143,14 +143,25 @@ export class AuditSender {
     await this.#answering;
   }
 
-  /** What differed the last time is offered once more, by the feed of memory and by the disks. Rejects as {@link MemorySource.offer} does. */
+  /**
+   * What differed the last time is offered once more, by the feed of memory and by the disks; after a sample all of the region or disk that it lies in: more may differ than was hit. Rejects
+   * as {@link MemorySource.offer} does.
+   */
   async sendAgain({ signal }: CallOptions = {}): Promise<void> {
     const pages: PageRange[] = [];
-    for (const { stream, space, offset, length } of this.#differed) {
+    for (const { stream, space, offset, length } of this.#suspect()) {
       if (stream === memoryStream) pages.push({ region: space, offset, length });
       else this.#options.disks.find((disk) => disk.stream.id === stream)?.sendAgain({ offset, length });
     }
     if (pages.length > 0) await this.#options.memory.offer(pages, { signal });
+  }
+
+  #suspect(): Iterable<Place & ByteRange> {
+    if (this.#options.mode === 'full') return this.#differed;
+    const spaces = new Set(this.#differed.map((unit) => this.#spaces.find(unit)));
+    return [...spaces].flatMap((space) =>
+      space === undefined ? [] : [{ ...space, offset: 0, length: space.sizeBytes }],
+    );
   }
 
   #sample(): Part {
