@@ -25,8 +25,9 @@ import { ControlLink } from './control-link.ts';
 import { Copies } from './copies.ts';
 import type { CreditShare } from './credit-pool.ts';
 import { Decompressor } from './decompressor.ts';
-import type { FlightLink } from './flight.ts';
+import type { Flight, FlightLink } from './flight.ts';
 import type { GreetedConnection } from './handshake.ts';
+import { IdleLanes } from './idle-lanes.ts';
 import { Lane } from './lane.ts';
 import { LaneKeeper } from './lane-keeper.ts';
 import { LaneSet } from './lane-set.ts';
@@ -157,7 +158,7 @@ export class Channel {
   readonly #sendStreams = new Map<number, SendStream>();
   readonly #receiveStreams = new Map<number, ReceiveStream>();
   readonly #failure = new AbortController();
-  readonly #dataWake = new Signalled();
+  readonly #idle = new IdleLanes();
   readonly #linkWake = new Signalled();
   readonly #loops = new Set<Promise<void>>();
   #endurance = enduranceAtFirst;
@@ -335,7 +336,7 @@ export class Channel {
       this.#window.roundTrip(ms, nowMs, late, this.#lanes.onLanesBytes);
       this.#copies.hedge(this.#window.rests && !this.#sendingStopped, this.#flightLink(0), nowMs);
       // It may have become larger.
-      this.#dataWake.notify();
+      this.#wake();
     }
     if (nowMs < this.#nextEstimateMs) return;
     this.#nextEstimateMs = nowMs + estimateMs;
@@ -343,7 +344,7 @@ export class Channel {
   }
 
   #copyPositions(frame: OutgoingFrame): void {
-    if (this.roundTripMs >= copiedRoundTripMsMin && this.#copies.positions(frame)) this.#dataWake.notify();
+    if (this.roundTripMs >= copiedRoundTripMsMin && this.#copies.positions(frame)) this.#wake();
   }
 
   /** Looks at the queue in front of the link all the time while something is on its way. */
@@ -392,7 +393,7 @@ export class Channel {
         }
         this.#scheduler.enqueue(frame);
         this.#compressor?.offer(frame);
-        this.#dataWake.notify();
+        this.#wake();
       },
       now: () => this.#environment.now(),
       itemBytesMax: () => this.#lanes.itemBytesMax(this.#queuedBytes, this.#window),
@@ -422,7 +423,7 @@ export class Channel {
     if (this.#ended) return;
     const frame = this.#control.send(message);
     this.#copies.message(frame, this.#environment.now(), this.roundTripMs);
-    this.#dataWake.notify();
+    this.#wake();
   }
 
   /**
@@ -477,7 +478,7 @@ export class Channel {
     this.#dialling.abort(error);
     this.#control.end();
     this.mailbox.fail(error);
-    this.#dataWake.fail(error);
+    this.#idle.fail(error);
     this.#linkWake.fail(error);
     this.stopSending(error);
   }
@@ -544,7 +545,7 @@ export class Channel {
   async #writeData(lane: Lane): Promise<void> {
     try {
       while (!this.#ended && this.#lanes.has(lane) && !lane.retired) await this.#sendNext(lane);
-      while (!this.#ended && this.#lanes.has(lane) && lane.inFlightBytes > 0) await this.#dataWake.wait();
+      while (!this.#ended && this.#lanes.has(lane) && lane.inFlightBytes > 0) await this.#idle.wait(lane);
       if (!this.#ended && this.#lanes.has(lane)) await lane.close();
     } catch (error) {
       this.#laneOver(lane, error);
@@ -570,7 +571,7 @@ export class Channel {
     const again = takes ? this.#lanes.nextAgain() : undefined;
     const frame = again ?? (takes ? this.#scheduler.next() : undefined);
     if (frame === undefined) {
-      const flight = this.#copies.over(lane, () => this.#queuedBytes === 0 && !this.#isPaced());
+      const flight = this.#flightOver(lane);
       // Over a lane that is slow itself it would be no help.
       const helps =
         room &&
@@ -584,11 +585,8 @@ export class Channel {
       }
       this.#wakeIn(flight?.waitMs(nowMs) ?? 0);
       // What waits for credit is work all the same: then the rate is that of the peer, and counts.
-      if (room && this.#queuedBytes === 0) {
-        this.#window?.starved();
-        this.#estimate.starved(this.#lanes.inFlightBytes);
-      }
-      await this.#dataWake.wait();
+      if (room && this.#queuedBytes === 0) this.#starved();
+      await this.#idle.wait(lane);
       return;
     }
     if (again === undefined) {
@@ -601,7 +599,7 @@ export class Channel {
     if (this.#copies.last === undefined) this.#window?.sent(frame.payloadBytes, nowMs);
     this.#probe();
     const sent = lane.sendKept(this.#copies.kept(frame, lane, nowMs), nowMs);
-    if (this.#copies.last !== undefined) this.#dataWake.notify();
+    if (this.#copies.last !== undefined) this.#wake();
     await this.#sent(sent);
   }
 
@@ -617,7 +615,7 @@ export class Channel {
     const nowMs = this.#environment.now();
     const aheadBytes = this.#estimate.aheadBytes(nowMs, this.#lanes.inFlightBytes);
     this.#copies.beginLast(this.#flightLink(aheadBytes), nowMs);
-    this.#dataWake.notify();
+    this.#wake();
   }
 
   /** What is known of the link, with so much that is not on it yet. */
@@ -632,7 +630,7 @@ export class Channel {
     this.#pacer = rate === undefined ? undefined : new Pacer(rate);
     this.#copies.endLast();
     this.#cancelWake();
-    this.#dataWake.notify();
+    this.#wake();
   }
 
   /** Whether the link takes more without a queue in front of it; if not, the window hears that it holds something up. A last flight waits for no answers. */
@@ -652,6 +650,37 @@ export class Channel {
     return waitMs > 0;
   }
 
+  /** Something has changed: wakes the lanes that may have something to do now, by the rules of {@link Channel.#sendNext}. */
+  #wake(): void {
+    if (this.#idle.size === 0) return;
+    const nowMs = this.#environment.now();
+    const waits = this.#queuedBytes > 0;
+    const goesOut = waits && this.#linkHasRoom() && !this.#isPaced();
+    let starved = false;
+    this.#idle.wake((lane) => {
+      if (this.#ended || lane.retired || this.#copies.hasMessage(lane)) return true;
+      if (lane.inFlightBytes >= this.#lanes.windowOf(lane)) return false;
+      if (goesOut && !this.#lanes.isSlow(lane, this.#queuedBytes, nowMs)) return true;
+      starved ||= !waits;
+      const flight = this.#flightOver(lane);
+      if (flight?.isDue(nowMs) === true) return true;
+      this.#wakeIn(flight?.waitMs(nowMs) ?? 0);
+      return false;
+    });
+    if (starved) this.#starved();
+  }
+
+  /** The flight of which something may go out again over this lane. */
+  #flightOver(lane: Lane): Flight | undefined {
+    return this.#copies.over(lane, () => this.#queuedBytes === 0 && !this.#isPaced());
+  }
+
+  /** There is room, and nothing waits. */
+  #starved(): void {
+    this.#window?.starved();
+    this.#estimate.starved(this.#lanes.inFlightBytes);
+  }
+
   /** Wakes the lanes after so long, if that is more than 0, and they are not to be woken before. */
   #wakeIn(waitMs: number): void {
     const wakeMs = this.#environment.now() + waitMs;
@@ -660,7 +689,7 @@ export class Channel {
     this.#wakeMs = wakeMs;
     this.#cancelWakeTimer = this.#environment.setTimer(waitMs, () => {
       this.#wakeMs = Number.POSITIVE_INFINITY;
-      this.#dataWake.notify();
+      this.#wake();
     });
   }
 
@@ -695,7 +724,7 @@ export class Channel {
       full: this.#window?.isFull ?? false,
       loses: this.#window?.loses ?? false,
     });
-    if (closes === true) this.#dataWake.notify();
+    if (closes === true) this.#wake();
     this.#openLanes();
   }
 
@@ -743,7 +772,7 @@ export class Channel {
     this.#copies.lost(lane);
     if (error === undefined) this.#start(lane.end(this.#environment));
     else lane.abort(error);
-    this.#dataWake.notify();
+    this.#wake();
   }
 
   #tick(): void {
@@ -756,7 +785,7 @@ export class Channel {
     if (this.#isStuck())
       this.#fail(new MigrationError('timeout', 'connections are there, and nothing gets through'));
     if (this.#ended) return;
-    if (this.#cut === undefined && this.#lanes.settle() > 0) this.#dataWake.notify();
+    if (this.#cut === undefined && this.#lanes.settle() > 0) this.#wake();
     this.#control.ping();
     this.#giveCreditBack();
     this.#adjustLanes();
@@ -830,6 +859,6 @@ export class Channel {
       }
     }
     if (first && this.#cut !== undefined) this.#mended(this.#cut);
-    this.#dataWake.notify();
+    this.#wake();
   }
 }

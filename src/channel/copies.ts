@@ -57,6 +57,11 @@ export class Copies {
     return true;
   }
 
+  /** Whether a message's copy is to go over this lane. */
+  hasMessage(lane: Lane): boolean {
+    return this.#messages.some((copy) => copy.lane === lane);
+  }
+
   /** The next message whose copy is to go over this lane, taken out. */
   takeMessage(lane: Lane): OutgoingFrame | undefined {
     const index = this.#messages.findIndex((copy) => copy.lane === lane);

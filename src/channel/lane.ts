@@ -125,6 +125,7 @@ export class Lane {
     if (newly > this.#kept.length) {
       throw new MigrationError('protocol', 'the peer says it received what was never sent');
     }
+    if (newly === 0) return 0;
     let bytes = 0;
     let copiedBytes = 0;
     for (const kept of this.#kept.splice(0, newly)) {

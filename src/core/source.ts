@@ -102,8 +102,8 @@ export interface SourceMigration extends Migration {
   /**
    * Predicts what {@link Migration.run} would come to, before it, as often as is wanted: guest, link and disks are looked at, for `durationMs` and up to two
    * seconds more. The guest runs on as it is, nothing is claimed, and the destination, which has to wait already, waits on for the migration that may follow. It cannot
-   * know how fast the destination writes its disks, nor, with the policy's `seed`, what they hold already: it is as if they were empty, and fast. Nor what
-   * `compression` will make of the content: it is as if all went as it is.
+   * know how fast the destination writes its disks, nor, with the policy's `seed`, what they hold already: it is as if they were empty, and fast. With
+   * `compression` the codec is tried on samples of memory and disks; whether the destination has it is not known yet.
    *
    * Rejects with `invalid-state` once it was run, or while the VM is being migrated or estimated; `unsupported` for a VM that cannot be measured;
    * `invalid-argument` for a duration out of its range; `aborted`; and with whatever connecting, the hypervisor, a disk or the register fails with. Nothing has changed then.

@@ -10,6 +10,8 @@ import { type FromTapThread, type TapThreadData, waitingBytes } from './tap-thre
 const ahead = 10;
 /** Guest writes that may wait for the engine's thread. It takes them in within milliseconds, unless it hangs. */
 const waitingBytesMax = 64n << 20n;
+/** What was lost is told within so long, also of a guest that writes nothing more: else its disk would seem to be copied. */
+const tellLostMs = 100;
 
 const { takenIn, usual, ...options } = workerData as TapThreadData;
 let handedOn = 0n;
@@ -21,6 +23,7 @@ function post(message: FromTapThread, transfer: ArrayBuffer[] = []): void {
 }
 
 function lose({ offset, length }: ByteRange): void {
+  if (lost === undefined) setTimeout(tellLost, tellLostMs);
   const { from, to } = lost ?? { from: offset, to: offset };
   lost = { from: Math.min(from, offset), to: Math.max(to, offset + length) };
 }

@@ -95,7 +95,7 @@ export interface ConvergenceVerdict {
   readonly restMs: number;
   /** The throttle to be in force from now on. */
   readonly throttle: number;
-  /** How long to wait before the next round, in ms: so long does it take until the downtime could fit, a flush that is too long for it being forgotten, or until next to nothing waits for the link; with `fits`, until nothing does, and nothing is late. 0 to 1,000. */
+  /** How long to wait before the next round, in ms: so long does it take until next to nothing waits for the link, or a flush that is too long is forgotten; with `fits`, until nothing does, and nothing is late. 0 to 1,000. */
   readonly waitMs: number;
   /** What the guest dirties and writes, as far as it was seen, in bytes a second, and what the link carries. */
   readonly guestBytesPerSecond: number;
@@ -198,8 +198,8 @@ export function convergence(
   }
   if (round >= policy.roundsMax) return { ...verdict, decision: 'fail' };
 
-  // A round that is queued behind what waits already makes nothing fit sooner, and the pages that are written all the time would be in both.
-  const drainMs = Math.min(queuedMs - queueMsKept, expectedDowntimeMs - policy.downtimeMsMax);
+  // A round that is queued behind what waits already makes nothing fit sooner, and the pages that are written all the time would be in both: until it could fit is too short, the round adds to it.
+  const drainMs = queuedMs - queueMsKept;
   // Nor does one help against a flush that is too long: rounds must not be used up before it is measured again.
   const tooLong = lastingMs + Math.min(sendMs, Math.max(restMsMin, next.restMs)) > policy.downtimeMsMax;
   const flushOldMs = tooLong ? (statistics.flushed?.countsMs ?? 0) : 0;

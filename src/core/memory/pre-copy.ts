@@ -60,6 +60,8 @@ const historyRounds = 8;
 const flushRoundMs = { first: 20, most: 320 };
 /** For so long it counts that both ends were flushed: what is written meanwhile is flushed within the stun. */
 const flushedMs = 1000;
+/** A flush that follows another one at once is followed by a further one, if it took so many times less. */
+const flushShrink = 2;
 /** How long a flush may take that nobody hurries: so much may have gathered in a cache. */
 const flushMsMax = 600_000;
 
@@ -69,6 +71,8 @@ interface Flush {
   readonly over: Promise<void>;
   /** How long the destination took, in ms; undefined until it is over. */
   durationMs: number | undefined;
+  /** What the one before took, which it followed at once. */
+  readonly beforeMs: number | undefined;
   overMs: number;
   /** From when on it is waited for, the link being there. */
   waitedSinceMs: number;
@@ -206,6 +210,11 @@ export class PreCopy {
           break;
         case 'throttle':
         case 'continue':
+          if (flush !== undefined && this.#mayTakeLess(flush, verdict)) {
+            flush = this.#beginFlush(flush.durationMs);
+            await this.#untilFlushed(flush, verdict);
+            break;
+          }
           if (verdict.fits) this.#fitted.push({ ms: environment.now(), restMs: verdict.restMs });
           await this.#setThrottle(verdict.throttle);
           await this.#untilOver(wait);
@@ -226,7 +235,15 @@ export class PreCopy {
     return this.#options.channel.delayingBytes + this.#options.diskRestBytes();
   }
 
-  #beginFlush(): Flush {
+  /** Whether the flush alone keeps the rest from fitting, and another one may take much less: one writes what has gathered since the one before, which may have been long ago. */
+  #mayTakeLess({ durationMs, beforeMs }: Flush, { fits, expectedDowntimeMs }: ConvergenceVerdict): boolean {
+    if (durationMs === undefined || fits) return false;
+    if (expectedDowntimeMs - durationMs > this.#options.policy.downtimeMsMax) return false;
+    return beforeMs === undefined || durationMs * flushShrink < beforeMs;
+  }
+
+  /** `beforeMs`: what the one before took, which this one follows at once. */
+  #beginFlush(beforeMs?: number): Flush {
     const { environment, flushBothEnds } = this.#options;
     const flush: Flush = {
       over: flushBothEnds().then((durationMs) => {
@@ -235,6 +252,7 @@ export class PreCopy {
         flush.overMs = environment.now();
       }),
       durationMs: undefined,
+      beforeMs,
       overMs: Number.POSITIVE_INFINITY,
       waitedSinceMs: environment.now(),
       hurriedSinceMs: undefined,

@@ -1,6 +1,7 @@
 import { resolvePolicy } from '../../core/policy.ts';
 import { connectionsMax } from '../../wire/limits.ts';
 import { diskModesOf, type Scenario } from './scenario.ts';
+import type { VmTimings } from './vm-options.ts';
 
 /** Silence on a data connection, clean-up steps, greetings: the limits of the engine's own, and room for some of them. */
 const ownMs = 120_000;
@@ -173,4 +174,26 @@ export function heldBytesMax({ policy }: Scenario): number {
 function lossyMbit(roundTripMs: number, probability: number): number {
   if (probability === 0 || roundTripMs === 0) return 1e4;
   return (1448 * 8 * 1.2) / Math.sqrt(probability) / (roundTripMs * 1000);
+}
+
+/** The engine expects so much of a hypervisor's steps and of an audit, together, in ms. */
+const expectedStepsMs = 60;
+/** What is measured may be off by so much. */
+const measuredDoubt = 1.5;
+
+/**
+ * How long a guest may stand still where nothing goes wrong: for what the policy allows, and for what the engine cannot measure before, each step of the hosts, what hooks take, the handover's round trips. Undefined where it is
+ * not limited: a stun may be forced, and disks that nothing is seen of are copied in it.
+ */
+export function downtimeMsMost(scenario: Scenario): number | undefined {
+  const { vm, paths, hosts = {}, policy, registerMs = 1 } = scenario;
+  const { downtimeMsMax, onTimeout, audit } = resolvePolicy(policy);
+  if (onTimeout === 'force' || audit === 'full' || vm.disks.some(({ tap }) => tap === 'none'))
+    return undefined;
+  const stepsOf = ({ stunMs = 0, saveMs = 0, sealMs = 0, loadMs = 0, startMs = 0 }: VmTimings = {}) =>
+    stunMs + saveMs + sealMs + loadMs + startMs;
+  const stepsMs = expectedStepsMs + stepsOf(hosts.source) + stepsOf(hosts.destination) + 2 * registerMs;
+  const [{ delayMs = 0, back } = {}] = paths;
+  const roundTripMs = delayMs + (back?.delayMs ?? delayMs);
+  return measuredDoubt * downtimeMsMax + stepsMs + (hosts.hooks?.msMax ?? 0) + 3 * roundTripMs;
 }

@@ -3,6 +3,7 @@
  * all is mended or over. {@link rules} says what each means.
  */
 import type { RecoveryReport } from '../../core/handover/recover.ts';
+import { resolvePolicy } from '../../core/policy.ts';
 import type { MigrationError } from '../../errors.ts';
 import type { AuditReport, MigrationReport, Warning } from '../../interfaces/migration.ts';
 import type { Claim } from '../../interfaces/register.ts';
@@ -11,7 +12,7 @@ import { hasReason, isCheat } from './excuses.ts';
 import { Generations } from './generations.ts';
 import { type HookName, outcomeOfHook } from './hooks.ts';
 import type { SimulatedBackend } from './hypervisor.ts';
-import { decideIsAmple } from './limits.ts';
+import { decideIsAmple, downtimeMsMost } from './limits.ts';
 import type { NetworkStatistics } from './network.ts';
 import { diskModesOf, type EndName, type Scenario } from './scenario.ts';
 import type { SimulatedVm } from './vm.ts';
@@ -31,6 +32,8 @@ export const rules = {
     'a hook is called once, in its place, and its time is bounded; only one that fails or is late is said to have',
   downtime:
     'a downtime that is reported is the time for which the guest stood still, and its parts sum up to it',
+  limits:
+    'a guest is slowed no harder than the policy allows, and, where nothing disturbs it and nothing is forced, stands still for little more than it allows',
   copied:
     'disks that move alone are handed over as they were at one moment at which the guest was stunned; it stays, and nothing is claimed',
   tapped: 'a guest that runs on after a failed switchover writes nothing that no tap sees',
@@ -158,6 +161,8 @@ export class Oracle {
       if (isCheat(event.fault)) this.#cheats.push(event.fault);
     }
     if (event.host === 'source') this.#noteTouch(event);
+    if (event.kind === 'throttle' && event.fraction > resolvePolicy(this.#attempt.policy).throttleMax)
+      this.report('limits', `${event.host}: a throttle of ${event.fraction}`);
     if (event.kind === 'violation') this.report('contract', `${event.host}: ${event.message}`);
     if (event.kind === 'state') this.#stateChanged(event.host, event.state, event.before);
     if (event.kind === 'started') this.#started(event.run);
@@ -388,6 +393,9 @@ export class Oracle {
       const said = `${downtimeMs} ms, ${JSON.stringify(downtime)}, stunned ${switchoverAttempts} times`;
       this.report('downtime', `${said}: it stood still for ${stoodMs} ms`);
     }
+    const limitMs = downtimeMsMost(this.#attempt);
+    if (isCalm && limitMs !== undefined && stoodMs > limitMs)
+      this.report('limits', `it stood still for ${stoodMs} ms, of ${limitMs}: ${JSON.stringify(downtime)}`);
   }
 
   #copied(say: (what: string) => void): void {

@@ -1,4 +1,6 @@
+import { highestEpoch } from '../../core/handover/ownership.ts';
 import type { MigrationPolicy, MigrationReport } from '../../interfaces/migration.ts';
+import type { Claim } from '../../interfaces/register.ts';
 import { createPrng, type Prng } from '../../util/prng.ts';
 import { delay } from '../../util/promises.ts';
 import type { VirtualEnvironment } from '../virtual-time.ts';
@@ -226,6 +228,11 @@ export class World {
     return { source, destination: scenario.registers === 'shared' ? source : make() };
   }
 
+  get #allClaims(): readonly Claim[] {
+    const { source, destination } = this.#registers;
+    return [...source.claims, ...destination.claims];
+  }
+
   /** The VM's disks as they are at first, but for so much of each. */
   #replicas(changed: number): readonly SimulatedDisk[] {
     const chance = new Chance(this.#prng.next());
@@ -272,8 +279,8 @@ export class World {
       register: (end, process) => this.#registers[end].handle(end, process.tie),
       claims: (end) => this.#registers[end].claims,
       run: () => scenario.vm.paused !== true && !this.#operatorPaused,
-      // One more than the highest that either register knew: nothing was claimed before.
-      namedEpoch: () => (named ? 1 : undefined),
+      // The operator has a look at both registers. Where nothing was claimed, any number will do.
+      namedEpoch: () => (named ? Math.max(1, highestEpoch(this.#allClaims)) : undefined),
       start: (end) => {
         const transport = this.network.transport({
           host: end,

@@ -44,6 +44,20 @@ test('one slow flush costs a second or so', async () => {
   expect(world.comparison()?.equal).toBe(true);
 });
 
+test('a first flush that is too long is followed by another one at once, and no guest is slowed for it', async () => {
+  const environment = createVirtualEnvironment();
+  const world = createWorld({
+    environment,
+    policy: { throttleMax: 0.99 },
+    destinationVm: (vm) => slowFlushes(environment, vm, 1),
+  });
+  const { source } = await world.run();
+  expect(source.error?.message).toBeUndefined();
+  expect(source.throttleMax).toBe(0);
+  // With the second for which it would count it were more than 1400 ms of rounds.
+  expect(source.phases.copyMemory).toBeLessThan(slowMs + 600);
+});
+
 test('nor does a slower one cost more, where the guest is idle', async () => {
   const environment = createVirtualEnvironment();
   const world = createWorld({

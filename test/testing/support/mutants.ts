@@ -471,6 +471,20 @@ export const mutants: readonly Mutant[] = [
     rules: ['downtime'],
   },
   {
+    name: 'the downtime that is allowed is not looked at',
+    file: 'core/memory/convergence.ts',
+    edits: [['const fits = expectedDowntimeMs <= policy.downtimeMsMax;', 'const fits = true;']],
+    seed: 281,
+    rules: ['limits'],
+  },
+  {
+    name: 'the throttle goes beyond its limit',
+    file: 'core/memory/throttle-control.ts',
+    edits: [['Math.floor(throttleMax * 100 + rounding)', '99']],
+    seed: 0,
+    rules: ['limits'],
+  },
+  {
     name: 'a migration whose time is over goes on',
     draw: 'switchover',
     file: 'core/deadline.ts',
