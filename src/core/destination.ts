@@ -248,7 +248,7 @@ class Destination extends MigrationEnd {
     if (prepare === undefined) throw new MigrationError('internal', 'prepared before the source connected');
     const { vm: description } = prepare;
     const claims = await raceAbort(this.#register.read(description.vmId), this.signal);
-    this.#claims.look(description.vmId);
+    this.#readyRegister();
     checkEpoch(prepare.highest, claims);
     const shared = new Set(
       Object.entries(prepare.disks).flatMap(([id, mode]) => (mode === 'shared' ? [id] : [])),
@@ -266,6 +266,11 @@ class Destination extends MigrationEnd {
     this.#mayBeOurs = this.#inOneFlight;
     this.#live().send({ type: 'prepared', epoch: this.#epoch, backend: this.#backend.name, ...agreed });
     for (const { digests } of this.#disks) digests?.start();
+  }
+
+  /** Where anything is going to be claimed. */
+  #readyRegister(): void {
+    if (!this.#disksAlone) this.#claims.look(this.#vmId());
   }
 
   #epochGap(): number {
@@ -369,7 +374,7 @@ class Destination extends MigrationEnd {
   /** What has arrived and is not written yet would have to be written during the stun: it counts as a part of the flush. */
   async #flush(token: number): Promise<void> {
     const start = this.environment.now();
-    this.#claims.look(this.#vmId());
+    this.#readyRegister();
     await Promise.all([this.#memory?.caughtUp(), ...this.#disks.map(({ queue }) => queue.caughtUp())]);
     await Promise.all(this.#disks.map((disk) => disk.flush()));
     const claimMs = this.#claims.ms;

@@ -416,7 +416,7 @@ class Source extends MigrationEnd implements MeasuringSource {
   async #askToPrepare(channel: Channel, gives: boolean): Promise<AskedToPrepare> {
     const { vmId } = this.#description;
     const claims = await raceAbort(this.#register.read(vmId), this.signal);
-    this.#claims.look(vmId);
+    this.#readyRegister();
     const unsettled = unsettledAttempt(claims);
     if (unsettled > 0) {
       throw new MigrationError(
@@ -460,6 +460,11 @@ class Source extends MigrationEnd implements MeasuringSource {
     this.#epoch = prepared.epoch;
     compressAsAgreed(channel, this.environment, this.#policy, prepared);
     this.#takeDigests(channel);
+  }
+
+  /** Where anything is going to be claimed. */
+  #readyRegister(): void {
+    if (!this.#disksAlone) this.#claims.look(this.#description.vmId);
   }
 
   get #stateBytesExpected(): number {
@@ -561,7 +566,7 @@ class Source extends MigrationEnd implements MeasuringSource {
   async #copyMemory(deadline: Deadline): Promise<void> {
     this.#enterBoth('copyMemory');
     deadline.look();
-    this.#claims.look(this.#description.vmId);
+    this.#readyRegister();
     const channel = this.#live();
     const [memory, pace] = [this.#memory, this.#pace];
     if (memory === undefined || pace === undefined)
@@ -601,7 +606,7 @@ class Source extends MigrationEnd implements MeasuringSource {
     channel.send({ type: 'flush', token: 0 });
     // First: a flush may end the migration while it is called, and then there is nothing to take, and nobody to await the flushes.
     const answer = this.#take('flushed');
-    this.#claims.look(this.#description.vmId);
+    this.#readyRegister();
     const flushing = this.#disks.map(async ({ disk }) => disk.flush({ signal: this.signal }));
     const [flushed] = await Promise.all([answer, ...flushing]);
     this.#claimMsThere = flushed.claimMs;

@@ -34,7 +34,7 @@ const expected: Readonly<Record<string, readonly RegExp[]>> = {
     /^source: {6}undecided \(owner-undecided\), its guest is paused\n/,
     /^destination: completed, its guest is running\n/m,
     /^recover\(\): {3}released, the destination owns web-1; here it is released\n/m,
-    /^ {2}ownership\/web-1\/1\/source = given\n {2}ownership\/web-1\/1\/destination = owner\n$/m,
+    /^ {2}ownership\/web-1\/\d+\/source = given\n {2}ownership\/web-1\/\d+\/destination = owner\n$/m,
   ],
   'control-plane-test': [
     /^a link that is cut during the memory copy: failed, the source owns the VM, connection-lost\n/,

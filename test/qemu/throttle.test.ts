@@ -14,7 +14,7 @@ const suite = qemu.available
   : `a real guest that dirties memory (skipped: ${qemu.why})`;
 
 const pageBytes = 4096;
-const downtimeMsMax = 300;
+const downtimeMsMax = 100;
 
 // A machine without QEMU 9 or the built guest cannot run these; the suite's name says what was missing.
 describe.skipIf(!qemu.available)(suite, { timeout: 180_000 }, () => {
@@ -32,8 +32,8 @@ describe.skipIf(!qemu.available)(suite, { timeout: 180_000 }, () => {
 
   /** `MiB`: a second; it may be able to do less. */
   async function boot(name: string, incoming: boolean, dirtyMiBPerSecond: number): Promise<Guest> {
-    const load = { memoryMiB: 24, memoryHotMiB: 16, dirtyMiBPerSecond, writesPerSecond: 0 };
-    const options = { name, dir: directory.path, disks: [], memoryMiB: 128, load, incoming };
+    const load = { memoryMiB: 72, memoryHotMiB: 64, dirtyMiBPerSecond, writesPerSecond: 0 };
+    const options = { name, dir: directory.path, disks: [], memoryMiB: 256, load, incoming };
     const guest = await bootGuest(options);
     guests.push(guest);
     return guest;
@@ -69,7 +69,7 @@ describe.skipIf(!qemu.available)(suite, { timeout: 180_000 }, () => {
   it('three times faster than the link carries is slowed until it fits', async () => {
     const [here, there] = await Promise.all([boot('a', false, 1000), boot('b', true, 1000)]);
     const report = await move(here, there, (await dirtyRate(here)) / 3);
-    expect(report.throttleMax).toBeGreaterThan(0.4);
+    expect(report.throttleMax).toBeGreaterThan(0.2);
     expect(report.throttleMax).toBeLessThanOrEqual(0.95);
     expect(report.throttledMs).toBeGreaterThan(0);
     expect(report.throttledMs).toBeLessThan(report.totalMs);
