@@ -173,7 +173,7 @@ class Source extends MigrationEnd implements MeasuringSource {
   #preCopy: PreCopy | undefined;
   #pace: GuestPace | undefined;
   #epoch = 0;
-  /** What the claims of the handover will take. */
+  /** Keeps our register ready. */
   readonly #claims: ClaimTime;
   /** What a claim takes at the destination. */
   #claimMsThere: number | undefined;
