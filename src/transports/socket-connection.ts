@@ -3,6 +3,7 @@ import { asMigrationError, MigrationError } from '../errors.ts';
 import type { Chunks } from '../interfaces/content.ts';
 import type { Connection } from '../interfaces/transport.ts';
 import type { Acceptable } from '../util/accept-queue.ts';
+import { breakIfDue } from '../util/breaks.ts';
 import { type Deferred, deferred } from '../util/promises.ts';
 import { SocketReader } from './socket-reader.ts';
 import { tlsWrites } from './tls-writes.ts';
@@ -64,6 +65,7 @@ export class SocketConnection implements Connection, Acceptable {
 
   send(chunks: Chunks): Promise<void> {
     if (this.#stopped !== undefined) return Promise.reject(this.#stopped);
+    breakIfDue();
     const socket = this.#socket;
     socket.cork();
     for (const chunk of this.#lowest === socket ? chunks : tlsWrites(chunks)) socket.write(chunk);

@@ -1,5 +1,6 @@
 import type { Socket } from 'node:net';
 import type { MigrationError } from '../errors.ts';
+import { breakIfDue } from '../util/breaks.ts';
 import { readInto } from '../util/read-into.ts';
 import type { ReadBlocks } from './read-blocks.ts';
 import { ReceiveQueue } from './receive-queue.ts';
@@ -35,7 +36,10 @@ export class SocketReader {
     this.#socket = socket;
     socket.pause();
     // A socket that reads into blocks emits none of these, and comes to its end only if it flows all the same.
-    socket.on('data', (chunk: Uint8Array) => this.#arrived(chunk));
+    socket.on('data', (chunk: Uint8Array) => {
+      breakIfDue();
+      this.#arrived(chunk);
+    });
     // What came before is emitted first.
     if (socket.readableLength > 0) socket.read();
     const blocks = this.#blocks;

@@ -1,4 +1,5 @@
 import type { Socket } from 'node:net';
+import { breakIfDue } from './breaks.ts';
 
 /**
  * Has a connected socket read to where `room` says, as one does that was made with the option `onread`; `filled` is told how much. Node takes that of who connects, but neither for a socket that a server accepted
@@ -20,6 +21,7 @@ export function readInto(socket: Socket, room: () => Uint8Array, filled: (bytes:
   inner[buffer] = first;
   inner[bufferGen] = room;
   inner[bufferCb] = (bytes: number) => {
+    breakIfDue();
     filled(bytes);
     return true;
   };

@@ -1,6 +1,7 @@
 import { access } from 'node:fs';
 import { MigrationError, type Phase } from '../errors.ts';
 import type { MigrationEvents } from '../interfaces/migration.ts';
+import { takeBreaks } from '../util/breaks.ts';
 import {
   callingThread,
   mayBeLifted,
@@ -34,7 +35,8 @@ const underWay = new Map<TellsPhases, UnderWay>();
 
 /**
  * Lets the guests of this host go first while a migration copies: asks the kernel for less of a processor that others want, and from the stun on for as much as
- * before. The niceness of the calling thread, in which the migration's engine has to run, rises by 10 meanwhile; with several migrations in a thread, while all of them copy.
+ * before. The niceness of the calling thread, in which the migration's engine has to run, rises by 10 meanwhile, and it sleeps for a moment once a millisecond if it
+ * always has something to do; with several migrations in a thread, while all of them copy.
  * To be called before `run()`. Where that thread answers a guest's writes itself, as it does for `openQemuSource` without `tapThreads`, the guest waits for it: not to be called then.
  *
  * A process that does nothing but migrate says `all`: the helpers of Node's garbage collection are in no thread of JavaScript. Default: `own`. Threads and programs that
@@ -59,8 +61,9 @@ export function yieldToGuests(migration: TellsPhases, threads: YieldingThreads =
       for (const id of its) setNiceness(id, usual);
     } else underWay.set(migration, { copies: copying.has(phase), threads: its });
     const all = [...underWay.values()];
-    const niceness = all.every(({ copies }) => copies) ? usual + behind : usual;
-    for (const { threads } of all) for (const id of threads) setNiceness(id, niceness);
+    const copies = all.length > 0 && all.every(({ copies }) => copies);
+    for (const { threads } of all) for (const id of threads) setNiceness(id, copies ? usual + behind : usual);
+    takeBreaks(copies);
   });
   return true;
 }

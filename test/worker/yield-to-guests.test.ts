@@ -1,14 +1,18 @@
 /** Goal: while a migration copies its thread goes behind the guests, and from the stun on it does not. Method: the thread of this test, as the kernel has it. */
 import { once } from 'node:events';
-import { readlinkSync } from 'node:fs';
+import { readFileSync, readlinkSync } from 'node:fs';
 import { getPriority, setPriority } from 'node:os';
 import { Worker } from 'node:worker_threads';
 import { describe, expect, it } from 'vitest';
 import type { Phase } from '../../src/index.ts';
 import { yieldToGuests } from '../../src/qemu.ts';
+import { breakIfDue } from '../../src/util/breaks.ts';
 
 const ownThread = (): number => Number(readlinkSync('/proc/thread-self').split('/').at(-1));
 const niceness = (): number => getPriority(ownThread());
+/** How often this thread has left its processor by itself. */
+const sleeps = (): number =>
+  Number(/^voluntary_ctxt_switches:\s+(\d+)/m.exec(readFileSync('/proc/thread-self/status', 'utf8'))?.[1]);
 
 /** Why it cannot be seen here; undefined: it can. */
 function obstacle(): string | undefined {
@@ -72,6 +76,24 @@ describe.skipIf(why !== undefined)(why === undefined ? suite : `${suite} (skippe
     for (const { migration } of [one, other]) yieldToGuests(migration);
     const seen = [one.tell('copyDisks'), one.tell('done'), other.tell('copyDisks'), other.tell('done')];
     expect(seen).toEqual([Math.min(19, usual + 10), usual, Math.min(19, usual + 10), usual]);
+  });
+
+  it('sleeps for a moment once a millisecond while it yields, however much it has to do, and never in the stun', () => {
+    const { migration, tell } = listening();
+    yieldToGuests(migration);
+    const sleepsIn = (phase: Phase): number => {
+      tell(phase);
+      const before = sleeps();
+      const until = performance.now() + 50;
+      while (performance.now() < until) breakIfDue();
+      return sleeps() - before;
+    };
+    const [copying, stunned, done] = [sleepsIn('copyMemory'), sleepsIn('stun'), sleepsIn('done')];
+    expect(copying).toBeGreaterThanOrEqual(10);
+    expect(copying).toBeLessThanOrEqual(51);
+    // The collector of garbage may have it wait, too.
+    expect(stunned).toBeLessThan(5);
+    expect(done).toBeLessThan(5);
   });
 
   it('yields with its own thread or all, and nothing else', () => {

@@ -1,6 +1,7 @@
 import { connect, type Socket } from 'node:net';
 import { asMigrationError, type ErrorCode, MigrationError } from '../../errors.ts';
 import type { CallOptions, Chunks } from '../../interfaces/content.ts';
+import { breakIfDue } from '../../util/breaks.ts';
 import { type Deferred, deferred, raceAbort, throwIfAborted } from '../../util/promises.ts';
 import {
   ArrivedRanges,
@@ -94,7 +95,10 @@ export class NbdWire {
       path,
       onread: {
         buffer: () => this.#intake.room(DIRECT_BYTES_MIN) ?? this.#scratch,
-        callback: (bytes, buffer) => this.#onBytes(bytes, buffer),
+        callback: (bytes, buffer) => {
+          breakIfDue();
+          return this.#onBytes(bytes, buffer);
+        },
       },
     });
     this.#socket.on('connect', () => {
