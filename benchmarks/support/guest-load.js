@@ -26,6 +26,7 @@ export const hotMiB = 64;
  * @property {number} disk Size of the disk, which is full, MiB.
  * @property {number} [memory] Of the guest, MiB. Default: 256.
  * @property {number} [stamped] Memory that it fills and verifies, MiB. Default: 48.
+ * @property {number} [slowDisk] What the destination's disk writes at the most, MB a second; 0, which is the default: as it is.
  */
 
 /**
@@ -43,7 +44,7 @@ export const hotMiB = 64;
  * @returns {Promise<Result>}
  */
 export async function withGuests(support, load, use, launchers = {}) {
-  const { writes, writers, dirty, disk, memory = 256, stamped = 48 } = load;
+  const { writes, writers, dirty, disk, memory = 256, stamped = 48, slowDisk = 0 } = load;
   /** @type {typeof import('../../test/qemu/support/guest.ts')} */
   const { bootGuest, createDisk, guestDirectory } = await import(support);
   const directory = guestDirectory();
@@ -57,7 +58,8 @@ export async function withGuests(support, load, use, launchers = {}) {
   /** @param {'a' | 'b'} name @param {boolean} incoming */
   const boot = async (name, incoming) => {
     const file = join(directory.path, `${name}.img`);
-    const disks = [await createDisk({ file, format: 'raw', sizeBytes: disk * mebibyte })];
+    const limit = incoming && slowDisk > 0 ? { writeBytesPerSecondMax: slowDisk * 1e6 } : {};
+    const disks = [{ ...(await createDisk({ file, format: 'raw', sizeBytes: disk * mebibyte })), ...limit }];
     const guestLoad = {
       memoryMiB: stamped,
       writesPerSecond: writes,

@@ -68,6 +68,8 @@ const usage = `Usage: node benchmarks/wan/storage.js [options]
   --writers N       threads that write, each with one write outstanding: 1 to 32 (default 4)
   --dirty N         memory that is dirtied, MiB a second: 0 to 1000 (default 8)
   --disk N          size of the disk, which is full, MiB: ${hotMiB} to 4096 (default 256)
+  --slow-disk N     what the destination's disk writes at the most, MB a second: 1 to 10000, or 0: as it is
+                    (default 0)
   --memory N        of the guest, MiB: 128 to 4096 (default 384)
   --stamped N       memory that it fills, MiB: 16 to 4000 (default 232)
   --before N        seconds to measure before the migration: 1 to 600 (default 10)
@@ -116,6 +118,7 @@ const given = readOptions(usage, {
   writers: '4',
   dirty: '8',
   disk: '256',
+  'slow-disk': '0',
   memory: '384',
   stamped: '232',
   before: '10',
@@ -147,6 +150,7 @@ const settings = {
   writers: given.whole('writers', 1, 32),
   dirty: given.whole('dirty', 0, 1000),
   disk: given.whole('disk', hotMiB, 4096),
+  slowDisk: given.whole('slow-disk', 0, 10_000),
   memory: given.whole('memory', 128, 4096),
   stamped: given.whole('stamped', 16, 4000),
   before: given.number('before', 1, 600),

@@ -25,20 +25,17 @@ import { ControlLink } from './control-link.ts';
 import { Copies } from './copies.ts';
 import type { CreditShare } from './credit-pool.ts';
 import { Decompressor } from './decompressor.ts';
-import type { Flight, FlightLink } from './flight.ts';
 import type { GreetedConnection } from './handshake.ts';
-import { IdleLanes } from './idle-lanes.ts';
 import { Lane } from './lane.ts';
 import { LaneKeeper } from './lane-keeper.ts';
 import { LaneSet } from './lane-set.ts';
-import { bytesPerSecondAssumed, LinkEstimate } from './link-estimate.ts';
+import { LinkEstimate } from './link-estimate.ts';
 import { LinkWindow } from './link-window.ts';
 import { Mailbox } from './mailbox.ts';
-import { Pacer } from './pacer.ts';
-import { Queueing } from './queueing.ts';
 import { type ItemHandler, ReceiveStream } from './receive-stream.ts';
 import { type QueuedFrame, Scheduler } from './scheduler.ts';
 import { SendStream } from './send-stream.ts';
+import { Sending } from './sending.ts';
 
 /** How the end that dialled opens connections. Each rejects with `refused` where the peer does not know the session. */
 export interface Dialler {
@@ -123,8 +120,6 @@ interface Cut {
 
 /** With a shorter round trip it is no loss that positions come one later. */
 const copiedRoundTripMsMin = 10;
-/** What a lane is compared by that is to send a copy, where nothing waits: about what an item has. */
-const copyBytes = 64 << 10;
 
 /** See the top of this file. Made by {@link connectChannel} and {@link ChannelAcceptor}. */
 export class Channel {
@@ -139,8 +134,6 @@ export class Channel {
   readonly #dialling = new AbortController();
   readonly #scheduler = new Scheduler();
   readonly #estimate = new LinkEstimate();
-  readonly #rateBytesPerSecondMax: number | undefined;
-  #pacer: Pacer | undefined;
   /** Undefined where there are several paths: control shows the queue in front of its own. */
   readonly #window: LinkWindow | undefined;
   #cancelProbe: CancelTimer | undefined;
@@ -149,16 +142,12 @@ export class Channel {
   /** Undefined where compression is off, or it is the other end that compresses. */
   #compressor: Compressor | undefined;
   #decompressor: Decompressor | undefined;
-  readonly #queueing = new Queueing();
+  readonly #sending: Sending;
   /** For how long control has heard nothing. */
   #silentMs = 0;
-  /** When the lanes are woken, and how that is called off. */
-  #wakeMs = Number.POSITIVE_INFINITY;
-  #cancelWakeTimer: CancelTimer | undefined;
   readonly #sendStreams = new Map<number, SendStream>();
   readonly #receiveStreams = new Map<number, ReceiveStream>();
   readonly #failure = new AbortController();
-  readonly #idle = new IdleLanes();
   readonly #linkWake = new Signalled();
   readonly #loops = new Set<Promise<void>>();
   #endurance = enduranceAtFirst;
@@ -175,12 +164,27 @@ export class Channel {
     this.#environment = options.environment;
     this.#lanes = new LaneSet(options.windowBytesMax, options.paths ?? 1);
     this.#window = (options.paths ?? 1) > 1 ? undefined : new LinkWindow();
-    const { rateBytesPerSecondMax: rate } = options;
-    this.#rateBytesPerSecondMax = rate;
-    this.#pacer = rate === undefined ? undefined : new Pacer(rate);
     this.greetedFor = options.acceptedFor;
     this.#dialler = options.dialler;
     this.#copies = new Copies(this.#lanes);
+    this.#sending = new Sending(
+      {
+        environment: options.environment,
+        lanes: this.#lanes,
+        scheduler: this.#scheduler,
+        copies: this.#copies,
+        estimate: this.#estimate,
+        window: this.#window,
+      },
+      options.rateBytesPerSecondMax,
+      {
+        leftQueue: (frame) => {
+          this.#compressor?.left(frame);
+          this.#sendStreams.get(frame.stream)?.left(frame.class, frame.payloadBytes, frame.itemBytes);
+        },
+        goesOut: () => this.#probe(),
+      },
+    );
     this.#keeper = options.dialler && this.#createKeeper(options.dialler);
     this.#control = new ControlLink(options.environment, {
       positions: (first) => this.#positions(first),
@@ -220,25 +224,26 @@ export class Channel {
       wireBytes: this.#control.wireBytes + this.#lanes.wireBytes,
       roundTripMs: this.roundTripMs,
       bytesPerSecond: this.bytesPerSecond,
-      link: { lanes: this.#lanes.statistics, classes: this.#queueing.statistics },
+      link: { lanes: this.#lanes.statistics, classes: this.#sending.statistics },
     };
   }
 
-  /** What the link carries, or may: a limit is known before anything was measured, and a burst at full speed says nothing against it. */
+  /** What the link carries, or may, in bytes a second; undefined before anything is known of it. */
   get bytesPerSecond(): number | undefined {
-    const { bytesPerSecond } = this.#estimate;
-    if (this.#pacer === undefined || this.#rateBytesPerSecondMax === undefined) return bytesPerSecond;
-    return Math.min(this.#rateBytesPerSecondMax, bytesPerSecond ?? bytesPerSecondAssumed);
+    return this.#sending.bytesPerSecond;
   }
 
   /** Payload bytes that wait or are on their way. */
   get backlogBytes(): number {
-    return this.#queuedBytes + this.#lanes.inFlightBytes;
+    return this.#sending.queuedBytes + this.#lanes.inFlightBytes;
   }
 
   /** What of the backlog delays whatever is sent next. What is on the link already does not: it arrives while the next is on its way. */
   get delayingBytes(): number {
-    return this.#queuedBytes + this.#estimate.aheadBytes(this.#environment.now(), this.#lanes.inFlightBytes);
+    return (
+      this.#sending.queuedBytes +
+      this.#estimate.aheadBytes(this.#environment.now(), this.#lanes.inFlightBytes)
+    );
   }
 
   /** By how much the oldest of what is on its way is late, in ms: a packet of it was lost, or its lane has become slow, and holds all that is behind. */
@@ -248,17 +253,12 @@ export class Channel {
 
   /** Whether there is more to send than the lanes take at this moment. */
   get isBusy(): boolean {
-    return this.#queuedBytes > 0;
+    return this.#sending.queuedBytes > 0;
   }
 
   /** Resolves when the link is there. Rejects when the channel has failed. */
   async linked(): Promise<void> {
     while (this.#cut !== undefined) await this.#linkWake.wait();
-  }
-
-  /** Payload that waits for a lane. */
-  get #queuedBytes(): number {
-    return this.#scheduler.queuedBytes + this.#lanes.againBytes;
   }
 
   /** From now on the channel lives through an outage. Before, it fails with its control connection. */
@@ -334,9 +334,9 @@ export class Channel {
     if (this.#window !== undefined) {
       const late = this.#lanes.lateShare(this.#window.lateBeforeMs(nowMs - ms));
       this.#window.roundTrip(ms, nowMs, late, this.#lanes.onLanesBytes);
-      this.#copies.hedge(this.#window.rests && !this.#sendingStopped, this.#flightLink(0), nowMs);
+      this.#copies.hedge(this.#window.rests && !this.#sendingStopped, this.#sending.flightLink(0), nowMs);
       // It may have become larger.
-      this.#wake();
+      this.#sending.wake();
     }
     if (nowMs < this.#nextEstimateMs) return;
     this.#nextEstimateMs = nowMs + estimateMs;
@@ -344,7 +344,7 @@ export class Channel {
   }
 
   #copyPositions(frame: OutgoingFrame): void {
-    if (this.roundTripMs >= copiedRoundTripMsMin && this.#copies.positions(frame)) this.#wake();
+    if (this.roundTripMs >= copiedRoundTripMsMin && this.#copies.positions(frame)) this.#sending.wake();
   }
 
   /** Looks at the queue in front of the link all the time while something is on its way. */
@@ -393,10 +393,10 @@ export class Channel {
         }
         this.#scheduler.enqueue(frame);
         this.#compressor?.offer(frame);
-        this.#wake();
+        this.#sending.wake();
       },
       now: () => this.#environment.now(),
-      itemBytesMax: () => this.#lanes.itemBytesMax(this.#queuedBytes, this.#window),
+      itemBytesMax: () => this.#lanes.itemBytesMax(this.#sending.queuedBytes, this.#window),
       isHeld: () => this.#scheduler.isHeld(id),
       releaseFailed: (error: unknown) => {
         this.#fail(asMigrationError(error, 'hypervisor', 'content that was sent could not be given back'));
@@ -423,7 +423,7 @@ export class Channel {
     if (this.#ended) return;
     const frame = this.#control.send(message);
     this.#copies.message(frame, this.#environment.now(), this.roundTripMs);
-    this.#wake();
+    this.#sending.wake();
   }
 
   /**
@@ -473,12 +473,11 @@ export class Channel {
     this.#ended = true;
     this.#cut?.cancelLimit();
     this.#cancelTick?.();
-    this.#cancelWake();
     this.#cancelProbe?.();
     this.#dialling.abort(error);
     this.#control.end();
     this.mailbox.fail(error);
-    this.#idle.fail(error);
+    this.#sending.end(error);
     this.#linkWake.fail(error);
     this.stopSending(error);
   }
@@ -544,164 +543,22 @@ export class Channel {
 
   async #writeData(lane: Lane): Promise<void> {
     try {
-      while (!this.#ended && this.#lanes.has(lane) && !lane.retired) await this.#sendNext(lane);
-      while (!this.#ended && this.#lanes.has(lane) && lane.inFlightBytes > 0) await this.#idle.wait(lane);
+      while (!this.#ended && this.#lanes.has(lane) && !lane.retired) await this.#sending.next(lane);
+      while (!this.#ended && this.#lanes.has(lane) && lane.inFlightBytes > 0) await this.#sending.wait(lane);
       if (!this.#ended && this.#lanes.has(lane)) await lane.close();
     } catch (error) {
       this.#laneOver(lane, error);
     }
   }
 
-  /** Sends a frame if this lane is the one to send it, or waits for something to change. Frames of lost lanes go first: streams wait for them. */
-  async #sendNext(lane: Lane): Promise<void> {
-    const nowMs = this.#environment.now();
-    const control = this.#copies.takeMessage(lane);
-    if (control !== undefined) {
-      if (control.type === 'positions') await lane.send(control);
-      else await this.#sent(lane.sendCopy({ frame: control, release: () => {}, drop: () => {} }, nowMs));
-      return;
-    }
-    const room = lane.inFlightBytes < this.#lanes.windowOf(lane);
-    const takes =
-      room &&
-      this.#queuedBytes > 0 &&
-      this.#linkHasRoom() &&
-      !this.#isPaced() &&
-      !this.#lanes.isSlow(lane, this.#queuedBytes, nowMs);
-    const again = takes ? this.#lanes.nextAgain() : undefined;
-    const frame = again ?? (takes ? this.#scheduler.next() : undefined);
-    if (frame === undefined) {
-      const flight = this.#flightOver(lane);
-      // Over a lane that is slow itself it would be no help.
-      const helps =
-        room &&
-        flight?.isDue(nowMs) === true &&
-        !this.#lanes.isSlow(lane, this.#queuedBytes || copyBytes, nowMs);
-      const copy = helps ? flight.second(lane, nowMs) : undefined;
-      if (copy !== undefined) {
-        this.#pacer?.sent(copy.frame.payloadBytes, nowMs);
-        await this.#sent(lane.sendCopy(copy, nowMs));
-        return;
-      }
-      this.#wakeIn(flight?.waitMs(nowMs) ?? 0);
-      // What waits for credit is work all the same: then the rate is that of the peer, and counts.
-      if (room && this.#queuedBytes === 0) this.#starved();
-      await this.#idle.wait(lane);
-      return;
-    }
-    if (again === undefined) {
-      this.#compressor?.left(frame);
-      this.#sendStreams.get(frame.stream)?.left(frame.class, frame.payloadBytes, frame.itemBytes);
-      this.#queueing.left(frame.class, frame.payloadBytes, nowMs - frame.queuedMs);
-    }
-    this.#estimate.sent(nowMs, frame.payloadBytes);
-    this.#pacer?.sent(frame.payloadBytes, nowMs);
-    if (this.#copies.last === undefined) this.#window?.sent(frame.payloadBytes, nowMs);
-    this.#probe();
-    const sent = lane.sendKept(this.#copies.kept(frame, lane, nowMs), nowMs);
-    if (this.#copies.last !== undefined) this.#wake();
-    await this.#sent(sent);
-  }
-
-  #sent(sending: Promise<void>): Promise<void> {
-    this.#lanes.changed();
-    return sending;
-  }
-
   /** A guest stands still for what is sent from now on: as fast as the link carries it, however much is on its way, and twice where that is cheap. Until {@link Channel.endFlight}. */
   beginFlight(): void {
-    this.#pacer = undefined;
-    this.#cancelWake();
-    const nowMs = this.#environment.now();
-    const aheadBytes = this.#estimate.aheadBytes(nowMs, this.#lanes.inFlightBytes);
-    this.#copies.beginLast(this.#flightLink(aheadBytes), nowMs);
-    this.#wake();
-  }
-
-  /** What is known of the link, with so much that is not on it yet. */
-  #flightLink(aheadBytes: number): FlightLink {
-    const { roundTripMs, bytesPerSecond = bytesPerSecondAssumed } = this.#estimate;
-    return { roundTripMs, bytesPerSecond, aheadBytes, spreadBytesPerSecond: this.#window?.bytesPerSecond };
+    this.#sending.beginFlight();
   }
 
   /** The guest runs on: the policy's rate, if it has one, counts again. */
   endFlight(): void {
-    const rate = this.#rateBytesPerSecondMax;
-    this.#pacer = rate === undefined ? undefined : new Pacer(rate);
-    this.#copies.endLast();
-    this.#cancelWake();
-    this.#wake();
-  }
-
-  /** Whether the link takes more without a queue in front of it; if not, the window hears that it holds something up. A last flight waits for no answers. */
-  #linkHasRoom(): boolean {
-    if (this.#window === undefined || this.#copies.last !== undefined) return true;
-    if (this.#lanes.onLanesBytes < this.#window.bytes) return true;
-    if (this.#queuedBytes > 0) this.#window.limited();
-    return false;
-  }
-
-  /** Whether the policy's rate, or that of the window or the last flight, lets nothing out now. Then the lanes are told when it does. */
-  #isPaced(): boolean {
-    const nowMs = this.#environment.now();
-    const spread = this.#copies.last ?? this.#window;
-    const waitMs = Math.max(this.#pacer?.waitMs(nowMs) ?? 0, spread?.spreadMs(nowMs) ?? 0);
-    this.#wakeIn(waitMs);
-    return waitMs > 0;
-  }
-
-  /** Something has changed: wakes the lanes that may have something to do now, by the rules of {@link Channel.#sendNext}. */
-  #wake(): void {
-    if (this.#idle.size === 0) return;
-    const nowMs = this.#environment.now();
-    const waits = this.#queuedBytes > 0;
-    const goesOut = waits && this.#linkHasRoom() && !this.#isPaced();
-    let starved = false;
-    this.#idle.wake((lane) => {
-      if (this.#ended || lane.retired || this.#copies.hasMessage(lane)) return true;
-      if (lane.inFlightBytes >= this.#lanes.windowOf(lane)) return false;
-      if (goesOut && !this.#lanes.isSlow(lane, this.#queuedBytes, nowMs)) return true;
-      starved ||= !waits;
-      const flight = this.#flightOver(lane);
-      if (flight?.isDue(nowMs) === true) return true;
-      this.#wakeIn(flight?.waitMs(nowMs) ?? 0);
-      return false;
-    });
-    if (starved) this.#starved();
-  }
-
-  /** The flight of which something may go out again over this lane. */
-  #flightOver(lane: Lane): Flight | undefined {
-    return this.#copies.over(lane, () => this.#queuedBytes === 0 && !this.#isPaced());
-  }
-
-  /** There is room, and nothing waits. */
-  #starved(): void {
-    this.#window?.starved();
-    this.#estimate.starved(this.#lanes.inFlightBytes);
-  }
-
-  /** Wakes the lanes after so long, if that is more than 0, and they are not to be woken before. */
-  #wakeIn(waitMs: number): void {
-    const wakeMs = this.#environment.now() + waitMs;
-    if (waitMs === 0 || wakeMs >= this.#wakeMs) return;
-    this.#cancelWake();
-    this.#wakeMs = wakeMs;
-    this.#cancelWakeTimer = this.#environment.setTimer(waitMs, () => {
-      this.#wakeMs = Number.POSITIVE_INFINITY;
-      this.#wake();
-    });
-  }
-
-  #cancelWake(): void {
-    this.#cancelWakeTimer?.();
-    this.#wakeMs = Number.POSITIVE_INFINITY;
-  }
-
-  /** It is not for want of lanes that no more is carried. */
-  get #reachesLimit(): boolean {
-    const limit = this.#pacer === undefined ? undefined : this.#rateBytesPerSecondMax;
-    return limit !== undefined && (this.#estimate.bytesPerSecond ?? limit) > 0.9 * limit;
+    this.#sending.endFlight();
   }
 
   #createKeeper(dialler: Dialler): LaneKeeper {
@@ -720,11 +577,11 @@ export class Channel {
       bytesPerSecond: this.#estimate.latelyBytesPerSecond,
       roundTripMs: this.roundTripMs,
       queueMs: this.#estimate.queueMs,
-      busy: this.#scheduler.queuedBytes > 0 && !this.#reachesLimit,
+      busy: this.#scheduler.queuedBytes > 0 && !this.#sending.reachesLimit,
       full: this.#window?.isFull ?? false,
       loses: this.#window?.loses ?? false,
     });
-    if (closes === true) this.#wake();
+    if (closes === true) this.#sending.wake();
     this.#openLanes();
   }
 
@@ -772,7 +629,7 @@ export class Channel {
     this.#copies.lost(lane);
     if (error === undefined) this.#start(lane.end(this.#environment));
     else lane.abort(error);
-    this.#wake();
+    this.#sending.wake();
   }
 
   #tick(): void {
@@ -785,7 +642,7 @@ export class Channel {
     if (this.#isStuck())
       this.#fail(new MigrationError('timeout', 'connections are there, and nothing gets through'));
     if (this.#ended) return;
-    if (this.#cut === undefined && this.#lanes.settle() > 0) this.#wake();
+    if (this.#cut === undefined && this.#lanes.settle() > 0) this.#sending.wake();
     this.#control.ping();
     this.#giveCreditBack();
     this.#adjustLanes();
@@ -859,6 +716,6 @@ export class Channel {
       }
     }
     if (first && this.#cut !== undefined) this.#mended(this.#cut);
-    this.#wake();
+    this.#sending.wake();
   }
 }

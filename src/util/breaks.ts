@@ -17,9 +17,10 @@ export function takeBreaks(yes: boolean): void {
   takesThem = yes;
 }
 
-/** Sleeps for a moment if the calling thread takes breaks and the last one was a millisecond ago or more. */
-export function breakIfDue(): void {
-  if (!takesThem || performance.now() - sinceMs < turnMs) return;
+/** Sleeps for a moment if the calling thread takes breaks and the last one was a millisecond ago or more, also if it had nothing to do meanwhile. Returns whether it did. */
+export function breakIfDue(): boolean {
+  if (!takesThem || performance.now() - sinceMs < turnMs) return false;
   Atomics.wait(neverNotified, 0, 0, breakMs);
   sinceMs = performance.now();
+  return true;
 }

@@ -4,7 +4,13 @@
  */
 import { expect, it } from 'vitest';
 import { createMemoryDisk } from '../../src/backends/memory/index.ts';
-import { type DestinationVm, MigrationError, type SourceVm } from '../../src/index.ts';
+import {
+  type DestinationVm,
+  MigrationError,
+  memoryRegister,
+  type OwnershipRegister,
+  type SourceVm,
+} from '../../src/index.ts';
 import { delay } from '../../src/util/promises.ts';
 import { createVirtualEnvironment } from '../support/virtual-environment.ts';
 import { createWorld, mebibyte, type WorldOptions, withChanges } from '../support/worlds.ts';
@@ -13,10 +19,11 @@ interface Outlook {
   destinationVm?: WorldOptions['destinationVm'];
   policy?: WorldOptions['policy'];
   link?: WorldOptions['link'];
+  registers?: WorldOptions['registers'];
 }
 
 /** A world whose destination has a disk of its own, and what the source's held while its guest was stunned. */
-function diskWorld({ destinationVm, policy, link }: Outlook = {}) {
+function diskWorld({ destinationVm, policy, link, registers }: Outlook = {}) {
   const environment = createVirtualEnvironment();
   const disk = createMemoryDisk({ id: 'disk0', sizeBytes: 12 * mebibyte + 512, environment });
   const stunned: Uint8Array[] = [];
@@ -25,6 +32,7 @@ function diskWorld({ destinationVm, policy, link }: Outlook = {}) {
     disks: [disk],
     policy: { memory: 'none', disks: { disk1: 'leave' }, ...policy },
     ...(link === undefined ? {} : { link }),
+    ...(registers === undefined ? {} : { registers }),
     sourceVm: (vm) =>
       withChanges<SourceVm>(vm, {
         stun: async (options) => {
@@ -51,6 +59,39 @@ it('copies the disk as it was at one moment; the guest runs on, and nothing is c
   for (const register of [w.registers.source, w.registers.destination]) {
     expect(await register.read(w.vm.description.vmId)).toEqual([]);
   }
+  w.vm.destroy();
+});
+
+it('has no register made ready for a claim, before it and on its way', async () => {
+  const prepared: string[] = [];
+  const watched = (): OwnershipRegister => ({
+    ...memoryRegister(),
+    prepare: async (vmId) => {
+      prepared.push(vmId);
+    },
+  });
+  const w = diskWorld({ registers: { source: watched(), destination: watched() } });
+  const receiving = w.destination.run();
+  await w.environment.run(w.source.estimate({ durationMs: 500 }));
+  const reports = await w.environment.run(Promise.all([w.source.run(), receiving]));
+  expect(reports.map(({ outcome }) => outcome)).toEqual(['copied', 'copied']);
+  expect(prepared).toEqual([]);
+  w.vm.destroy();
+});
+
+it('cannot be estimated where the register cannot be read, which the migration has to', async () => {
+  const broken = (): OwnershipRegister => ({
+    ...memoryRegister(),
+    read: () => Promise.reject(new MigrationError('register', 'no such directory')),
+  });
+  const w = diskWorld({ registers: { source: broken(), destination: memoryRegister() } });
+  const stop = new AbortController();
+  const receiving = w.destination.run({ signal: stop.signal });
+  await expect(w.environment.run(w.source.estimate({ durationMs: 500 }))).rejects.toThrow(
+    /no such directory/,
+  );
+  stop.abort();
+  await w.environment.run(receiving);
   w.vm.destroy();
 });
 

@@ -78,22 +78,22 @@ describe.skipIf(why !== undefined)(why === undefined ? suite : `${suite} (skippe
     expect(seen).toEqual([Math.min(19, usual + 10), usual, Math.min(19, usual + 10), usual]);
   });
 
-  it('sleeps for a moment once a millisecond while it yields, however much it has to do, and never in the stun', () => {
+  it('sleeps for a moment once a millisecond while it yields and reads or writes, and never in the stun', () => {
     const { migration, tell } = listening();
     yieldToGuests(migration);
-    const sleepsIn = (phase: Phase): number => {
+    const breaksIn = (phase: Phase): number => {
       tell(phase);
-      const before = sleeps();
+      let breaks = 0;
       const until = performance.now() + 50;
-      while (performance.now() < until) breakIfDue();
-      return sleeps() - before;
+      while (performance.now() < until) if (breakIfDue()) breaks++;
+      return breaks;
     };
-    const [copying, stunned, done] = [sleepsIn('copyMemory'), sleepsIn('stun'), sleepsIn('done')];
-    expect(copying).toBeGreaterThanOrEqual(10);
+    const before = sleeps();
+    const copying = breaksIn('copyMemory');
+    expect(sleeps() - before).toBeGreaterThanOrEqual(copying);
+    expect(copying).toBeGreaterThanOrEqual(3);
     expect(copying).toBeLessThanOrEqual(51);
-    // The collector of garbage may have it wait, too.
-    expect(stunned).toBeLessThan(5);
-    expect(done).toBeLessThan(5);
+    expect([breaksIn('stun'), breaksIn('done')]).toEqual([0, 0]);
   });
 
   it('yields with its own thread or all, and nothing else', () => {

@@ -22,6 +22,17 @@ export async function timeClaim(
   return environment.now() - beforeMs;
 }
 
+/** What a read takes in a register, in ms. */
+export async function timeRead(
+  register: OwnershipRegister,
+  vmId: string,
+  environment: Environment,
+): Promise<number> {
+  const beforeMs = environment.now();
+  await register.read(vmId);
+  return environment.now() - beforeMs;
+}
+
 /** Keeps one end's register ready for a claim, so that little is left to do while the guest stands still, and knows what one takes. */
 export class ClaimTime {
   readonly #register: OwnershipRegister;

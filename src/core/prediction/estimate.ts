@@ -17,7 +17,7 @@ import {
   slowRoundTripsExpected,
   stateBytesExpected,
 } from '../expected.ts';
-import { timeClaim } from '../handover/claim-time.ts';
+import { timeClaim, timeRead } from '../handover/claim-time.ts';
 import type { ResolvedPolicy } from '../policy.ts';
 import type { DiskForecast, ForecastInputs } from './forecast.ts';
 import { lookAtDisk } from './look-at-disk.ts';
@@ -111,24 +111,22 @@ export async function measureMigration(parts: EstimateParts): Promise<Measured> 
   return measure(parts, over).finally(takeBack);
 }
 
-/** What a claim takes, in ms: the first look may have connected, or made a directory. */
-async function warmClaim(
-  register: OwnershipRegister,
-  vmId: string,
-  environment: Environment,
-): Promise<number> {
-  const firstMs = await timeClaim(register, vmId, environment);
-  return Math.min(firstMs, await timeClaim(register, vmId, environment));
+/** What a claim takes, in ms, or, where disks move alone and nothing is claimed, a read: the first look may have connected, or made a directory. */
+async function warmClaim({ register, vm, environment, policy }: EstimateParts): Promise<number> {
+  const { vmId } = vm.description;
+  const look = policy?.memory === 'none' ? timeRead : timeClaim;
+  const firstMs = await look(register, vmId, environment);
+  return Math.min(firstMs, await look(register, vmId, environment));
 }
 
 async function measure(parts: EstimateParts, over: AbortController): Promise<Measured> {
-  const { vm, environment, register, durationMs, disks, policy } = parts;
+  const { vm, environment, durationMs, disks, policy } = parts;
   const { signal } = over;
   const beganMs = environment.now();
   const channel = await parts.connect(signal);
   const connectMs = environment.now() - beganMs;
   try {
-    const registerMs = await raceAbort(warmClaim(register, vm.description.vmId, environment), signal);
+    const registerMs = await raceAbort(warmClaim(parts), signal);
     const guest = lookAtGuest(vm, durationMs, signal);
     guest.catch(() => {});
     const link = await probeLink(channel, environment, durationMs, signal);

@@ -61,6 +61,8 @@ export interface DiskSpec {
   readonly file: string;
   readonly format: 'raw' | 'qcow2';
   readonly sizeBytes: number;
+  /** What it takes to write at the most, in bytes a second. Default: as it is. */
+  readonly writeBytesPerSecondMax?: number;
 }
 
 /** The workload's parameters; the defaults stand in ../guest/workload.c. */
@@ -473,12 +475,13 @@ function comma(value: string): string {
 }
 
 function diskArguments(disk: DiskSpec, index: number): string[] {
-  const blockdev = {
-    driver: disk.format,
-    'node-name': `disk${index}`,
-    file: { driver: 'file', 'node-name': `disk${index}-file`, filename: disk.file },
-  };
+  const file = { driver: 'file', 'node-name': `disk${index}-file`, filename: disk.file };
+  const group = `disk${index}-limit`;
+  const limit = disk.writeBytesPerSecondMax;
+  const limited = limit === undefined ? file : { driver: 'throttle', 'throttle-group': group, file };
+  const blockdev = { driver: disk.format, 'node-name': `disk${index}`, file: limited };
   return [
+    ...(limit === undefined ? [] : ['-object', `throttle-group,id=${group},x-bps-write=${limit}`]),
     ...['-blockdev', JSON.stringify(blockdev)],
     ...['-device', `virtio-blk-pci,id=vd${index},drive=disk${index},write-cache=on`],
   ];
