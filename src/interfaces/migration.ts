@@ -231,9 +231,9 @@ export type Converges = 'yes' | 'throttled' | 'no';
  * How a migration is expected to go. Of the guest, the link and the disks as they are: a link that is cut, say, is not foreseen, nor what the destination's hooks take.
  */
 export interface Prediction {
-  /** From `run()` to its end. In simulations (20 to 200 Mbit/s, round trips up to 200 ms) 96 % held before, and 81 to 94 % on the way. */
+  /** From `run()` to its end. Nine of ten hold, or more, in simulations (20 to 200 Mbit/s, round trips up to 200 ms; figures in docs/testing.md). */
   readonly total: Interval;
-  /** How long the guest will stand still. In the same simulations 68 to 84 % held. */
+  /** How long the guest will stand still. Nine of ten hold in the same simulations. */
   readonly downtime: Interval;
   /** Whether it comes to an end at all. */
   readonly converges: Converges;

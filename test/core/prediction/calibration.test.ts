@@ -44,13 +44,14 @@ describe('predictions', () => {
     expect(held / count).toBeGreaterThanOrEqual(0.85);
   });
 
-  it('hold most downtimes: a packet that is lost in the last flight is not foreseen', () => {
+  it('hold the downtime, before it and on its way', () => {
     const looks = (['before', ...lookShares] as const).map((when) =>
       calibrationOf(results, when, 'downtime'),
     );
     const count = looks.reduce((sum, look) => sum + look.count, 0);
     const held = looks.reduce((sum, look) => sum + look.count * look.holds, 0);
-    expect(held / count).toBeGreaterThanOrEqual(0.6);
+    expect(count).toBeGreaterThan(3 * 0.7 * seeds.length);
+    expect(held / count).toBeGreaterThanOrEqual(0.8);
   });
 
   it('have a fraction that never falls', () => {
