@@ -5,7 +5,7 @@
  * So what such a thread does often, reading and writing, asks here first. With other work it takes no breaks.
  */
 const turnMs = 1;
-/** The kernel makes it some 70 µs. */
+/** The kernel makes it some 80 µs. */
 const breakMs = 0.02;
 
 const neverNotified = new Int32Array(new SharedArrayBuffer(4));

@@ -35,7 +35,7 @@ const underWay = new Map<TellsPhases, UnderWay>();
 
 /**
  * Lets the guests of this host go first while a migration copies: asks the kernel for less of a processor that others want, and from the stun on for as much as
- * before. The niceness of the calling thread, in which the migration's engine has to run, rises by 10 meanwhile, and it sleeps for a moment, some 70 µs, before
+ * before. The niceness of the calling thread, in which the migration's engine has to run, rises by 10 meanwhile, and it sleeps for a moment, some 80 µs, before
  * it reads or writes, once a millisecond at most; with several migrations in a thread, while all of them copy.
  * To be called before `run()`. Where that thread answers a guest's writes itself, as it does for `openQemuSource` without `tapThreads`, the guest waits for it: not to be called then.
  *

@@ -11,25 +11,10 @@ export async function makeReady(register: OwnershipRegister, vmId: string): Prom
   await (register.prepare?.(vmId) ?? register.read(vmId));
 }
 
-/** What a claim takes in a register, in ms. */
-export async function timeClaim(
-  register: OwnershipRegister,
-  vmId: string,
-  environment: Environment,
-): Promise<number> {
+/** What a call takes, in ms. */
+export async function timeCall(environment: Environment, call: () => Promise<unknown>): Promise<number> {
   const beforeMs = environment.now();
-  await makeReady(register, vmId);
-  return environment.now() - beforeMs;
-}
-
-/** What a read takes in a register, in ms. */
-export async function timeRead(
-  register: OwnershipRegister,
-  vmId: string,
-  environment: Environment,
-): Promise<number> {
-  const beforeMs = environment.now();
-  await register.read(vmId);
+  await call();
   return environment.now() - beforeMs;
 }
 
@@ -66,7 +51,7 @@ export class ClaimTime {
 
   async #look(vmId: string): Promise<void> {
     try {
-      const ms = await timeClaim(this.#register, vmId, this.#environment);
+      const ms = await timeCall(this.#environment, () => makeReady(this.#register, vmId));
       this.#ms = Math.min(this.#ms ?? ms, ms);
     } catch {
       // Told by the claim.

@@ -17,7 +17,7 @@ import {
   slowRoundTripsExpected,
   stateBytesExpected,
 } from '../expected.ts';
-import { timeClaim, timeRead } from '../handover/claim-time.ts';
+import { makeReady, timeCall } from '../handover/claim-time.ts';
 import type { ResolvedPolicy } from '../policy.ts';
 import type { DiskForecast, ForecastInputs } from './forecast.ts';
 import { lookAtDisk } from './look-at-disk.ts';
@@ -114,9 +114,9 @@ export async function measureMigration(parts: EstimateParts): Promise<Measured> 
 /** What a claim takes, in ms, or, where disks move alone and nothing is claimed, a read: the first look may have connected, or made a directory. */
 async function warmClaim({ register, vm, environment, policy }: EstimateParts): Promise<number> {
   const { vmId } = vm.description;
-  const look = policy?.memory === 'none' ? timeRead : timeClaim;
-  const firstMs = await look(register, vmId, environment);
-  return Math.min(firstMs, await look(register, vmId, environment));
+  const look = () => (policy?.memory === 'none' ? register.read(vmId) : makeReady(register, vmId));
+  const firstMs = await timeCall(environment, look);
+  return Math.min(firstMs, await timeCall(environment, look));
 }
 
 async function measure(parts: EstimateParts, over: AbortController): Promise<Measured> {
