@@ -42,7 +42,9 @@ export class ReceiveStream {
   /** What came after the end. */
   readonly #beyond: ReceivedItem[] = [];
   #usedBytes = 0;
-  #flushed = 0;
+  #handedBytes = 0;
+  #startedBytes = 0;
+  #writtenBytes = 0;
 
   /** `credit` bounds what is not applied; `changed` is called when a position moved. Without `decompressor` nothing may come compressed. */
   constructor(
@@ -78,7 +80,14 @@ export class ReceiveStream {
 
   get position(): StreamPosition {
     const { creditBytes } = this.#credit;
-    return { stream: this.id, applied: this.#applied.through, creditBytes, flushed: this.#flushed };
+    return {
+      stream: this.id,
+      applied: this.#applied.through,
+      creditBytes,
+      handedBytes: this.#handedBytes,
+      startedBytes: this.#startedBytes,
+      writtenBytes: this.#writtenBytes,
+    };
   }
 
   /** The channel's: a frame of this stream has arrived. Throws `protocol` if the peer broke a rule. */
@@ -124,7 +133,12 @@ export class ReceiveStream {
   ): void {
     const item = { number, class: frameClass, ranges: ranges(content), payloadBytes, payloadCrc, release };
     if (number > this.#end) this.#beyond.push(item);
-    else this.#handler(item);
+    else this.#hand(item);
+  }
+
+  #hand(item: ReceivedItem): void {
+    this.#handedBytes += item.payloadBytes;
+    this.#handler(item);
   }
 
   /** Resolves when all that has arrived was handed over; what is still on its way is not waited for. */
@@ -139,10 +153,19 @@ export class ReceiveStream {
     }
   }
 
-  /** The item is where it belongs (or newer content is): its room is free again, and what its content lies in is written over. */
-  applied(item: ReceivedItem): void {
+  /** The item is being written, or need not be. */
+  started(item: ReceivedItem): void {
+    this.#startedBytes += item.payloadBytes;
+  }
+
+  /**
+   * The item is where it belongs (or newer content is, or will be): its room is free again, and what its content lies in is written over. `writtenShare`:
+   * how much of it was written, 0 to 1; newer content had come for the rest.
+   */
+  applied(item: ReceivedItem, writtenShare = 1): void {
     item.release();
     this.#applied.add(item.number);
+    this.#writtenBytes += Math.round(writtenShare * item.payloadBytes);
     this.#credit.applied(creditOf(item.payloadBytes));
     this.#digest.add(item.number, item.payloadCrc);
     this.#changed();
@@ -161,12 +184,6 @@ export class ReceiveStream {
   /** There is no end any more. */
   goOn(): void {
     this.#end = Number.POSITIVE_INFINITY;
-    for (const item of this.#beyond.splice(0)) this.#handler(item);
-  }
-
-  /** Everything up to `number` is durable. */
-  flushed(number: number): void {
-    this.#flushed = Math.max(this.#flushed, number);
-    this.#changed();
+    for (const item of this.#beyond.splice(0)) this.#hand(item);
   }
 }

@@ -21,6 +21,16 @@ export interface FrameSink {
   releaseFailed(error: unknown): void;
 }
 
+/** Payload, uncompressed. */
+export interface AtPeer {
+  /** What waits there for a writer. */
+  readonly waitingBytes: number;
+  /** What need not wait any more, in all: it is being written, or was, or newer content has come for it. */
+  readonly startedBytes: number;
+  /** What was written, in all. */
+  readonly writtenBytes: number;
+}
+
 /** The sending side of a stream: numbers what belongs together in order, and sums it up. */
 export class SendStream {
   readonly id: number;
@@ -31,6 +41,7 @@ export class SendStream {
   #applied = 0;
   #waiting = 0;
   #sentBytes = 0;
+  #atPeer: AtPeer = { waitingBytes: 0, startedBytes: 0, writtenBytes: 0 };
 
   constructor(id: number, sink: FrameSink, digestKey: number) {
     this.id = id;
@@ -61,6 +72,11 @@ export class SendStream {
   /** Payload that was sent so far, uncompressed; what was sent again counts once. */
   get sentBytes(): number {
     return this.#sentBytes;
+  }
+
+  /** What the peer has made of what it was sent, as of its last word. */
+  get atPeer(): AtPeer {
+    return this.#atPeer;
   }
 
   /**
@@ -145,8 +161,10 @@ export class SendStream {
   }
 
   /** The channel's: the peer's newest position. */
-  positioned({ applied }: StreamPosition): void {
+  positioned({ applied, handedBytes, startedBytes, writtenBytes }: StreamPosition): void {
     this.#applied = applied;
+    const waitingBytes = Math.max(0, handedBytes - startedBytes);
+    this.#atPeer = { waitingBytes, startedBytes, writtenBytes };
     this.#changed.notify();
   }
 

@@ -29,7 +29,8 @@ export class ApplyQueue {
   readonly #rule = new NewestWins();
   readonly #queue: PQueue;
   readonly #bases: readonly number[];
-  readonly #writing = new Map<number, Promise<void>>();
+  /** Items that are waiting or being written, each resolved once it has finished. */
+  readonly #applying = new Map<number, Promise<void>>();
   readonly #progressed = new Signalled();
   readonly #over = new AbortController();
   #stream: ReceiveStream | undefined;
@@ -68,15 +69,17 @@ export class ApplyQueue {
         return;
       }
     }
+    if (this.#over.signal.aborted) return;
     this.#inHand.add(item.number);
-    this.#queue
-      .add(() => this.#apply(item))
-      .catch((error) => this.#fail(asMigrationError(error, 'internal')));
+    const applying = this.#apply(item)
+      .catch((error) => this.#fail(asMigrationError(error, this.#options.errorCode)))
+      .finally(() => this.#applying.delete(item.number));
+    this.#applying.set(item.number, applying);
   };
 
   /** Resolves once every item up to `last` has been applied. Rejects when one could not be. */
   async appliedThrough(last: number): Promise<void> {
-    while (this.appliedNumber < last) await this.#progressed.wait();
+    while ((this.#stream?.appliedThrough ?? 0) < last) await this.#progressed.wait();
   }
 
   /** Resolves once every item that is here now has been applied; those that are still on their way are not waited for. Rejects when one could not be. */
@@ -84,16 +87,6 @@ export class ApplyQueue {
     await this.#stream?.decompressed();
     const here = [...this.#inHand];
     while (here.some((number) => this.#inHand.has(number))) await this.#progressed.wait();
-  }
-
-  /** Every item up to this number has been applied. */
-  get appliedNumber(): number {
-    return this.#stream?.appliedThrough ?? 0;
-  }
-
-  /** What was applied up to `number` is durable. */
-  flushed(number: number): void {
-    this.#stream?.flushed(number);
   }
 
   /** Nothing more is written; resolves when no write is in flight. */
@@ -107,36 +100,37 @@ export class ApplyQueue {
     this.#queue.clear();
   }
 
+  /** Its claims are made here, before the first `await`; what of it is written, when it is its turn. */
   async #apply(item: ReceivedItem): Promise<void> {
-    if (this.#over.signal.aborted) return;
     const flat = item.ranges.map((range) => ({
       offset: (this.#bases[range.space] ?? 0) + range.offset,
       length: range.length,
     }));
-    const turn = this.#rule.begin(item.number, flat);
-    const writing = this.#write(item, turn);
-    this.#writing.set(item.number, writing);
-    try {
-      await writing;
-      if (this.#over.signal.aborted) return;
-      this.#rule.finished(item.number);
-      for (const range of item.ranges) this.#appliedBytes += range.length;
-      this.#stream?.applied(item);
-      this.#inHand.delete(item.number);
-      this.#progressed.notify();
-    } catch (error) {
-      this.#fail(asMigrationError(error, this.#options.errorCode));
-    } finally {
-      this.#writing.delete(item.number);
-    }
+    // All of them have lower numbers, so none waits for ever.
+    for (const number of this.#rule.begin(item.number, flat)) await this.#applying.get(number);
+    if (this.#over.signal.aborted) return;
+    // What newer items have taken as a whole need not wait for a writer.
+    const isOvertaken = this.#rule.toWrite(item.number).length === 0;
+    const writtenBytes = isOvertaken
+      ? await this.#write(item)
+      : await this.#queue.add(() => this.#write(item));
+    if (this.#over.signal.aborted) return;
+    this.#rule.finished(item.number);
+    const bytes = lengthOf(item.ranges);
+    this.#appliedBytes += bytes;
+    this.#stream?.applied(item, bytes > 0 ? writtenBytes / bytes : 1);
+    this.#inHand.delete(item.number);
+    this.#progressed.notify();
   }
 
-  async #write(item: ReceivedItem, turn: ReturnType<NewestWins['begin']>): Promise<void> {
-    // A writer that waits here waits for one that started before it, so none waits for ever.
-    for (const number of turn.after) await this.#writing.get(number);
-    if (this.#over.signal.aborted || turn.parts.length === 0) return;
+  /** Resolves to how many bytes it was that no newer item had claimed. */
+  async #write(item: ReceivedItem): Promise<number> {
+    if (this.#over.signal.aborted) return 0;
+    this.#stream?.started(item);
+    const parts = this.#rule.toWrite(item.number);
+    if (parts.length === 0) return 0;
     const ranges: ItemRange[] = [];
-    for (const part of turn.parts) {
+    for (const part of parts) {
       const range = item.ranges[part.index];
       if (range === undefined) continue;
       if (part.length === range.length) {
@@ -150,6 +144,7 @@ export class ApplyQueue {
       ranges.push({ space: range.space, offset, length: part.length, content });
     }
     await this.#options.write(ranges, this.#over.signal);
+    return lengthOf(ranges);
   }
 
   #fail(error: MigrationError): void {
@@ -158,4 +153,8 @@ export class ApplyQueue {
     this.#progressed.fail(error);
     this.#options.failed(error);
   }
+}
+
+function lengthOf(ranges: readonly ItemRange[]): number {
+  return ranges.reduce((sum, { length }) => sum + length, 0);
 }

@@ -58,7 +58,10 @@ export class GuestPace {
   constructor(options: GuestPaceOptions) {
     this.#options = options;
     this.#boundMs = options.environment.now();
-    this.#disks = options.disks.map((sender) => ({ sender, pace: new DiskPace() }));
+    this.#disks = options.disks.map((sender) => ({
+      sender,
+      pace: new DiskPace(options.policy.downtimeMsMax),
+    }));
   }
 
   /** The hardest throttle that there can be, 0 to 0.99. */
@@ -86,11 +89,18 @@ export class GuestPace {
    * What the rule of convergence has to know of the disks. To be called when their dirty logs have just been
    * taken.
    */
-  figures(): Required<Pick<ConvergenceStatistics, 'diskBytesPerSecond' | 'slowDisks'>> {
+  figures(): Required<Pick<ConvergenceStatistics, 'diskBytesPerSecond' | 'slowDisks' | 'applyMs'>> {
     for (const { sender, pace } of this.#disks) {
-      if (!showsEachWrite(sender)) this.#lookAt(sender, pace, sender.guestBytes);
+      if (showsEachWrite(sender)) this.#lookAtBacklog(sender, pace);
+      else this.#lookAt(sender, pace, sender.guestBytes);
     }
-    return { diskBytesPerSecond: this.#guestBytesPerSecond, slowDisks: this.#slowDisks };
+    const { applyMs } = this;
+    return { diskBytesPerSecond: this.#guestBytesPerSecond, slowDisks: this.#slowDisks, applyMs };
+  }
+
+  /** How long the destination takes to apply what it has of the disks, in ms; as it was when that was last looked at. */
+  get applyMs(): number {
+    return Math.max(0, ...this.#disks.map(({ pace }) => pace.applyMs));
   }
 
   /** A round is over, and this is what is made of it. */
@@ -141,16 +151,21 @@ export class GuestPace {
 
   #lookAt(sender: DiskSender, pace: DiskPace, guestBytes: number | undefined): void {
     const { environment, channel, throttle } = this.#options;
+    this.#lookAtBacklog(sender, pace);
     pace.look({
       nowMs: environment.now(),
       guestBytes,
-      sentBytes: sender.stream.sentBytes,
       isHeld: sender.stream.isHeld && !channel.isSilent,
       throttle: throttle(),
     });
     // At once: the guest may be slowed for it, and then it is the slowed one's rate that is known.
     const flow = pace.slow(throttle());
     if (flow !== undefined) this.#warnOfDisk(sender.disk.id, flow);
+  }
+
+  #lookAtBacklog({ stream }: DiskSender, pace: DiskPace): void {
+    const { channel, environment } = this.#options;
+    pace.backlog(environment.now(), channel.isSilent ? undefined : stream.atPeer);
   }
 
   /** Then what is sent says nothing of the link. */
@@ -165,7 +180,9 @@ export class GuestPace {
 
   get #slowDisks(): readonly DiskFlow[] {
     const throttle = this.#options.throttle();
-    return this.#disks.map(({ pace }) => pace.slow(throttle)).filter((flow) => flow !== undefined);
+    return this.#disks
+      .flatMap(({ pace }) => [pace.slow(throttle), pace.behind(throttle)])
+      .filter((flow) => flow !== undefined);
   }
 
   #setBound(): void {

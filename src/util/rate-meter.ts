@@ -28,9 +28,14 @@ export class RateMeter {
 
   /** By how much the total grows in a second that counts; undefined before a second has been seen. */
   get perSecond(): number | undefined {
+    return this.perSecondOver(spanMsMin);
+  }
+
+  /** The same, from so many ms on; 1 or more. */
+  perSecondOver(spanMs: number): number | undefined {
     const [first] = this.#looks;
     const last = this.#looks.at(-1);
-    if (first === undefined || last === undefined || last.nowMs - first.nowMs < spanMsMin) return undefined;
+    if (first === undefined || last === undefined || last.nowMs - first.nowMs < spanMs) return undefined;
     const countedMs = last.countedMs - first.countedMs;
     return countedMs > 0 ? ((last.total - first.total) / countedMs) * 1000 : undefined;
   }

@@ -9,10 +9,12 @@
  *  6  2  0
  *  8  8  control messages received
  * 16     for each lane, 8 bytes:              0 2 lane   2 2 0   4 4 sequence received, modulo 2^32
- *        for each received stream, 32 bytes:  0 2 stream 2 6 0
+ *        for each received stream, 48 bytes:  0 2 stream 2 6 0
  *                                             8 8 applied: every number up to it
  *                                            16 8 credit: what the sender's items may have taken in all
- *                                            24 8 flushed: every number up to it
+ *                                            24 8 payload handed over to be applied, in whatever order, uncompressed
+ *                                            32 8 ... of that, what need not wait for a writer any more
+ *                                            40 8 ... and of that, what was written: newer content had not come for it
  *        for each sent stream, 16 bytes:      0 2 stream 2 6 0
  *                                             8 8 credit given back in all
  * ```
@@ -29,7 +31,9 @@ export interface StreamPosition {
   readonly stream: number;
   readonly applied: number;
   readonly creditBytes: number;
-  readonly flushed: number;
+  readonly handedBytes: number;
+  readonly startedBytes: number;
+  readonly writtenBytes: number;
 }
 
 /** Of a stream that this end sends. */
@@ -48,7 +52,7 @@ export interface Positions {
 
 const headerBytes = 16;
 const laneBytes = 8;
-const streamBytes = 32;
+const streamBytes = 48;
 const returnedBytes = 16;
 
 export function encodePositions({ control, lanes, streams, returned }: Positions): Uint8Array {
@@ -63,11 +67,13 @@ export function encodePositions({ control, lanes, streams, returned }: Positions
     view.setUint32(at + 4, sequence);
     at += laneBytes;
   }
-  for (const { stream, applied, creditBytes, flushed } of streams) {
+  for (const { stream, applied, creditBytes, handedBytes, startedBytes, writtenBytes } of streams) {
     view.setUint16(at, stream);
     view.setBigUint64(at + 8, BigInt(applied));
     view.setBigUint64(at + 16, BigInt(creditBytes));
-    view.setBigUint64(at + 24, BigInt(flushed));
+    view.setBigUint64(at + 24, BigInt(handedBytes));
+    view.setBigUint64(at + 32, BigInt(startedBytes));
+    view.setBigUint64(at + 40, BigInt(writtenBytes));
     at += streamBytes;
   }
   for (const { stream, bytes } of returned) {
@@ -108,7 +114,9 @@ export function decodePositions(bytes: Uint8Array): Positions {
       stream: view.getUint16(at),
       applied: position(at + 8),
       creditBytes: position(at + 16),
-      flushed: position(at + 24),
+      handedBytes: position(at + 24),
+      startedBytes: position(at + 32),
+      writtenBytes: position(at + 40),
     });
   }
   for (let index = 0; index < returnedCount; index++, at += returnedBytes) {

@@ -1,5 +1,5 @@
 /**
- * Goal: how long a guest stands still, and that what is slow elsewhere does not lengthen it. Method: whole migrations in the simulator, in virtual time; the guest's own longest
+ * Goal: how long a guest stands still, and that what is slow elsewhere does not lengthen it, nor a destination's disk that is slower than the guest writes. Method: whole migrations in the simulator, in virtual time; the guest's own longest
  * pause stands beside what the report says.
  */
 import { describe, expect, it } from 'vitest';
@@ -7,7 +7,7 @@ import type { MigrationPolicy, MigrationReport } from '../../src/index.ts';
 import type { DiskLimits } from '../../src/testing/sim/disk.ts';
 import type { Scenario } from '../../src/testing/sim/scenario.ts';
 import { simulate } from '../../src/testing/sim/simulate.ts';
-import { simulatedDirtier, simulatedWriter } from '../../src/testing/sim/workloads.ts';
+import { oltp, simulatedDirtier, simulatedWriter } from '../../src/testing/sim/workloads.ts';
 
 const mebibyte = 1 << 20;
 
@@ -86,5 +86,51 @@ describe('a guest stands still', { timeout: 120_000 }, () => {
     const fast = await moved({ rttMs: 20, diskMiB: 1024 });
     const slow = await moved({ rttMs: 20, diskMiB: 1024, destinationDisk: { bytesPerSecond: 50e6 } });
     expect(slow.report.downtimeMs - fast.report.downtimeMs).toBeLessThanOrEqual(100);
+  });
+});
+
+describe("a destination's disk of a certain latency, eight writes at once", { timeout: 120_000 }, () => {
+  /** A guest with little memory, so that the stun could come at once. */
+  async function movedTo(
+    latencyMs: number,
+    guest: { iops: number; hotBytes: number },
+    downtimeMsMax: number,
+  ) {
+    const scenario: Scenario = {
+      vm: {
+        memory: { sizeBytes: 4 * mebibyte, usedFraction: 0.5 },
+        disks: [{ id: 'disk0', sizeBytes: 64 * mebibyte, allocatedFraction: 0.1 }],
+        workloads: [oltp({ disk: 'disk0', ioBytes: 16_384, readFraction: 0, ...guest })],
+      },
+      paths: [{ name: 'wan', rateMbit: 1000, delayMs: 5, queueMs: 50 }],
+      hosts: { disk: { latencyMs } },
+      policy: { downtimeMsMax, roundsMax: 60 },
+      registers: 'own',
+      timeline: [],
+    };
+    const { reports, violations } = await simulate({ seed: 1, scenario });
+    expect(violations).toEqual([]);
+    expect(reports.source?.error?.message).toBeUndefined();
+    return reports.source as MigrationReport;
+  }
+
+  it('is known to have more to write than the downtime allows, before the guest is stunned, which is slowed instead', async () => {
+    // 80 writes a second, and 160: the guest makes 300, over all of the disk.
+    for (const [latencyMs, downtimeMsMax] of [
+      [100, 1000],
+      [50, 300],
+    ] as const) {
+      const report = await movedTo(latencyMs, { iops: 300, hotBytes: 64 * mebibyte }, downtimeMsMax);
+      expect(report.downtimeMs).toBeLessThanOrEqual(downtimeMsMax);
+      expect(report.throttleMax).toBeGreaterThanOrEqual(0.4);
+      expect(report.totalMs).toBeLessThanOrEqual(40_000);
+    }
+  });
+
+  it('need not write what was written again meanwhile: a guest that writes one block all the time is not slowed', async () => {
+    const report = await movedTo(50, { iops: 300, hotBytes: 16_384 }, 300);
+    expect(report.downtimeMs).toBeLessThanOrEqual(300);
+    expect(report.throttleMax).toBe(0);
+    expect(report.totalMs).toBeLessThanOrEqual(5000);
   });
 });

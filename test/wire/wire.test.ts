@@ -429,7 +429,16 @@ describe('positions', () => {
     const positions = {
       control: 2 ** 40,
       lanes: [{ lane: 3, sequence: 4_294_967_295 }],
-      streams: [{ stream: 2, applied: 2 ** 45, creditBytes: 2 ** 50, flushed: 7 }],
+      streams: [
+        {
+          stream: 2,
+          applied: 2 ** 45,
+          creditBytes: 2 ** 50,
+          handedBytes: 2 ** 46,
+          startedBytes: 2 ** 44,
+          writtenBytes: 7,
+        },
+      ],
       returned: [{ stream: 4095, bytes: 2 ** 50 }],
     };
     expect(decodePositions(encodePositions(positions))).toEqual(positions);

@@ -1,7 +1,7 @@
 import { bytesPerSecondAssumed } from '../../channel/link-estimate.ts';
 import type { MigrationPolicy } from '../../interfaces/migration.ts';
 import type { DiskFlow } from '../storage/disk-pace.ts';
-import { nextThrottle } from './throttle-control.ts';
+import { nextThrottle, outpace } from './throttle-control.ts';
 
 /** What is known when a round has ended. */
 export interface ConvergenceStatistics {
@@ -35,6 +35,8 @@ export interface ConvergenceStatistics {
   readonly stateBytes: number;
   /** What the stun takes beside sending (flush, loading the state), as far as the policy's limit is to cover it. */
   readonly fixedMs: number;
+  /** ... and of that, until the destination has applied what it has now of the disks, beyond what the flush shows, in ms. Default 0. */
+  readonly applyMs?: number;
   /** The flush that is counted in `fixedMs`. Default: none was measured just now. */
   readonly flushed?: MeasuredFlush | undefined;
   /** The throttle in force, 0 to 0.99. */
@@ -279,8 +281,9 @@ export function outrunsLink(inputs: {
   return guestBytesPerSecond * slowed > bytesPerSecond;
 }
 
+/** Whether what waits for the disk does not become less by as much as the guest writes. */
 function outrun({ guestBytesPerSecond, bytesPerSecond }: DiskFlow): boolean {
-  return guestBytesPerSecond > bytesPerSecond;
+  return outpace * guestBytesPerSecond > bytesPerSecond;
 }
 
 /**
@@ -329,12 +332,16 @@ function explain(
   const { round, backlogBytes, diskRestBytes, stateBytes, throttle, diskBytesPerSecond = 0 } = statistics;
   const disks = diskBytesPerSecond > 0 ? `, disks are written at ${megabytes(diskBytesPerSecond)} MB/s,` : '';
   const bytes = dirtyBytesAtMost(statistics) + backlogBytes + diskRestBytes + stateBytes;
-  const { flushed } = statistics;
-  const flush = flushed === undefined ? '' : ` (${Math.ceil(flushed.durationMs)} ms of it to flush disks)`;
+  const { flushed, applyMs = 0 } = statistics;
+  const parts = [
+    ...(flushed === undefined ? [] : [`${Math.ceil(flushed.durationMs)} ms of it to flush disks`]),
+    ...(applyMs > 0 ? [`${Math.ceil(applyMs)} ms of it to write what is there for them`] : []),
+  ];
+  const which = parts.length > 0 ? ` (${parts.join(', ')})` : '';
   return (
     `after round ${round} ${megabytes(bytes)} MB are left; memory is dirtied at ${megabytes(dirtyRate(statistics))} MB/s` +
     `${disks} with the guest slowed by ${Math.round(throttle * 100)} %, and sent at ${megabytes(sendRate)} MB/s: ` +
-    `${Math.ceil(expectedDowntimeMs)} ms of downtime${flush}, ${policy.downtimeMsMax} ms allowed`
+    `${Math.ceil(expectedDowntimeMs)} ms of downtime${which}, ${policy.downtimeMsMax} ms allowed`
   );
 }
 

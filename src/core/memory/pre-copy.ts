@@ -13,7 +13,6 @@ import {
   type ConvergenceStatistics,
   type ConvergenceVerdict,
   convergence,
-  type MeasuredFlush,
   roundPauseMs,
   throttleWorksMs,
 } from './convergence.ts';
@@ -73,6 +72,8 @@ interface Flush {
   durationMs: number | undefined;
   /** What the one before took, which it followed at once. */
   readonly beforeMs: number | undefined;
+  /** How long the destination was expected to take to apply what it had when it was asked: that is a part of what it took. */
+  readonly applyMs: number;
   overMs: number;
   /** From when on it is waited for, the link being there. */
   waitedSinceMs: number;
@@ -91,8 +92,10 @@ export class PreCopy {
   #diskRests: number[] = [];
   /** The least that there was left to copy of disks. */
   #diskRestLeast = Number.POSITIVE_INFINITY;
+  /** ... and for the destination to apply of them. */
+  #applyLeastMs = Number.POSITIVE_INFINITY;
   /**
-   * Rounds that do not count against the limit: they were for the disks, because less was left of them after each, or while a flush was waited for, or until a
+   * Rounds that do not count against the limit: they were for the disks, because less was left of them after each, here or there, or while a flush was waited for, or until a
    * throttle that is harder than any before has had its time to work.
    */
   #roundsApart = 0;
@@ -152,6 +155,7 @@ export class PreCopy {
     this.#history = [];
     this.#diskRests = [];
     this.#diskRestLeast = Number.POSITIVE_INFINITY;
+    this.#applyLeastMs = Number.POSITIVE_INFINITY;
     this.#roundsApart = 0;
     this.#apart = 0;
     this.#hardest = 0;
@@ -244,7 +248,7 @@ export class PreCopy {
 
   /** `beforeMs`: what the one before took, which this one follows at once. */
   #beginFlush(beforeMs?: number): Flush {
-    const { environment, flushBothEnds } = this.#options;
+    const { environment, flushBothEnds, pace } = this.#options;
     const flush: Flush = {
       over: flushBothEnds().then((durationMs) => {
         flush.durationMs = durationMs;
@@ -253,6 +257,7 @@ export class PreCopy {
       }),
       durationMs: undefined,
       beforeMs,
+      applyMs: pace.applyMs,
       overMs: Number.POSITIVE_INFINITY,
       waitedSinceMs: environment.now(),
       hurriedSinceMs: undefined,
@@ -396,6 +401,12 @@ export class PreCopy {
       this.#diskRestLeast = diskRestBytes;
     }
     if (nowMs < this.#hardestWorksMs) this.#countApart();
+    const disks = pace.figures();
+    const applyMs = Math.max(0, disks.applyMs - (flushed?.applyMs ?? 0));
+    if (applyMs < this.#applyLeastMs) {
+      if (applyMs > 0 && this.#rounds > 1) this.#countApart();
+      this.#applyLeastMs = applyMs;
+    }
     const claimsMs = claimsMsCounted(this.#options.claimsMs(), policy.downtimeMsMax);
     const dirtyBytes = memory.dirtyBytes();
     return {
@@ -411,7 +422,7 @@ export class PreCopy {
       lateMs: channel.lateMs,
       diskRestBytes,
       stateBytes: this.#options.stateBytes(),
-      fixedMs: loadMsExpected + claimsMs + (flushed?.durationMs ?? 0),
+      fixedMs: loadMsExpected + claimsMs + (flushed?.durationMs ?? 0) + applyMs,
       flushed,
       throttle: this.#throttle,
       throttleAgeMs: nowMs - this.#throttleSetMs,
@@ -421,7 +432,8 @@ export class PreCopy {
       fittedAgesMs: this.#fitted.map(({ ms }) => nowMs - ms),
       roundTripMs: channel.roundTripMs,
       timeLeftMs: this.#options.timeLeftMs(),
-      ...pace.figures(),
+      ...disks,
+      applyMs,
     };
   }
 
@@ -443,8 +455,9 @@ interface Fitted {
 }
 
 /** Undefined while it is not over. */
-function measured({ durationMs, overMs }: Flush, nowMs: number): MeasuredFlush | undefined {
-  return durationMs === undefined ? undefined : { durationMs, countsMs: overMs + flushedMs - nowMs };
+function measured({ durationMs, overMs, applyMs }: Flush, nowMs: number) {
+  if (durationMs === undefined) return undefined;
+  return { durationMs, countsMs: overMs + flushedMs - nowMs, applyMs: Math.min(applyMs, durationMs) };
 }
 
 /** When a round began. */

@@ -4,7 +4,7 @@ import type { ItemRange } from '../../wire/item.ts';
 import { ApplyQueue } from '../apply-queue.ts';
 import type { DigestSender } from './digest-sender.ts';
 
-/** Writes in flight on one disk: enough for a disk's own queue, few enough that a slow one is noticed by its credit. */
+/** Writes in flight on one disk: enough for a disk's own queue, few enough that what a slow one has not written waits here, where it is seen. */
 const writers = 8;
 /** Applied but not flushed: from here on a flush runs beside the writes ... */
 const flushBytes = 32 << 20;
@@ -86,7 +86,6 @@ export class DiskReceiver {
 
   async #flushNow(): Promise<void> {
     const bytes = this.#unflushedBytes;
-    const through = this.queue.appliedNumber;
     this.#unflushedBytes = 0;
     try {
       await this.disk.flush();
@@ -101,7 +100,6 @@ export class DiskReceiver {
       throw error;
     }
     if (this.#failedFlush !== undefined) throw this.#failedFlush;
-    this.queue.flushed(through);
   }
 }
 

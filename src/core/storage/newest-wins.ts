@@ -8,17 +8,12 @@ export interface Part extends ByteRange {
   readonly index: number;
 }
 
-/** What of an item is to be written, and when. */
-export interface Turn {
-  /** In the order of the ranges. Empty if newer items have taken everything: then the item is finished at once. */
-  readonly parts: readonly Part[];
-  /** Items that must have finished before the first of `parts` is written. */
-  readonly after: readonly number[];
-}
-
 interface Item {
+  /** What it claimed. */
   readonly parts: readonly Part[];
   readonly after: readonly number[];
+  /** A higher number has claimed some of it since. */
+  overtaken: boolean;
   finished: boolean;
 }
 
@@ -28,8 +23,12 @@ interface Item {
  * applying them by number: of overlapping data the higher number wins, byte by byte.
  *
  * An item that begins *claims* the bytes that no higher number has claimed; the others it leaves alone for ever. So the
- * claims on one byte follow one another in rising order, and it is enough that each waits for the one before it, if that is still
- * being written: no two writes to one byte are ever in flight together, and the last one is the highest.
+ * claims on one byte follow one another in rising order, and it is enough that each waits for the one before it, if that has not
+ * finished: no two writes to one byte are ever in flight together, and the last one is the highest.
+ *
+ * What was claimed by a higher number while it waited is not written either. So of a block that the guest writes faster than
+ * the disk does, only the newest content is written, and a disk that falls behind has no more to write than it holds. Until that one is written the disk may have older
+ * content there than what has finished says; it is in hand here.
  *
  * A claim has to be remembered as long as a lower number may still come, which is until {@link NewestWins.appliedThrough}
  * has passed it. So what is remembered is bounded by how far the sender runs ahead of what is applied, its window.
@@ -52,31 +51,34 @@ export class NewestWins {
   }
 
   /**
-   * An item has arrived. `ranges` are disjoint; there may be none. It must be told by {@link NewestWins.finished} when its parts
-   * are written, at once if there are none. Throws `protocol` for a number that is no positive integer or has been here before, and
-   * for ranges that overlap one another; then the stream cannot be trusted any more.
+   * An item has arrived. `ranges` are disjoint; there may be none. Returns the items that must have finished before the first byte of it is written. Throws
+   * `protocol` for a number that is no positive integer or has been here before, and for ranges that overlap one another; then the
+   * stream cannot be trusted any more.
    */
-  begin(number: number, ranges: readonly ByteRange[]): Turn {
+  begin(number: number, ranges: readonly ByteRange[]): readonly number[] {
     if (!Number.isSafeInteger(number) || number <= this.#appliedThrough || this.#items.has(number)) {
       throw new MigrationError('protocol', `item ${number} came twice, or is no number`);
     }
     const parts: Part[] = [];
     const after = new Set<number>();
     for (const [index, range] of ranges.entries()) this.#claim(number, index, range, parts, after);
-    const item: Item = { parts, after: [...after], finished: false };
+    const item: Item = { parts, after: [...after], overtaken: false, finished: false };
     this.#items.set(number, item);
-    return item;
+    return item.after;
   }
 
   /**
-   * An item's parts have been written. Throws `internal` if it has not begun, has finished before, or did not wait for
-   * its {@link Turn.after}.
+   * What of an item is to be written, in the order of its ranges, now that those before it have finished: to be asked right before. Nothing if
+   * newer ones have taken all of it. Throws `internal` if it has not begun, or it is not its turn.
    */
+  toWrite(number: number): readonly Part[] {
+    const { parts, overtaken } = this.#inTurn(number);
+    return overtaken ? parts.flatMap((part) => this.#stillClaimed(number, part)) : parts;
+  }
+
+  /** All that was to be written of an item has been. Throws `internal` if it has not begun, has finished before, or it is not its turn. */
   finished(number: number): void {
-    const item = this.#items.get(number);
-    if (item === undefined || item.finished || item.after.some((earlier) => this.#isBeingWritten(earlier))) {
-      throw new MigrationError('internal', `item ${number} cannot have finished now`);
-    }
+    const item = this.#inTurn(number);
     item.finished = true;
     for (;;) {
       const next = this.#items.get(this.#appliedThrough + 1);
@@ -84,6 +86,21 @@ export class NewestWins {
       this.#appliedThrough += 1;
       this.#forget(this.#appliedThrough, next);
     }
+  }
+
+  #inTurn(number: number): Item {
+    const item = this.#items.get(number);
+    if (item === undefined || item.finished || item.after.some((earlier) => this.#isUnfinished(earlier))) {
+      throw new MigrationError('internal', `it is not the turn of item ${number}`);
+    }
+    return item;
+  }
+
+  #stillClaimed(number: number, { index, offset, length }: Part): Part[] {
+    return this.#claims
+      .overlapping(offset, length)
+      .filter(({ value }) => value === number)
+      .map((claim) => ({ index, offset: claim.offset, length: claim.length }));
   }
 
   /** Adds to `parts` what no higher number has claimed of the range, and to `after` whom that has to wait for. */
@@ -98,7 +115,10 @@ export class NewestWins {
       if (claim.value > number) {
         takeUntil(claim.offset);
         position = claim.offset + claim.length;
-      } else if (this.#isBeingWritten(claim.value)) {
+      } else {
+        const overtaken = this.#items.get(claim.value);
+        if (overtaken?.finished !== false) continue;
+        overtaken.overtaken = true;
         after.add(claim.value);
       }
     }
@@ -106,7 +126,7 @@ export class NewestWins {
     for (const part of parts.slice(firstPart)) this.#claims.set(part.offset, part.length, number);
   }
 
-  #isBeingWritten(number: number): boolean {
+  #isUnfinished(number: number): boolean {
     return this.#items.get(number)?.finished === false;
   }
 

@@ -1,5 +1,6 @@
 import { resolvePolicy } from '../../core/policy.ts';
 import { connectionsMax } from '../../wire/limits.ts';
+import type { SimulatedDiskOptions } from './disk.ts';
 import { diskModesOf, type Scenario } from './scenario.ts';
 import type { VmTimings } from './vm-options.ts';
 
@@ -183,17 +184,51 @@ const measuredDoubt = 1.5;
 
 /**
  * How long a guest may stand still where nothing goes wrong: for what the policy allows, and for what the engine cannot measure before, each step of the hosts, what hooks take, the handover's round trips. Undefined where it is
- * not limited: a stun may be forced, and disks that nothing is seen of are copied in it.
+ * not limited: a stun may be forced, and disks that nothing is seen of are copied in it, as is what a guest writes in its last moments to a disk that tells extents
+ * only, which may be all of it.
  */
 export function downtimeMsMost(scenario: Scenario): number | undefined {
   const { vm, paths, hosts = {}, policy, registerMs = 1 } = scenario;
   const { downtimeMsMax, onTimeout, audit } = resolvePolicy(policy);
-  if (onTimeout === 'force' || audit === 'full' || vm.disks.some(({ tap }) => tap === 'none'))
-    return undefined;
+  const isCopiedStunned = (disk: SimulatedDiskOptions) =>
+    disk.tap === 'none' || (disk.tap === 'extents' && readMs(disk) > downtimeMsMax / 2);
+  if (onTimeout === 'force' || audit === 'full' || vm.disks.some(isCopiedStunned)) return undefined;
   const stepsOf = ({ stunMs = 0, saveMs = 0, sealMs = 0, loadMs = 0, startMs = 0 }: VmTimings = {}) =>
     stunMs + saveMs + sealMs + loadMs + startMs;
   const stepsMs = expectedStepsMs + stepsOf(hosts.source) + stepsOf(hosts.destination) + 2 * registerMs;
-  const [{ delayMs = 0, back } = {}] = paths;
+  const [{ delayMs = 0, queueMs = Number.POSITIVE_INFINITY, back } = {}] = paths;
   const roundTripMs = delayMs + (back?.delayMs ?? delayMs);
-  return measuredDoubt * downtimeMsMax + stepsMs + (hosts.hooks?.msMax ?? 0) + 3 * roundTripMs;
+  // A queue that holds less than a round trip overflows in the slow start of a connection, and a timer may have to run out for that.
+  const lostMs = queueMs < roundTripMs ? Math.max(200, 2 * roundTripMs) : 0;
+  const waitsMs = (hosts.hooks?.msMax ?? 0) + underWayMs(scenario) + lostMs;
+  return measuredDoubt * downtimeMsMax + stepsMs + waitsMs + 3 * roundTripMs;
+}
+
+/** What reading all of a disk takes at the most, in pieces of 64 KiB. */
+function readMs({
+  sizeBytes,
+  iops = 1e9,
+  bytesPerSecond = 1e12,
+  latencyMs = 0,
+}: SimulatedDiskOptions): number {
+  return (1000 * sizeBytes) / bytesPerSecond + Math.ceil(sizeBytes / 65_536) * (1000 / iops + latencyMs);
+}
+
+/** What a guest's own disk takes at the most for what the guest has under way on it: a stun waits for that. */
+function underWayMs({ vm }: Scenario): number {
+  let longestMs = 0;
+  for (const workload of vm.workloads) {
+    if (!('queueDepth' in workload)) continue;
+    const { queueDepth, ioBytes, disk: id } = workload;
+    const {
+      iops = 1e9,
+      bytesPerSecond = 1e12,
+      latencyMs = 0,
+    } = vm.disks.find((disk) => disk.id === id) ?? {};
+    longestMs = Math.max(
+      longestMs,
+      latencyMs + queueDepth * Math.max(1000 / iops, (1000 * ioBytes) / bytesPerSecond),
+    );
+  }
+  return longestMs;
 }

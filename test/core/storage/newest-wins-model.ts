@@ -1,9 +1,9 @@
-import type { NewestWins, Part, Turn } from '../../../src/core/storage/newest-wins.ts';
+import type { NewestWins, Part } from '../../../src/core/storage/newest-wins.ts';
 import type { ByteRange } from '../../../src/interfaces/content.ts';
 import type { Choose, Enter } from './enumerate.ts';
 
 /** What the tests need of {@link NewestWins}. */
-export type ArrivalRules = Pick<NewestWins, 'begin' | 'finished' | 'appliedThrough'>;
+export type ArrivalRules = Pick<NewestWins, 'begin' | 'toWrite' | 'finished' | 'appliedThrough'>;
 
 /** Ways to get the rules wrong, each of which leaves old content, or none, in some order of events. */
 export type ArrivalMistake =
@@ -15,12 +15,13 @@ export type ArrivalMistake =
   | 'does-not-wait'
   /** Only the newest of several writes in flight is waited for. */
   | 'waits-for-one'
-  /** An item claims its bytes when it has been written. */
-  | 'claims-when-finished'
   /** An item's claim is forgotten when it has been written. */
-  | 'forgets-when-finished';
+  | 'forgets-when-finished'
+  /** What an item has claimed and a newer one as well is left to the newer one, also where that has not claimed all of it. */
+  | 'overtaken-as-a-whole';
 
-interface Item extends Turn {
+interface Item {
+  readonly parts: readonly Part[];
   readonly bytes: readonly number[];
   finished: boolean;
 }
@@ -35,16 +36,21 @@ export class NewestWinsModel implements ArrivalRules {
     this.#mistake = mistake;
   }
 
-  begin(number: number, ranges: readonly ByteRange[]): Turn {
+  begin(number: number, ranges: readonly ByteRange[]): readonly number[] {
     const parts: Part[] = [];
     for (const [index, range] of ranges.entries()) {
       for (const offset of bytesOf(range)) {
-        const isTaken = this.#claimants(offset).some((other) => other > number);
-        if (!isTaken || this.#mistake === 'last-to-arrive-wins') parts.push({ index, offset, length: 1 });
+        if (!this.#isTaken(offset, number)) parts.push({ index, offset, length: 1 });
         else if (this.#mistake === 'gives-way-as-a-whole') return this.#begun(number, []);
       }
     }
     return this.#begun(number, parts);
+  }
+
+  toWrite(number: number): readonly Part[] {
+    const { parts = [] } = this.#items.get(number) ?? {};
+    const left = parts.filter(({ offset }) => !this.#isTaken(offset, number));
+    return this.#mistake === 'overtaken-as-a-whole' && left.length < parts.length ? [] : left;
   }
 
   finished(number: number): void {
@@ -53,24 +59,26 @@ export class NewestWinsModel implements ArrivalRules {
     while (this.#items.get(this.appliedThrough + 1)?.finished) this.appliedThrough += 1;
   }
 
-  #begun(number: number, parts: readonly Part[]): Turn {
+  #begun(number: number, parts: readonly Part[]): readonly number[] {
     const bytes = parts.map((part) => part.offset);
     const writing = [...this.#items].filter(([, { finished }]) => !finished);
-    let after = writing
+    const after = writing
       .filter(([, other]) => other.bytes.some((byte) => bytes.includes(byte)))
       .map(([other]) => other);
-    if (this.#mistake === 'does-not-wait') after = [];
-    if (this.#mistake === 'waits-for-one') after = after.slice(-1);
-    const turn = { parts, after };
-    this.#items.set(number, { ...turn, bytes, finished: false });
-    return turn;
+    this.#items.set(number, { parts, bytes, finished: false });
+    if (this.#mistake === 'does-not-wait') return [];
+    return this.#mistake === 'waits-for-one' ? after.slice(-1) : after;
+  }
+
+  #isTaken(byte: number, number: number): boolean {
+    if (this.#mistake === 'last-to-arrive-wins') return false;
+    return this.#claimants(byte).some((other) => other > number);
   }
 
   #claimants(byte: number): number[] {
     return [...this.#items]
       .filter(([, { bytes }]) => bytes.includes(byte))
       .filter(([, { finished }]) => this.#mistake !== 'forgets-when-finished' || !finished)
-      .filter(([, { finished }]) => this.#mistake !== 'claims-when-finished' || finished)
       .map(([number]) => number);
   }
 }
@@ -83,7 +91,9 @@ export interface Arrival {
 
 interface Write {
   readonly number: number;
-  readonly bytes: readonly number[];
+  readonly ranges: readonly ByteRange[];
+  /** Empty before it is being written. */
+  bytes: readonly number[];
   readonly after: readonly number[];
   state: 'waiting' | 'writing' | 'finished';
 }
@@ -119,20 +129,15 @@ export function applyInSomeOrder(
     if (options === 0) return { disk, problem: wrongAtTheEnd(rules, items, writes, disk) };
     const choice = options > 1 ? choose(options) : 0;
     const write = ending[choice - coming.length];
-    let problem: string | undefined;
     if (write !== undefined) end(write, disk, rules);
-    else for (const item of coming.splice(choice, 1)) problem = arrive(item, writes, rules);
-    problem ??= startWrites(writes);
+    else for (const item of coming.splice(choice, 1)) arrive(item, writes, rules);
+    const problem = startWrites(writes, rules);
     if (problem !== undefined) return { disk, problem };
   }
 }
 
-function arrive(item: Arrival, writes: Write[], rules: ArrivalRules): string | undefined {
-  const { parts, after } = rules.begin(item.number, item.ranges);
-  const stray = parts.find((part) => !contains(item.ranges[part.index], part));
-  if (stray !== undefined) return `${item.number} has no ${JSON.stringify(stray)}`;
-  writes.push({ number: item.number, bytes: parts.flatMap(bytesOf), after, state: 'waiting' });
-  return undefined;
+function arrive({ number, ranges }: Arrival, writes: Write[], rules: ArrivalRules): void {
+  writes.push({ number, ranges, bytes: [], after: rules.begin(number, ranges), state: 'waiting' });
 }
 
 function wrongAtTheEnd(
@@ -156,10 +161,14 @@ function wrongAtTheEnd(
 }
 
 /** Begins every write that need not wait any more. */
-function startWrites(writes: readonly Write[]): string | undefined {
+function startWrites(writes: readonly Write[], rules: ArrivalRules): string | undefined {
   const unfinished = writes.filter((write) => write.state !== 'finished').map((write) => write.number);
   for (const write of writes) {
     if (write.state !== 'waiting' || write.after.some((number) => unfinished.includes(number))) continue;
+    const parts = rules.toWrite(write.number);
+    const stray = parts.find((part) => !contains(write.ranges[part.index], part));
+    if (stray !== undefined) return `${write.number} has no ${JSON.stringify(stray)}`;
+    write.bytes = parts.flatMap(bytesOf);
     const together = writes.find(
       (other) => other.state === 'writing' && other.bytes.some((byte) => write.bytes.includes(byte)),
     );

@@ -79,13 +79,11 @@ describe('NewestWins', () => {
       { offset: 0, length: 4096 },
       { offset: 8192, length: 512 },
     ];
-    expect(rule.begin(1, ranges)).toMatchObject({
-      parts: [
-        { index: 0, offset: 0, length: 4096 },
-        { index: 1, offset: 8192, length: 512 },
-      ],
-      after: [],
-    });
+    expect(rule.begin(1, ranges)).toEqual([]);
+    expect(rule.toWrite(1)).toEqual([
+      { index: 0, offset: 0, length: 4096 },
+      { index: 1, offset: 8192, length: 512 },
+    ]);
     rule.finished(1);
     expect(rule).toMatchObject({ appliedThrough: 1, rememberedRanges: 0 });
   });
@@ -93,13 +91,39 @@ describe('NewestWins', () => {
   it('leaves to a late old item what no newer one has taken', () => {
     const rule = new NewestWins();
     rule.begin(2, [{ offset: 10, length: 5 }]);
-    expect(rule.begin(1, [{ offset: 0, length: 20 }])).toMatchObject({
-      parts: [
-        { index: 0, offset: 0, length: 10 },
-        { index: 0, offset: 15, length: 5 },
-      ],
-      after: [],
-    });
+    expect(rule.begin(1, [{ offset: 0, length: 20 }])).toEqual([]);
+    expect(rule.toWrite(1)).toEqual([
+      { index: 0, offset: 0, length: 10 },
+      { index: 0, offset: 15, length: 5 },
+    ]);
+  });
+
+  it('has nothing written of a block but what is being written and the newest, however often it comes meanwhile', () => {
+    const rule = new NewestWins();
+    const block = { offset: 4096, length: 4096 };
+    const written: number[] = [];
+    rule.begin(1, [block]);
+    if (rule.toWrite(1).length > 0) written.push(1);
+    for (let number = 2; number <= 50; number++) rule.begin(number, [block]);
+    for (let number = 1; number <= 50; number++) {
+      if (number > 1 && rule.toWrite(number).length > 0) written.push(number);
+      rule.finished(number);
+    }
+    expect(written).toEqual([1, 50]);
+    expect(rule).toMatchObject({ appliedThrough: 50, rememberedRanges: 0 });
+  });
+
+  it('leaves to an item that was overtaken while it waited what no newer one has claimed', () => {
+    const rule = new NewestWins();
+    rule.begin(1, [{ offset: 0, length: 30 }]);
+    expect(rule.begin(2, [{ offset: 0, length: 30 }])).toEqual([1]);
+    expect(rule.begin(3, [{ offset: 10, length: 10 }])).toEqual([2]);
+    expect(() => rule.toWrite(2)).toThrow(expect.objectContaining({ code: 'internal' }));
+    rule.finished(1);
+    expect(rule.toWrite(2)).toEqual([
+      { index: 0, offset: 0, length: 10 },
+      { index: 0, offset: 20, length: 10 },
+    ]);
   });
 
   it('lets a new item wait for old writes in flight that it touches, and for no others', () => {
@@ -108,7 +132,7 @@ describe('NewestWins', () => {
     rule.begin(2, [{ offset: 10, length: 10 }]);
     rule.begin(3, [{ offset: 20, length: 10 }]);
     rule.finished(2);
-    expect(rule.begin(4, [{ offset: 5, length: 10 }]).after).toEqual([1]);
+    expect(rule.begin(4, [{ offset: 5, length: 10 }])).toEqual([1]);
   });
 
   it('refuses a number that came before, is none, or overlaps itself', () => {
@@ -187,8 +211,8 @@ describe('NewestWins', () => {
       'gives-way-as-a-whole',
       'does-not-wait',
       'waits-for-one',
-      'claims-when-finished',
       'forgets-when-finished',
+      'overtaken-as-a-whole',
     ];
 
     it('and a rule without one passes', () => {

@@ -72,10 +72,22 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: 'of overlapping items the newer does not wait for the older',
-    file: 'core/apply-queue.ts',
-    edits: [['for (const number of turn.after) await this.#writing.get(number);', '']],
-    seed: 10,
+    file: 'core/storage/newest-wins.ts',
+    edits: [['after: [...after], overtaken', 'after: [], overtaken']],
+    seed: 14,
     rules: ['contract', 'equal', 'sane'],
+  },
+  {
+    name: 'an item that was overtaken in part is not written at all',
+    file: 'core/storage/newest-wins.ts',
+    edits: [
+      [
+        'overtaken ? parts.flatMap((part) => this.#stillClaimed(number, part)) : parts',
+        'overtaken ? [] : parts',
+      ],
+    ],
+    seed: 98,
+    rules: ['equal'],
   },
   {
     name: 'GO is sent before given is claimed',
@@ -284,7 +296,7 @@ export const mutants: readonly Mutant[] = [
     draw: 'storage',
     file: 'core/storage/disk-sender.ts',
     edits: [['return this.#options.buffer.hold();', 'return this.#options.stream.room();']],
-    seed: 107,
+    seed: 75,
     rules: ['prompt'],
   },
   {
@@ -379,9 +391,9 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'the destination is taken to be slow with every disk',
     draw: 'storage',
-    file: 'core/guest-pace.ts',
-    edits: [['isHeld: sender.stream.isHeld && !channel.isSilent,', 'isHeld: true,']],
-    seed: 320,
+    file: 'core/storage/disk-pace.ts',
+    edits: [['return isHeld ? this.#started.perSecond : undefined;', 'return 1;']],
+    seed: 75,
     rules: ['truth', 'needless'],
   },
   {
@@ -474,7 +486,7 @@ export const mutants: readonly Mutant[] = [
     name: 'the downtime that is allowed is not looked at',
     file: 'core/memory/convergence.ts',
     edits: [['const fits = expectedDowntimeMs <= policy.downtimeMsMax;', 'const fits = true;']],
-    seed: 281,
+    seed: 447,
     rules: ['limits'],
   },
   {
