@@ -154,8 +154,11 @@ function undisturbed({ ends, oracle, scenario }: World): void {
     excuses.push('declined', ...(handover === 'one-flight' ? ['owner-undecided'] : []));
   // Nobody says how long it takes; and what is forced need not fit.
   if (timeoutMs !== undefined) excuses.push('timeout', ...(onTimeout === 'force' ? ['stun-timeout'] : []));
-  // A greeting that is lost is repeated after a second.
-  if (scenario.paths.some(({ lossProbability = 0 }) => lossProbability > 0)) excuses.push('timeout');
+  // A greeting that is lost is repeated after a second; the source may see no more of it than that nobody waits for it any more.
+  if (scenario.paths.some(({ lossProbability = 0 }) => lossProbability > 0)) {
+    excuses.push('timeout');
+    if (ends.destination.report?.error?.code === 'timeout') excuses.push('connection-lost');
+  }
   if (excuses.includes(report.error?.code ?? '')) return;
   oracle.report('needless', `${report.outcome}: ${report.error?.code}, ${report.error?.message}`);
 }
