@@ -21,6 +21,9 @@ export interface ReceivedItem {
   release(): void;
 }
 
+/** What there is to do for the items that were handed over, as {@link StreamPosition} says it. */
+export type Backlog = Pick<StreamPosition, 'arrived' | 'begun' | 'left'>;
+
 /** Called for each item, once, in whatever order they arrive. Must not throw; fails the channel through its own means. */
 export type ItemHandler = (item: ReceivedItem) => void;
 
@@ -42,9 +45,7 @@ export class ReceiveStream {
   /** What came after the end. */
   readonly #beyond: ReceivedItem[] = [];
   #usedBytes = 0;
-  #handedBytes = 0;
-  #startedBytes = 0;
-  #writtenBytes = 0;
+  #backlog = (): Backlog => ({ arrived: 0, begun: 0, left: 0 });
 
   /** `credit` bounds what is not applied; `changed` is called when a position moved. Without `decompressor` nothing may come compressed. */
   constructor(
@@ -80,14 +81,7 @@ export class ReceiveStream {
 
   get position(): StreamPosition {
     const { creditBytes } = this.#credit;
-    return {
-      stream: this.id,
-      applied: this.#applied.through,
-      creditBytes,
-      handedBytes: this.#handedBytes,
-      startedBytes: this.#startedBytes,
-      writtenBytes: this.#writtenBytes,
-    };
+    return { stream: this.id, applied: this.#applied.through, creditBytes, ...this.#backlog() };
   }
 
   /** The channel's: a frame of this stream has arrived. Throws `protocol` if the peer broke a rule. */
@@ -133,12 +127,7 @@ export class ReceiveStream {
   ): void {
     const item = { number, class: frameClass, ranges: ranges(content), payloadBytes, payloadCrc, release };
     if (number > this.#end) this.#beyond.push(item);
-    else this.#hand(item);
-  }
-
-  #hand(item: ReceivedItem): void {
-    this.#handedBytes += item.payloadBytes;
-    this.#handler(item);
+    else this.#handler(item);
   }
 
   /** Resolves when all that has arrived was handed over; what is still on its way is not waited for. */
@@ -153,19 +142,15 @@ export class ReceiveStream {
     }
   }
 
-  /** The item is being written, or need not be. */
-  started(item: ReceivedItem): void {
-    this.#startedBytes += item.payloadBytes;
+  /** Asks from now on what there is to do, whenever a position is told. */
+  tellBacklog(backlog: () => Backlog): void {
+    this.#backlog = backlog;
   }
 
-  /**
-   * The item is where it belongs (or newer content is, or will be): its room is free again, and what its content lies in is written over. `writtenShare`:
-   * how much of it was written, 0 to 1; newer content had come for the rest.
-   */
-  applied(item: ReceivedItem, writtenShare = 1): void {
+  /** The item is where it belongs (or newer content is, or will be): its room is free again, and what its content lies in is written over. */
+  applied(item: ReceivedItem): void {
     item.release();
     this.#applied.add(item.number);
-    this.#writtenBytes += Math.round(writtenShare * item.payloadBytes);
     this.#credit.applied(creditOf(item.payloadBytes));
     this.#digest.add(item.number, item.payloadCrc);
     this.#changed();
@@ -184,6 +169,7 @@ export class ReceiveStream {
   /** There is no end any more. */
   goOn(): void {
     this.#end = Number.POSITIVE_INFINITY;
-    for (const item of this.#beyond.splice(0)) this.#hand(item);
+    for (const item of this.#beyond.splice(0)) this.#handler(item);
+    this.#changed();
   }
 }

@@ -4,6 +4,8 @@ import { Signalled } from '../util/promises.ts';
 import type { FrameClass } from '../wire/frame.ts';
 import { encodeItem, ItemDigest, type ItemRange } from '../wire/item.ts';
 import type { StreamPosition } from '../wire/positions.ts';
+import { workOf } from '../wire/work.ts';
+import type { Backlog } from './receive-stream.ts';
 import type { QueuedFrame } from './scheduler.ts';
 
 /** Payload that may wait in one stream's queues before {@link SendStream.room} holds its caller: enough to keep all lanes busy. */
@@ -21,16 +23,6 @@ export interface FrameSink {
   releaseFailed(error: unknown): void;
 }
 
-/** Payload, uncompressed. */
-export interface AtPeer {
-  /** What waits there for a writer. */
-  readonly waitingBytes: number;
-  /** What need not wait any more, in all: it is being written, or was, or newer content has come for it. */
-  readonly startedBytes: number;
-  /** What was written, in all. */
-  readonly writtenBytes: number;
-}
-
 /** The sending side of a stream: numbers what belongs together in order, and sums it up. */
 export class SendStream {
   readonly id: number;
@@ -41,7 +33,8 @@ export class SendStream {
   #applied = 0;
   #waiting = 0;
   #sentBytes = 0;
-  #atPeer: AtPeer = { waitingBytes: 0, startedBytes: 0, writtenBytes: 0 };
+  #pushedWork = 0;
+  #backlog: Backlog = { arrived: 0, begun: 0, left: 0 };
 
   constructor(id: number, sink: FrameSink, digestKey: number) {
     this.id = id;
@@ -74,9 +67,14 @@ export class SendStream {
     return this.#sentBytes;
   }
 
-  /** What the peer has made of what it was sent, as of its last word. */
-  get atPeer(): AtPeer {
-    return this.#atPeer;
+  /** What the peer has to do for it, as of its last word. */
+  get backlog(): Backlog {
+    return this.#backlog;
+  }
+
+  /** What it will have to do for what it has not spoken of. */
+  get workOnTheWay(): number {
+    return Math.max(0, this.#pushedWork - this.#backlog.arrived);
   }
 
   /**
@@ -97,6 +95,7 @@ export class SendStream {
     const payloadCrc = crc32cOfChunks(payload);
     const number = ++this.#last;
     this.#digest.add(number, payloadCrc);
+    this.#pushedWork += workOf(payloadBytes, ranges.length);
     if (frameClass !== 'mirror') this.#waiting += payloadBytes;
     this.#sink.enqueue({
       type: 'data',
@@ -161,10 +160,9 @@ export class SendStream {
   }
 
   /** The channel's: the peer's newest position. */
-  positioned({ applied, handedBytes, startedBytes, writtenBytes }: StreamPosition): void {
+  positioned({ applied, arrived, begun, left }: StreamPosition): void {
     this.#applied = applied;
-    const waitingBytes = Math.max(0, handedBytes - startedBytes);
-    this.#atPeer = { waitingBytes, startedBytes, writtenBytes };
+    this.#backlog = { arrived, begun, left };
     this.#changed.notify();
   }
 

@@ -1,10 +1,11 @@
 import PQueue from 'p-queue';
-import type { ReceivedItem, ReceiveStream } from '../channel/receive-stream.ts';
+import type { Backlog, ReceivedItem, ReceiveStream } from '../channel/receive-stream.ts';
 import { asMigrationError, type ErrorCode, MigrationError } from '../errors.ts';
 import { sliceChunks } from '../util/chunks.ts';
 import { Signalled } from '../util/promises.ts';
 import type { ItemRange } from '../wire/item.ts';
 import { fits } from '../wire/messages.ts';
+import { workOf } from '../wire/work.ts';
 import { NewestWins } from './storage/newest-wins.ts';
 
 export interface ApplyQueueOptions {
@@ -58,6 +59,17 @@ export class ApplyQueue {
   /** Where the items come from. */
   attach(stream: ReceiveStream): void {
     this.#stream = stream;
+    stream.tellBacklog(() => this.#backlog);
+  }
+
+  /** What could all be written at once is no backlog. */
+  get #backlog(): Backlog {
+    const { arrived, begun, left, waiting } = this.#rule.work;
+    return {
+      arrived: Math.round(arrived),
+      begun: Math.round(begun),
+      left: waiting > this.#options.writers ? Math.round(left) : 0,
+    };
   }
 
   /** Takes an item that has arrived. */
@@ -106,29 +118,25 @@ export class ApplyQueue {
       offset: (this.#bases[range.space] ?? 0) + range.offset,
       length: range.length,
     }));
+    const work = workOf(item.payloadBytes, item.ranges.length);
     // All of them have lower numbers, so none waits for ever.
-    for (const number of this.#rule.begin(item.number, flat)) await this.#applying.get(number);
+    for (const number of this.#rule.arrived(item.number, flat, work)) await this.#applying.get(number);
     if (this.#over.signal.aborted) return;
     // What newer items have taken as a whole need not wait for a writer.
-    const isOvertaken = this.#rule.toWrite(item.number).length === 0;
-    const writtenBytes = isOvertaken
-      ? await this.#write(item)
-      : await this.#queue.add(() => this.#write(item));
+    if (this.#rule.isOvertaken(item.number)) this.#rule.begin(item.number);
+    else await this.#queue.add(() => this.#write(item));
     if (this.#over.signal.aborted) return;
     this.#rule.finished(item.number);
-    const bytes = lengthOf(item.ranges);
-    this.#appliedBytes += bytes;
-    this.#stream?.applied(item, bytes > 0 ? writtenBytes / bytes : 1);
+    for (const range of item.ranges) this.#appliedBytes += range.length;
+    this.#stream?.applied(item);
     this.#inHand.delete(item.number);
     this.#progressed.notify();
   }
 
-  /** Resolves to how many bytes it was that no newer item had claimed. */
-  async #write(item: ReceivedItem): Promise<number> {
-    if (this.#over.signal.aborted) return 0;
-    this.#stream?.started(item);
-    const parts = this.#rule.toWrite(item.number);
-    if (parts.length === 0) return 0;
+  async #write(item: ReceivedItem): Promise<void> {
+    if (this.#over.signal.aborted) return;
+    const parts = this.#rule.begin(item.number);
+    if (parts.length === 0) return;
     const ranges: ItemRange[] = [];
     for (const part of parts) {
       const range = item.ranges[part.index];
@@ -144,7 +152,6 @@ export class ApplyQueue {
       ranges.push({ space: range.space, offset, length: part.length, content });
     }
     await this.#options.write(ranges, this.#over.signal);
-    return lengthOf(ranges);
   }
 
   #fail(error: MigrationError): void {
@@ -153,8 +160,4 @@ export class ApplyQueue {
     this.#progressed.fail(error);
     this.#options.failed(error);
   }
-}
-
-function lengthOf(ranges: readonly ItemRange[]): number {
-  return ranges.reduce((sum, { length }) => sum + length, 0);
 }

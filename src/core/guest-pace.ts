@@ -6,7 +6,7 @@ import { delay } from '../util/promises.ts';
 import { Lasting } from './lasting.ts';
 import { type ConvergenceStatistics, type ConvergenceVerdict, outrunsLink } from './memory/convergence.ts';
 import type { ResolvedPolicy } from './policy.ts';
-import { type DiskFlow, DiskPace } from './storage/disk-pace.ts';
+import { type DiskFlow, type DiskLook, DiskPace } from './storage/disk-pace.ts';
 import type { DiskSender } from './storage/disk-sender.ts';
 import { mirrorBound } from './storage/mirror-bound.ts';
 import type { MirrorBuffer } from './storage/mirror-buffer.ts';
@@ -26,6 +26,10 @@ export interface GuestPaceOptions {
   /** The policy says that this ends the migration. */
   readonly failed: (error: MigrationError) => void;
 }
+
+type DiskFigures = Required<
+  Pick<ConvergenceStatistics, 'diskBytesPerSecond' | 'slowDisks' | 'disksBehind' | 'applyMs'>
+>;
 
 interface Watched {
   readonly sender: DiskSender;
@@ -71,7 +75,7 @@ export class GuestPace {
 
   /** Looks now, as the disks are tapped, and then again and again until {@link GuestPace.stop}. */
   start(): void {
-    for (const { sender, pace } of this.#disks) this.#lookAt(sender, pace, sender.guestBytes);
+    for (const { sender, pace } of this.#disks) this.#lookAt(sender, pace, sender.guestWritten);
     this.#run().catch(() => {});
   }
 
@@ -89,13 +93,23 @@ export class GuestPace {
    * What the rule of convergence has to know of the disks. To be called when their dirty logs have just been
    * taken.
    */
-  figures(): Required<Pick<ConvergenceStatistics, 'diskBytesPerSecond' | 'slowDisks' | 'applyMs'>> {
+  figures(): DiskFigures {
     for (const { sender, pace } of this.#disks) {
       if (showsEachWrite(sender)) this.#lookAtBacklog(sender, pace);
-      else this.#lookAt(sender, pace, sender.guestBytes);
+      else this.#lookAt(sender, pace, sender.guestWritten);
     }
-    const { applyMs } = this;
-    return { diskBytesPerSecond: this.#guestBytesPerSecond, slowDisks: this.#slowDisks, applyMs };
+    return {
+      diskBytesPerSecond: this.#guestBytesPerSecond,
+      slowDisks: this.#slowDisks,
+      disksBehind: this.#disksBehind,
+      applyMs: this.applyMs,
+    };
+  }
+
+  /** Looks whether something waits for a writer at the destination, and it is not known how long that takes. */
+  applyIsUnknown(): boolean {
+    for (const { sender, pace } of this.#disks) this.#lookAtBacklog(sender, pace);
+    return this.#disks.some(({ pace }) => pace.isUnknown);
   }
 
   /** How long the destination takes to apply what it has of the disks, in ms; as it was when that was last looked at. */
@@ -129,7 +143,7 @@ export class GuestPace {
     const nowMs = environment.now();
     this.#setBound();
     for (const { sender, pace } of this.#disks) {
-      this.#lookAt(sender, pace, showsEachWrite(sender) ? sender.guestBytes : undefined);
+      this.#lookAt(sender, pace, showsEachWrite(sender) ? sender.guestWritten : undefined);
     }
     const { bytesPerSecond = 0 } = channel;
     const guestBytesPerSecond = this.#guestBytesPerSecond;
@@ -149,12 +163,13 @@ export class GuestPace {
     }
   }
 
-  #lookAt(sender: DiskSender, pace: DiskPace, guestBytes: number | undefined): void {
+  #lookAt(sender: DiskSender, pace: DiskPace, guest: DiskLook['guest']): void {
     const { environment, channel, throttle } = this.#options;
     this.#lookAtBacklog(sender, pace);
     pace.look({
       nowMs: environment.now(),
-      guestBytes,
+      guest,
+      sentBytes: sender.stream.sentBytes,
       isHeld: sender.stream.isHeld && !channel.isSilent,
       throttle: throttle(),
     });
@@ -163,9 +178,10 @@ export class GuestPace {
     if (flow !== undefined) this.#warnOfDisk(sender.disk.id, flow);
   }
 
-  #lookAtBacklog({ stream }: DiskSender, pace: DiskPace): void {
+  #lookAtBacklog({ stream, restBytes }: DiskSender, pace: DiskPace): void {
     const { channel, environment } = this.#options;
-    pace.backlog(environment.now(), channel.isSilent ? undefined : stream.atPeer);
+    const said = { ...stream.backlog, coming: stream.workOnTheWay + restBytes };
+    pace.backlog(environment.now(), channel.isSilent ? undefined : said);
   }
 
   /** Then what is sent says nothing of the link. */
@@ -180,9 +196,12 @@ export class GuestPace {
 
   get #slowDisks(): readonly DiskFlow[] {
     const throttle = this.#options.throttle();
-    return this.#disks
-      .flatMap(({ pace }) => [pace.slow(throttle), pace.behind(throttle)])
-      .filter((flow) => flow !== undefined);
+    return this.#disks.map(({ pace }) => pace.slow(throttle)).filter((flow) => flow !== undefined);
+  }
+
+  get #disksBehind(): readonly DiskFlow[] {
+    const throttle = this.#options.throttle();
+    return this.#disks.map(({ pace }) => pace.behind(throttle)).filter((flow) => flow !== undefined);
   }
 
   #setBound(): void {

@@ -1,6 +1,6 @@
 /**
- * Positions, sent on the control connection: a receiver's, and what a sender gives back of its credit. All are absolute and only grow, so a
- * later one replaces all before it.
+ * Positions, sent on the control connection: a receiver's, and what a sender gives back of its credit. All are absolute, so a
+ * later one replaces all before it; and all only grow, but for what is left.
  *
  * ```
  *  0  2  count of lanes
@@ -12,9 +12,9 @@
  *        for each received stream, 48 bytes:  0 2 stream 2 6 0
  *                                             8 8 applied: every number up to it
  *                                            16 8 credit: what the sender's items may have taken in all
- *                                            24 8 payload handed over to be applied, in whatever order, uncompressed
- *                                            32 8 ... of that, what need not wait for a writer any more
- *                                            40 8 ... and of that, what was written: newer content had not come for it
+ *                                            24 8 work that has arrived, in all, see `workOf`
+ *                                            32 8 of that, what was begun
+ *                                            40 8 ... and what is left
  *        for each sent stream, 16 bytes:      0 2 stream 2 6 0
  *                                             8 8 credit given back in all
  * ```
@@ -31,9 +31,9 @@ export interface StreamPosition {
   readonly stream: number;
   readonly applied: number;
   readonly creditBytes: number;
-  readonly handedBytes: number;
-  readonly startedBytes: number;
-  readonly writtenBytes: number;
+  readonly arrived: number;
+  readonly begun: number;
+  readonly left: number;
 }
 
 /** Of a stream that this end sends. */
@@ -67,13 +67,13 @@ export function encodePositions({ control, lanes, streams, returned }: Positions
     view.setUint32(at + 4, sequence);
     at += laneBytes;
   }
-  for (const { stream, applied, creditBytes, handedBytes, startedBytes, writtenBytes } of streams) {
+  for (const { stream, applied, creditBytes, arrived, begun, left } of streams) {
     view.setUint16(at, stream);
     view.setBigUint64(at + 8, BigInt(applied));
     view.setBigUint64(at + 16, BigInt(creditBytes));
-    view.setBigUint64(at + 24, BigInt(handedBytes));
-    view.setBigUint64(at + 32, BigInt(startedBytes));
-    view.setBigUint64(at + 40, BigInt(writtenBytes));
+    view.setBigUint64(at + 24, BigInt(arrived));
+    view.setBigUint64(at + 32, BigInt(begun));
+    view.setBigUint64(at + 40, BigInt(left));
     at += streamBytes;
   }
   for (const { stream, bytes } of returned) {
@@ -114,9 +114,9 @@ export function decodePositions(bytes: Uint8Array): Positions {
       stream: view.getUint16(at),
       applied: position(at + 8),
       creditBytes: position(at + 16),
-      handedBytes: position(at + 24),
-      startedBytes: position(at + 32),
-      writtenBytes: position(at + 40),
+      arrived: position(at + 24),
+      begun: position(at + 32),
+      left: position(at + 40),
     });
   }
   for (let index = 0; index < returnedCount; index++, at += returnedBytes) {

@@ -110,7 +110,6 @@ describe("a destination's disk of a certain latency, eight writes at once", { ti
     };
     const { reports, violations } = await simulate({ seed: 1, scenario });
     expect(violations).toEqual([]);
-    expect(reports.source?.error?.message).toBeUndefined();
     return reports.source as MigrationReport;
   }
 
@@ -121,14 +120,22 @@ describe("a destination's disk of a certain latency, eight writes at once", { ti
       [50, 300],
     ] as const) {
       const report = await movedTo(latencyMs, { iops: 300, hotBytes: 64 * mebibyte }, downtimeMsMax);
+      expect(report.error?.message).toBeUndefined();
       expect(report.downtimeMs).toBeLessThanOrEqual(downtimeMsMax);
       expect(report.throttleMax).toBeGreaterThanOrEqual(0.4);
       expect(report.totalMs).toBeLessThanOrEqual(40_000);
     }
   });
 
+  it('has to write all that the guest goes through again and again: that takes too long, and is not tried', async () => {
+    const report = await movedTo(50, { iops: 2500, hotBytes: 8 * mebibyte }, 300);
+    expect(report).toMatchObject({ downtimeMs: 0, error: { code: 'not-converging', guest: 'running' } });
+    expect(report.error?.message).toMatch(/\d{4} ms of it to flush disks/);
+  });
+
   it('need not write what was written again meanwhile: a guest that writes one block all the time is not slowed', async () => {
     const report = await movedTo(50, { iops: 300, hotBytes: 16_384 }, 300);
+    expect(report.error?.message).toBeUndefined();
     expect(report.downtimeMs).toBeLessThanOrEqual(300);
     expect(report.throttleMax).toBe(0);
     expect(report.totalMs).toBeLessThanOrEqual(5000);

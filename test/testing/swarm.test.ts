@@ -9,7 +9,7 @@ const kept: readonly number[] = [1931, 5317, 1201474, 1207808, 1231446];
 /** ... those with disks of every shape ... */
 const keptOfStorage: readonly number[] = [
   24261, 30695, 34841, 202376, 202501, 501365, 9100535, 9204271, 9204844, 9205729, 9213788, 9304054, 9331881,
-  9332993, 9335638, 9337916, 9338011, 9343101,
+  9332993, 9335638, 9337916, 9338011, 9343101, 9350648, 9352222,
 ];
 /** ... and those with switchovers of every kind. */
 const keptOfSwitchover: readonly number[] = [119, 700808];

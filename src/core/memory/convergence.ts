@@ -1,7 +1,7 @@
 import { bytesPerSecondAssumed } from '../../channel/link-estimate.ts';
 import type { MigrationPolicy } from '../../interfaces/migration.ts';
 import type { DiskFlow } from '../storage/disk-pace.ts';
-import { nextThrottle, outpace } from './throttle-control.ts';
+import { nextThrottle } from './throttle-control.ts';
 
 /** What is known when a round has ended. */
 export interface ConvergenceStatistics {
@@ -35,8 +35,6 @@ export interface ConvergenceStatistics {
   readonly stateBytes: number;
   /** What the stun takes beside sending (flush, loading the state), as far as the policy's limit is to cover it. */
   readonly fixedMs: number;
-  /** ... and of that, until the destination has applied what it has now of the disks, beyond what the flush shows, in ms. Default 0. */
-  readonly applyMs?: number;
   /** The flush that is counted in `fixedMs`. Default: none was measured just now. */
   readonly flushed?: MeasuredFlush | undefined;
   /** The throttle in force, 0 to 0.99. */
@@ -51,6 +49,12 @@ export interface ConvergenceStatistics {
   readonly diskRests?: readonly number[];
   /** Disks that the destination writes slowly. Default none. */
   readonly slowDisks?: readonly DiskFlow[];
+  /** Until the destination has applied what it has now of the disks, in ms: a part of `fixedMs`. Default 0. */
+  readonly applyMs?: number;
+  /** The same after the last rounds, as `history`. Default: this one's alone. */
+  readonly applyTimes?: readonly number[];
+  /** Disks for which that is long. Default none. */
+  readonly disksBehind?: readonly DiskFlow[];
   /** For how long the throttle in force has been so, in ms. Default: for long. */
   readonly throttleAgeMs?: number;
   /**
@@ -160,9 +164,14 @@ export function convergence(
   const sendMs = pagesMs + queuedMs;
   const expectedDowntimeMs = pagesMs + otherMs;
   const reason = explain(statistics, policy, sendRate, expectedDowntimeMs);
-  const { diskBytesPerSecond = 0, slowDisks = [], diskRests = [diskRestBytes], gain = 1 } = statistics;
+  const { diskBytesPerSecond = 0, diskRests = [diskRestBytes], gain = 1 } = statistics;
+  const { applyMs = 0, applyTimes = [applyMs], disksBehind = [], slowDisks = [] } = statistics;
   const dirtyBytesPerSecond = dirtyRate(statistics);
-  const shrinking = shrinks(statistics.history) && shrinks(diskRests) && !slowDisks.some(outrun);
+  // Disks that are behind count where it is for them that the rest does not fit.
+  const keptBy =
+    expectedDowntimeMs - applyMs <= policy.downtimeMsMax ? [...slowDisks, ...disksBehind] : slowDisks;
+  const rests = [statistics.history, diskRests, applyTimes];
+  const shrinking = rests.every(shrinks) && !slowDisks.some(outrun);
   const guestBytesPerSecond = dirtyBytesPerSecond + diskBytesPerSecond;
   const hardest = { throttle, throttleMax: policy.throttleMax, bytesPerSecond: keptUpWith * sendRate };
   const outruns =
@@ -216,7 +225,7 @@ export function convergence(
     sendBytesPerSecond: sendRate,
     diskBytesPerSecond,
     behind,
-    slowDisks,
+    slowDisks: keptBy,
   });
   if (needed > throttle) {
     if (!shrinking) return { ...verdict, decision: 'throttle', throttle: needed, waitMs };
@@ -281,9 +290,8 @@ export function outrunsLink(inputs: {
   return guestBytesPerSecond * slowed > bytesPerSecond;
 }
 
-/** Whether what waits for the disk does not become less by as much as the guest writes. */
 function outrun({ guestBytesPerSecond, bytesPerSecond }: DiskFlow): boolean {
-  return outpace * guestBytesPerSecond > bytesPerSecond;
+  return guestBytesPerSecond > bytesPerSecond;
 }
 
 /**
@@ -333,11 +341,8 @@ function explain(
   const disks = diskBytesPerSecond > 0 ? `, disks are written at ${megabytes(diskBytesPerSecond)} MB/s,` : '';
   const bytes = dirtyBytesAtMost(statistics) + backlogBytes + diskRestBytes + stateBytes;
   const { flushed, applyMs = 0 } = statistics;
-  const parts = [
-    ...(flushed === undefined ? [] : [`${Math.ceil(flushed.durationMs)} ms of it to flush disks`]),
-    ...(applyMs > 0 ? [`${Math.ceil(applyMs)} ms of it to write what is there for them`] : []),
-  ];
-  const which = parts.length > 0 ? ` (${parts.join(', ')})` : '';
+  const flushMs = Math.max(flushed?.durationMs ?? 0, applyMs);
+  const which = flushMs > 0 ? ` (${Math.ceil(flushMs)} ms of it to flush disks)` : '';
   return (
     `after round ${round} ${megabytes(bytes)} MB are left; memory is dirtied at ${megabytes(dirtyRate(statistics))} MB/s` +
     `${disks} with the guest slowed by ${Math.round(throttle * 100)} %, and sent at ${megabytes(sendRate)} MB/s: ` +

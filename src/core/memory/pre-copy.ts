@@ -50,6 +50,8 @@ const queueWithin = { ms: 20, least: 512 << 10, most: 4 << 20 };
 const unmeasuredBytesMax = 256 << 10;
 /** ... and how long a round waits for a measurement: on a link that carries more than was assumed there may be none. */
 const rateWaitMsMax = 1000;
+/** ... and for one of the destination's disks: it takes a tenth of a second. */
+const applyWaitMsMax = 150;
 /** How many rounds the rule looks back on. */
 const historyRounds = 8;
 /**
@@ -90,6 +92,7 @@ export class PreCopy {
   readonly #options: PreCopyOptions;
   #history: number[] = [];
   #diskRests: number[] = [];
+  #applyTimes: number[] = [];
   /** The least that there was left to copy of disks. */
   #diskRestLeast = Number.POSITIVE_INFINITY;
   /** ... and for the destination to apply of them. */
@@ -154,6 +157,7 @@ export class PreCopy {
     const { environment, channel, memory, pace, signal } = this.#options;
     this.#history = [];
     this.#diskRests = [];
+    this.#applyTimes = [];
     this.#diskRestLeast = Number.POSITIVE_INFINITY;
     this.#applyLeastMs = Number.POSITIVE_INFINITY;
     this.#roundsApart = 0;
@@ -171,7 +175,7 @@ export class PreCopy {
       const bytes = await memory.sendRound({ signal, queueBytesMax: () => this.#queueBytes(queueWithin) });
       this.#rounds++;
       await memory.queueBelow(this.#queueBytes(queueBetween));
-      await this.#untilRateIsKnown();
+      await this.#untilRatesAreKnown();
       await this.#options.takeDirtyExtents();
       const durationMs = environment.now() - start.ms;
       previous = start;
@@ -341,15 +345,17 @@ export class PreCopy {
     };
   }
 
-  /** What is on its way tells how fast the link is; until it has arrived there is but a guess, and the stun would wait for all of it. */
-  async #untilRateIsKnown(): Promise<void> {
-    const { channel, environment, signal } = this.#options;
-    const deadlineMs = environment.now() + rateWaitMsMax;
-    while (
-      channel.bytesPerSecond === undefined &&
-      channel.backlogBytes > unmeasuredBytesMax &&
-      environment.now() < deadlineMs
-    ) {
+  /**
+   * What is on its way tells how fast the link is, and what has arrived how fast the destination's disks are; until then there is but a guess, and the stun
+   * would wait for all of it.
+   */
+  async #untilRatesAreKnown(): Promise<void> {
+    const { channel, environment, pace, signal } = this.#options;
+    const startMs = environment.now();
+    const isUnknown = () =>
+      (channel.bytesPerSecond === undefined && channel.backlogBytes > unmeasuredBytesMax) ||
+      (pace.applyIsUnknown() && environment.now() < startMs + applyWaitMsMax);
+    while (isUnknown() && environment.now() < startMs + rateWaitMsMax) {
       await delay(environment, roundPauseMs, signal);
     }
   }
@@ -402,11 +408,12 @@ export class PreCopy {
     }
     if (nowMs < this.#hardestWorksMs) this.#countApart();
     const disks = pace.figures();
-    const applyMs = Math.max(0, disks.applyMs - (flushed?.applyMs ?? 0));
-    if (applyMs < this.#applyLeastMs) {
-      if (applyMs > 0 && this.#rounds > 1) this.#countApart();
-      this.#applyLeastMs = applyMs;
-    }
+    const { applyMs } = disks;
+    keepLast(this.#applyTimes, applyMs);
+    if (applyMs > 0 && applyMs < this.#applyLeastMs && this.#rounds > 1) this.#countApart();
+    this.#applyLeastMs = applyMs > 0 ? Math.min(this.#applyLeastMs, applyMs) : Number.POSITIVE_INFINITY;
+    // The flush that was measured waited for what was there then.
+    const moreMs = Math.max(0, applyMs - (flushed?.applyMs ?? 0));
     const claimsMs = claimsMsCounted(this.#options.claimsMs(), policy.downtimeMsMax);
     const dirtyBytes = memory.dirtyBytes();
     return {
@@ -422,7 +429,7 @@ export class PreCopy {
       lateMs: channel.lateMs,
       diskRestBytes,
       stateBytes: this.#options.stateBytes(),
-      fixedMs: loadMsExpected + claimsMs + (flushed?.durationMs ?? 0) + applyMs,
+      fixedMs: loadMsExpected + claimsMs + (flushed?.durationMs ?? 0) + moreMs,
       flushed,
       throttle: this.#throttle,
       throttleAgeMs: nowMs - this.#throttleSetMs,
@@ -432,8 +439,8 @@ export class PreCopy {
       fittedAgesMs: this.#fitted.map(({ ms }) => nowMs - ms),
       roundTripMs: channel.roundTripMs,
       timeLeftMs: this.#options.timeLeftMs(),
+      applyTimes: this.#applyTimes,
       ...disks,
-      applyMs,
     };
   }
 
@@ -471,7 +478,7 @@ interface Start {
   readonly share: number;
 }
 
-function keepLast(history: number[], bytes: number): void {
-  history.push(bytes);
+function keepLast(history: number[], value: number): void {
+  history.push(value);
   if (history.length > historyRounds) history.shift();
 }

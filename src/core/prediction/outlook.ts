@@ -277,7 +277,7 @@ export class Outlook {
       meter = new RateMeter();
       this.#guestWrites.set(sender, meter);
     }
-    meter.look(this.#environment.now(), sender.guestBytes, 1 - throttle);
+    meter.look(this.#environment.now(), sender.guestWritten.bytes, 1 - throttle);
     return meter.perSecond;
   }
 

@@ -71,6 +71,7 @@ export class DiskSender {
   #mirrored = 0;
   #setBack = 0;
   #guestBytes = 0;
+  #guestWrites = 0;
   #doneBytes = 0;
 
   constructor(options: DiskSenderOptions) {
@@ -135,9 +136,9 @@ export class DiskSender {
     return this.#bulk.unchangedBytes;
   }
 
-  /** What the guest has written, in bytes, zeros not counted, whatever became of it. */
-  get guestBytes(): number {
-    return this.#guestBytes;
+  /** What the guest has written, whatever became of it, in bytes without zeros, and in writes. */
+  get guestWritten(): { readonly bytes: number; readonly writes: number } {
+    return { bytes: this.#guestBytes, writes: this.#guestWrites };
   }
 
   /** Guest writes mirrored, and those whose extents were set back. */
@@ -176,6 +177,7 @@ export class DiskSender {
     }
     for (const range of ranges) {
       this.#setBack++;
+      this.#guestWrites++;
       this.#guestBytes += range.length;
       this.#note(range);
       this.#setRangeBack(range);
@@ -239,6 +241,7 @@ export class DiskSender {
       write.release();
       return undefined;
     }
+    this.#guestWrites++;
     if (write.content !== 'zero') this.#guestBytes += write.length;
     this.#note(write);
     if (!this.#options.buffer.take(bufferedBytes(write))) {

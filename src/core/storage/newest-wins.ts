@@ -2,19 +2,31 @@ import { MigrationError } from '../../errors.ts';
 import type { ByteRange } from '../../interfaces/content.ts';
 import { IntervalMap } from '../../util/interval-map.ts';
 
-/** A piece of one of the ranges that were given to {@link NewestWins.begin}. */
+/** A piece of one of the ranges that were given to {@link NewestWins.arrived}. */
 export interface Part extends ByteRange {
   /** Which of the ranges it belongs to. Its place in the range's content is its offset less the range's. */
   readonly index: number;
+}
+
+/** What there was to do for items, and is; newer ones have come for what of `arrived` is neither begun nor left. */
+export interface Work {
+  /** For all that have arrived. */
+  readonly arrived: number;
+  /** For the parts that have begun; of an item that has, the first one at once, and the others when it has finished. */
+  readonly begun: number;
+  /** For those that have not, and how many they are. */
+  readonly left: number;
+  readonly waiting: number;
 }
 
 interface Item {
   /** What it claimed. */
   readonly parts: readonly Part[];
   readonly after: readonly number[];
-  /** A higher number has claimed some of it since. */
-  overtaken: boolean;
-  finished: boolean;
+  state: 'waiting' | 'begun' | 'finished';
+  /** How many of its bytes no higher number has claimed before it began, and what there is to do for them. */
+  bytes: number;
+  work: number;
 }
 
 /**
@@ -22,7 +34,7 @@ interface Item {
  * arrive, each once, in any order. Whatever arrives first, and while writes are in flight, the outcome is that of
  * applying them by number: of overlapping data the higher number wins, byte by byte.
  *
- * An item that begins *claims* the bytes that no higher number has claimed; the others it leaves alone for ever. So the
+ * An item that arrives *claims* the bytes that no higher number has claimed; the others it leaves alone for ever. So the
  * claims on one byte follow one another in rising order, and it is enough that each waits for the one before it, if that has not
  * finished: no two writes to one byte are ever in flight together, and the last one is the highest.
  *
@@ -36,9 +48,13 @@ interface Item {
 export class NewestWins {
   /** The highest number that claims each byte, numbers above `appliedThrough` only. */
   readonly #claims = new IntervalMap<number>();
-  /** Items above `appliedThrough` that have begun. */
+  /** Items above `appliedThrough` that have arrived. */
   readonly #items = new Map<number, Item>();
   #appliedThrough = 0;
+  #arrived = 0;
+  #begun = 0;
+  #left = 0;
+  #waiting = 0;
 
   /** Every number up to this one is finished. 0 at the beginning. */
   get appliedThrough(): number {
@@ -50,47 +66,66 @@ export class NewestWins {
     return this.#claims.size;
   }
 
+  /** What there is to do. */
+  get work(): Work {
+    return { arrived: this.#arrived, begun: this.#begun, left: this.#left, waiting: this.#waiting };
+  }
+
   /**
-   * An item has arrived. `ranges` are disjoint; there may be none. Returns the items that must have finished before the first byte of it is written. Throws
-   * `protocol` for a number that is no positive integer or has been here before, and for ranges that overlap one another; then the
-   * stream cannot be trusted any more.
+   * An item has arrived, and there is so much work to do for it. `ranges` are disjoint; there may be none. Returns the items that must have finished before
+   * this one begins. Throws `protocol` for a number that is no positive integer or has been here before, and for ranges that overlap one another; then
+   * the stream cannot be trusted any more.
    */
-  begin(number: number, ranges: readonly ByteRange[]): readonly number[] {
+  arrived(number: number, ranges: readonly ByteRange[], work = 0): readonly number[] {
     if (!Number.isSafeInteger(number) || number <= this.#appliedThrough || this.#items.has(number)) {
       throw new MigrationError('protocol', `item ${number} came twice, or is no number`);
     }
     const parts: Part[] = [];
     const after = new Set<number>();
     for (const [index, range] of ranges.entries()) this.#claim(number, index, range, parts, after);
-    const item: Item = { parts, after: [...after], overtaken: false, finished: false };
-    this.#items.set(number, item);
-    return item.after;
+    const all = lengthOf(ranges);
+    const bytes = lengthOf(parts);
+    const mine = all > 0 ? (work * bytes) / all : 0;
+    this.#items.set(number, { parts, after: [...after], state: 'waiting', bytes, work: mine });
+    this.#arrived += work;
+    if (bytes > 0) this.#waits(parts.length, mine);
+    return [...after];
+  }
+
+  /** Whether newer items have claimed all of one that has not begun. */
+  isOvertaken(number: number): boolean {
+    return this.#items.get(number)?.bytes === 0;
   }
 
   /**
-   * What of an item is to be written, in the order of its ranges, now that those before it have finished: to be asked right before. Nothing if
-   * newer ones have taken all of it. Throws `internal` if it has not begun, or it is not its turn.
+   * An item begins: those before it have finished. Returns what of it is to be written, in the order of its ranges: nothing if newer ones have taken all of
+   * it. Throws `internal` if it has not arrived, has begun before, or it is not its turn.
    */
-  toWrite(number: number): readonly Part[] {
-    const { parts, overtaken } = this.#inTurn(number);
-    return overtaken ? parts.flatMap((part) => this.#stillClaimed(number, part)) : parts;
+  begin(number: number): readonly Part[] {
+    const item = this.#inTurn(number, 'waiting');
+    item.state = 'begun';
+    if (item.bytes === 0) return [];
+    this.#begins(item, 1);
+    const isWhole = item.bytes === lengthOf(item.parts);
+    return isWhole ? item.parts : item.parts.flatMap((part) => this.#stillClaimed(number, part));
   }
 
-  /** All that was to be written of an item has been. Throws `internal` if it has not begun, has finished before, or it is not its turn. */
+  /** All that was to be written of an item has been. Throws `internal` if it has not begun, or has finished before. */
   finished(number: number): void {
-    const item = this.#inTurn(number);
-    item.finished = true;
+    const item = this.#inTurn(number, 'begun');
+    item.state = 'finished';
+    if (item.bytes > 0) this.#begins(item, item.parts.length - 1);
     for (;;) {
       const next = this.#items.get(this.#appliedThrough + 1);
-      if (next === undefined || !next.finished) return;
+      if (next?.state !== 'finished') return;
       this.#appliedThrough += 1;
       this.#forget(this.#appliedThrough, next);
     }
   }
 
-  #inTurn(number: number): Item {
+  #inTurn(number: number, state: Item['state']): Item {
     const item = this.#items.get(number);
-    if (item === undefined || item.finished || item.after.some((earlier) => this.#isUnfinished(earlier))) {
+    if (item?.state !== state || item.after.some((earlier) => this.#isUnfinished(earlier))) {
       throw new MigrationError('internal', `it is not the turn of item ${number}`);
     }
     return item;
@@ -116,18 +151,38 @@ export class NewestWins {
         takeUntil(claim.offset);
         position = claim.offset + claim.length;
       } else {
-        const overtaken = this.#items.get(claim.value);
-        if (overtaken?.finished !== false) continue;
-        overtaken.overtaken = true;
+        const before = this.#items.get(claim.value);
+        if (before === undefined || before.state === 'finished') continue;
         after.add(claim.value);
+        if (before.state === 'waiting') this.#overtake(before, claim.length);
       }
     }
     takeUntil(range.offset + range.length);
     for (const part of parts.slice(firstPart)) this.#claims.set(part.offset, part.length, number);
   }
 
+  #overtake(item: Item, bytes: number): void {
+    const work = (item.work * bytes) / item.bytes;
+    item.bytes -= bytes;
+    item.work -= work;
+    this.#waits(item.bytes === 0 ? -item.parts.length : 0, -work);
+  }
+
+  #begins({ work, parts }: Item, count: number): void {
+    const share = (work * count) / parts.length;
+    this.#waits(-count, -share);
+    this.#begun += share;
+  }
+
+  #waits(parts: number, work: number): void {
+    this.#waiting += parts;
+    // Shares of it are rounded.
+    this.#left = this.#waiting === 0 ? 0 : Math.max(0, this.#left + work);
+  }
+
   #isUnfinished(number: number): boolean {
-    return this.#items.get(number)?.finished === false;
+    const item = this.#items.get(number);
+    return item !== undefined && item.state !== 'finished';
   }
 
   /** Nothing lower than `number` can come any more: what it claimed, and still holds, is of no use. */
@@ -139,4 +194,8 @@ export class NewestWins {
       }
     }
   }
+}
+
+function lengthOf(ranges: readonly ByteRange[]): number {
+  return ranges.reduce((sum, { length }) => sum + length, 0);
 }

@@ -181,18 +181,22 @@ function lossyMbit(roundTripMs: number, probability: number): number {
 const expectedStepsMs = 60;
 /** What is measured may be off by so much. */
 const measuredDoubt = 1.5;
+/** Before that much has passed a slow disk at the destination may not have been measured at all, with all that there is to write on its way. */
+const measuredMs = 1000;
 
 /**
  * How long a guest may stand still where nothing goes wrong: for what the policy allows, and for what the engine cannot measure before, each step of the hosts, what hooks take, the handover's round trips. Undefined where it is
  * not limited: a stun may be forced, and disks that nothing is seen of are copied in it, as is what a guest writes in its last moments to a disk that tells extents
- * only, which may be all of it.
+ * only, which may be all of it. Nor where the stun is so early that nothing can be known of a slow disk.
  */
-export function downtimeMsMost(scenario: Scenario): number | undefined {
+export function downtimeMsMost(scenario: Scenario, stunnedAtMs: number): number | undefined {
   const { vm, paths, hosts = {}, policy, registerMs = 1 } = scenario;
   const { downtimeMsMax, onTimeout, audit } = resolvePolicy(policy);
   const isCopiedStunned = (disk: SimulatedDiskOptions) =>
     disk.tap === 'none' || (disk.tap === 'extents' && readMs(disk) > downtimeMsMax / 2);
   if (onTimeout === 'force' || audit === 'full' || vm.disks.some(isCopiedStunned)) return undefined;
+  const { iops, latencyMs = 0 } = hosts.disk ?? {};
+  if (stunnedAtMs < measuredMs && (iops !== undefined || latencyMs > 0)) return undefined;
   const stepsOf = ({ stunMs = 0, saveMs = 0, sealMs = 0, loadMs = 0, startMs = 0 }: VmTimings = {}) =>
     stunMs + saveMs + sealMs + loadMs + startMs;
   const stepsMs = expectedStepsMs + stepsOf(hosts.source) + stepsOf(hosts.destination) + 2 * registerMs;

@@ -393,7 +393,7 @@ export class Oracle {
       const said = `${downtimeMs} ms, ${JSON.stringify(downtime)}, stunned ${switchoverAttempts} times`;
       this.report('downtime', `${said}: it stood still for ${stoodMs} ms`);
     }
-    const limitMs = downtimeMsMost(this.#attempt);
+    const limitMs = downtimeMsMost(this.#attempt, this.#stunnedAtMs);
     if (isCalm && limitMs !== undefined && stoodMs > limitMs)
       this.report('limits', `it stood still for ${stoodMs} ms, of ${limitMs}: ${JSON.stringify(downtime)}`);
   }

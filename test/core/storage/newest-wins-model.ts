@@ -3,7 +3,7 @@ import type { ByteRange } from '../../../src/interfaces/content.ts';
 import type { Choose, Enter } from './enumerate.ts';
 
 /** What the tests need of {@link NewestWins}. */
-export type ArrivalRules = Pick<NewestWins, 'begin' | 'toWrite' | 'finished' | 'appliedThrough'>;
+export type ArrivalRules = Pick<NewestWins, 'arrived' | 'begin' | 'finished' | 'appliedThrough'>;
 
 /** Ways to get the rules wrong, each of which leaves old content, or none, in some order of events. */
 export type ArrivalMistake =
@@ -36,7 +36,7 @@ export class NewestWinsModel implements ArrivalRules {
     this.#mistake = mistake;
   }
 
-  begin(number: number, ranges: readonly ByteRange[]): readonly number[] {
+  arrived(number: number, ranges: readonly ByteRange[]): readonly number[] {
     const parts: Part[] = [];
     for (const [index, range] of ranges.entries()) {
       for (const offset of bytesOf(range)) {
@@ -47,7 +47,7 @@ export class NewestWinsModel implements ArrivalRules {
     return this.#begun(number, parts);
   }
 
-  toWrite(number: number): readonly Part[] {
+  begin(number: number): readonly Part[] {
     const { parts = [] } = this.#items.get(number) ?? {};
     const left = parts.filter(({ offset }) => !this.#isTaken(offset, number));
     return this.#mistake === 'overtaken-as-a-whole' && left.length < parts.length ? [] : left;
@@ -137,7 +137,7 @@ export function applyInSomeOrder(
 }
 
 function arrive({ number, ranges }: Arrival, writes: Write[], rules: ArrivalRules): void {
-  writes.push({ number, ranges, bytes: [], after: rules.begin(number, ranges), state: 'waiting' });
+  writes.push({ number, ranges, bytes: [], after: rules.arrived(number, ranges), state: 'waiting' });
 }
 
 function wrongAtTheEnd(
@@ -165,7 +165,7 @@ function startWrites(writes: readonly Write[], rules: ArrivalRules): string | un
   const unfinished = writes.filter((write) => write.state !== 'finished').map((write) => write.number);
   for (const write of writes) {
     if (write.state !== 'waiting' || write.after.some((number) => unfinished.includes(number))) continue;
-    const parts = rules.toWrite(write.number);
+    const parts = rules.begin(write.number);
     const stray = parts.find((part) => !contains(write.ranges[part.index], part));
     if (stray !== undefined) return `${write.number} has no ${JSON.stringify(stray)}`;
     write.bytes = parts.flatMap(bytesOf);

@@ -79,8 +79,8 @@ describe('NewestWins', () => {
       { offset: 0, length: 4096 },
       { offset: 8192, length: 512 },
     ];
-    expect(rule.begin(1, ranges)).toEqual([]);
-    expect(rule.toWrite(1)).toEqual([
+    expect(rule.arrived(1, ranges)).toEqual([]);
+    expect(rule.begin(1)).toEqual([
       { index: 0, offset: 0, length: 4096 },
       { index: 1, offset: 8192, length: 512 },
     ]);
@@ -90,9 +90,9 @@ describe('NewestWins', () => {
 
   it('leaves to a late old item what no newer one has taken', () => {
     const rule = new NewestWins();
-    rule.begin(2, [{ offset: 10, length: 5 }]);
-    expect(rule.begin(1, [{ offset: 0, length: 20 }])).toEqual([]);
-    expect(rule.toWrite(1)).toEqual([
+    rule.arrived(2, [{ offset: 10, length: 5 }]);
+    expect(rule.arrived(1, [{ offset: 0, length: 20 }])).toEqual([]);
+    expect(rule.begin(1)).toEqual([
       { index: 0, offset: 0, length: 10 },
       { index: 0, offset: 15, length: 5 },
     ]);
@@ -102,11 +102,11 @@ describe('NewestWins', () => {
     const rule = new NewestWins();
     const block = { offset: 4096, length: 4096 };
     const written: number[] = [];
-    rule.begin(1, [block]);
-    if (rule.toWrite(1).length > 0) written.push(1);
-    for (let number = 2; number <= 50; number++) rule.begin(number, [block]);
+    rule.arrived(1, [block]);
+    if (rule.begin(1).length > 0) written.push(1);
+    for (let number = 2; number <= 50; number++) rule.arrived(number, [block]);
     for (let number = 1; number <= 50; number++) {
-      if (number > 1 && rule.toWrite(number).length > 0) written.push(number);
+      if (number > 1 && rule.begin(number).length > 0) written.push(number);
       rule.finished(number);
     }
     expect(written).toEqual([1, 50]);
@@ -115,12 +115,13 @@ describe('NewestWins', () => {
 
   it('leaves to an item that was overtaken while it waited what no newer one has claimed', () => {
     const rule = new NewestWins();
-    rule.begin(1, [{ offset: 0, length: 30 }]);
-    expect(rule.begin(2, [{ offset: 0, length: 30 }])).toEqual([1]);
-    expect(rule.begin(3, [{ offset: 10, length: 10 }])).toEqual([2]);
-    expect(() => rule.toWrite(2)).toThrow(expect.objectContaining({ code: 'internal' }));
+    rule.arrived(1, [{ offset: 0, length: 30 }]);
+    expect(rule.arrived(2, [{ offset: 0, length: 30 }])).toEqual([1]);
+    expect(rule.arrived(3, [{ offset: 10, length: 10 }])).toEqual([2]);
+    expect(() => rule.begin(2)).toThrow(expect.objectContaining({ code: 'internal' }));
+    rule.begin(1);
     rule.finished(1);
-    expect(rule.toWrite(2)).toEqual([
+    expect(rule.begin(2)).toEqual([
       { index: 0, offset: 0, length: 10 },
       { index: 0, offset: 20, length: 10 },
     ]);
@@ -128,35 +129,91 @@ describe('NewestWins', () => {
 
   it('lets a new item wait for old writes in flight that it touches, and for no others', () => {
     const rule = new NewestWins();
-    rule.begin(1, [{ offset: 0, length: 10 }]);
-    rule.begin(2, [{ offset: 10, length: 10 }]);
-    rule.begin(3, [{ offset: 20, length: 10 }]);
+    rule.arrived(1, [{ offset: 0, length: 10 }]);
+    rule.arrived(2, [{ offset: 10, length: 10 }]);
+    rule.arrived(3, [{ offset: 20, length: 10 }]);
+    rule.begin(2);
     rule.finished(2);
-    expect(rule.begin(4, [{ offset: 5, length: 10 }])).toEqual([1]);
+    expect(rule.arrived(4, [{ offset: 5, length: 10 }])).toEqual([1]);
   });
 
   it('refuses a number that came before, is none, or overlaps itself', () => {
     const rule = new NewestWins();
     const range = { offset: 0, length: 1 };
-    rule.begin(1, [range]);
+    rule.arrived(1, [range]);
+    rule.begin(1);
     rule.finished(1);
-    rule.begin(3, [range]);
+    rule.arrived(3, [range]);
     for (const number of [1, 3, 0, -1, 1.5, Number.NaN]) {
-      expect(() => rule.begin(number, [range])).toThrow(expect.objectContaining({ code: 'protocol' }));
+      expect(() => rule.arrived(number, [range])).toThrow(expect.objectContaining({ code: 'protocol' }));
     }
-    expect(() => rule.begin(4, [range, range])).toThrow(expect.objectContaining({ code: 'protocol' }));
+    expect(() => rule.arrived(4, [range, range])).toThrow(expect.objectContaining({ code: 'protocol' }));
   });
 
   it('notices a caller that finishes what has not begun, twice, or out of turn', () => {
     const rule = new NewestWins();
-    rule.begin(1, [{ offset: 0, length: 2 }]);
-    rule.begin(2, [{ offset: 1, length: 2 }]);
+    rule.arrived(1, [{ offset: 0, length: 2 }]);
+    rule.arrived(2, [{ offset: 1, length: 2 }]);
     expect(() => rule.finished(2)).toThrow(expect.objectContaining({ code: 'internal' }));
     expect(() => rule.finished(3)).toThrow(expect.objectContaining({ code: 'internal' }));
-    rule.begin(3, []);
+    rule.arrived(3, []);
+    expect(() => rule.finished(3)).toThrow(expect.objectContaining({ code: 'internal' }));
+    rule.begin(3);
+    expect(() => rule.begin(3)).toThrow(expect.objectContaining({ code: 'internal' }));
     rule.finished(3);
     expect(() => rule.finished(3)).toThrow(expect.objectContaining({ code: 'internal' }));
   });
+
+  it('tells what is left to do: what waits, less what newer items have come for', () => {
+    const rule = new NewestWins();
+    const of = (offset: number, length: number) => [{ offset, length }];
+    rule.arrived(1, of(0, 10), 100);
+    rule.arrived(2, of(20, 10), 100);
+    expect(rule.work).toEqual({ arrived: 200, waiting: 2, left: 200, begun: 0 });
+    rule.begin(1);
+    expect(rule.work).toEqual({ arrived: 200, waiting: 1, left: 100, begun: 100 });
+    // Over one that has begun, and half of one that has not.
+    rule.arrived(3, [...of(0, 5), ...of(25, 5)], 80);
+    expect(rule.work).toEqual({ arrived: 280, waiting: 3, left: 130, begun: 100 });
+    // Over the other half.
+    rule.arrived(4, of(20, 5), 50);
+    expect(rule.work).toEqual({ arrived: 330, waiting: 3, left: 130, begun: 100 });
+    expect([2, 3, 4].map((number) => rule.isOvertaken(number))).toEqual([true, false, false]);
+    rule.finished(1);
+    rule.begin(2);
+    rule.finished(2);
+    rule.begin(3);
+    // Of an item that is written part by part the others wait.
+    expect(rule.work).toEqual({ arrived: 330, waiting: 2, left: 90, begun: 140 });
+    rule.finished(3);
+    rule.begin(4);
+    rule.finished(4);
+    expect(rule.work).toEqual({ arrived: 330, waiting: 0, left: 0, begun: 230 });
+  });
+
+  it('has nothing left to do when all is done, in whatever order, and no more than came', () => {
+    fc.assert(
+      fc.property(someItems, fc.nat(), (items, seed) => {
+        const rule = new NewestWins();
+        const weighed = {
+          arrived: (number: number, ranges: readonly ByteRange[]) => rule.arrived(number, ranges, 1000),
+          begin: (number: number) => rule.begin(number),
+          finished: (number: number) => rule.finished(number),
+          get appliedThrough() {
+            return rule.appliedThrough;
+          },
+        };
+        applyInSomeOrder(weighed, items, drawn(seed), () => {
+          expect(rule.work.left).toBeGreaterThanOrEqual(0);
+          expect(rule.work.left).toBeLessThanOrEqual(rule.work.arrived - rule.work.begun + 0.001);
+          return true;
+        });
+        expect(rule.work).toMatchObject({ waiting: 0, left: 0 });
+        expect(rule.work.begun).toBeLessThanOrEqual(1000 * items.length + 0.001);
+      }),
+      { numRuns: 1000 },
+    );
+  }, 120_000);
 
   it('ends as by number for three items of any shape over four bytes, in every order', () => {
     expect(tryAll(newestWins, 3, 4)).toEqual({ orders: 217_162, problem: undefined });
@@ -197,8 +254,11 @@ describe('NewestWins', () => {
     const window = 100;
     let remembered = 0;
     for (let number = 1; number <= 20_000; number++) {
-      rule.begin(number, [{ offset: (number * 7919) % 65_536, length: 64 }]);
-      if (number > window) rule.finished(number - window);
+      rule.arrived(number, [{ offset: (number * 7919) % 65_536, length: 64 }]);
+      if (number > window) {
+        rule.begin(number - window);
+        rule.finished(number - window);
+      }
       remembered = Math.max(remembered, rule.rememberedRanges);
     }
     expect(remembered).toBeGreaterThan(window / 2);

@@ -73,7 +73,10 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'of overlapping items the newer does not wait for the older',
     file: 'core/storage/newest-wins.ts',
-    edits: [['after: [...after], overtaken', 'after: [], overtaken']],
+    edits: [
+      ['after: [...after], state', 'after: [], state'],
+      ['return [...after];', 'return [];'],
+    ],
     seed: 14,
     rules: ['contract', 'equal', 'sane'],
   },
@@ -81,10 +84,7 @@ export const mutants: readonly Mutant[] = [
     name: 'an item that was overtaken in part is not written at all',
     file: 'core/storage/newest-wins.ts',
     edits: [
-      [
-        'overtaken ? parts.flatMap((part) => this.#stillClaimed(number, part)) : parts',
-        'overtaken ? [] : parts',
-      ],
+      ['item.parts : item.parts.flatMap((part) => this.#stillClaimed(number, part))', 'item.parts : []'],
     ],
     seed: 98,
     rules: ['equal'],
@@ -392,7 +392,7 @@ export const mutants: readonly Mutant[] = [
     name: 'the destination is taken to be slow with every disk',
     draw: 'storage',
     file: 'core/storage/disk-pace.ts',
-    edits: [['return isHeld ? this.#started.perSecond : undefined;', 'return 1;']],
+    edits: [['return isHeld ? this.#sent.perSecond : undefined;', 'return 1;']],
     seed: 75,
     rules: ['truth', 'needless'],
   },
