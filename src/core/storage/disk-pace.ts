@@ -43,8 +43,6 @@ const passingMs = 500;
 const knownMs = 10_000;
 /** A disk writes in bursts; over so long they tell how fast it is. */
 const spanMs = 100;
-/** ... and for so long after that. */
-const rememberedMs = 3000;
 /** A disk that does nothing at all is expected to begin again. */
 const applyMsMost = 60_000;
 /** Of the downtime: the rest of it is for pages, the flush and the device state. */
@@ -104,7 +102,7 @@ export class DiskPace {
     }
     this.#begun.forget();
     // A disk that has nothing left does not show how fast it has become.
-    if (this.#begunPerSecond === 0 || nowMs - this.#leftMs > rememberedMs) this.#begunPerSecond = undefined;
+    if (this.#begunPerSecond === 0 || nowMs - this.#leftMs > knownMs) this.#begunPerSecond = undefined;
   }
 
   look({ nowMs, guest, sentBytes, isHeld, throttle }: DiskLook): void {
