@@ -229,6 +229,28 @@ describe('convergence', () => {
     });
   });
 
+  it('throttles one for which the destination has too much to write yet, if it is that, and as long as that does not become less', () => {
+    const behind = {
+      ...writing,
+      diskBytesPerSecond: 2e6,
+      diskRestBytes: 0,
+      diskRests: [0, 0],
+      fixedMs: 430,
+      applyMs: 400,
+      applyTimes: [400, 400],
+      disksBehind: [{ guestBytesPerSecond: 2e6, bytesPerSecond: 2e6 }],
+    };
+    expect(convergence(behind, policy)).toMatchObject({ decision: 'throttle', throttle: 0.2 });
+    expect(convergence(behind, policy).reason).toContain('400 ms of it to flush disks');
+    const drains = { ...behind, applyTimes: [1600, 1100, 700, 400] };
+    expect(convergence(drains, policy)).toMatchObject({ decision: 'continue', throttle: 0 });
+    // A second of other things: it would not fit without it either.
+    const other = { ...behind, fixedMs: 1430 };
+    expect(convergence(other, policy)).toMatchObject({ decision: 'continue', throttle: 0 });
+    const slower = { ...behind, disksBehind: [{ guestBytesPerSecond: 1e6, bytesPerSecond: 2e6 }] };
+    expect(convergence(slower, policy)).toMatchObject({ decision: 'continue', throttle: 0 });
+  });
+
   it('says that a guest outruns the link when it would with the hardest throttle too, and nothing shrinks', () => {
     const outruns = (changes: Partial<ConvergenceStatistics>, throttleMax = 0.8) =>
       convergence({ ...writing, ...changes }, { ...policy, throttleMax }).outruns;
