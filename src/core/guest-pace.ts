@@ -27,6 +27,7 @@ export interface GuestPaceOptions {
   readonly failed: (error: MigrationError) => void;
 }
 
+/** What {@link ConvergenceStatistics} asks of the disks. */
 type DiskFigures = Required<
   Pick<ConvergenceStatistics, 'diskBytesPerSecond' | 'slowDisks' | 'disksBehind' | 'applyMs'>
 >;
